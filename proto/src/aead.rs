@@ -1,0 +1,150 @@
+//! An AEAD key with its counter: the nonce of every message is its number, so no nonce is used twice under one key.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+
+use crate::secret::SecretBytes;
+
+/// Length of an authentication tag, the same in every suite.
+pub const TAG_LEN: usize = 16;
+
+/// Length of a key, the same in every suite.
+pub const KEY_LEN: usize = 32;
+
+/// The cipher suites of protocol version 1. All are mandatory to accept; an initiator picks one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Suite {
+    /// `Noise_XK_25519_AESGCM_SHA256`, records under AES-256-GCM.
+    AesGcm = 1,
+    /// `Noise_XK_25519_ChaChaPoly_SHA256`, records under ChaCha20-Poly1305.
+    ChaChaPoly = 2,
+}
+
+impl Suite {
+    pub const ALL: [Self; 2] = [Self::AesGcm, Self::ChaChaPoly];
+
+    /// The suite with this number on the wire.
+    #[must_use]
+    pub fn from_wire(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|suite| *suite as u8 == number)
+    }
+
+    /// Builds a key of this suite. It counts nothing: for records, use [`Sealer`] and [`Opener`].
+    #[must_use]
+    pub(crate) fn key(self, bytes: &SecretBytes<KEY_LEN>) -> LessSafeKey {
+        let algorithm = match self {
+            Self::AesGcm => &AES_256_GCM,
+            Self::ChaChaPoly => &CHACHA20_POLY1305,
+        };
+        LessSafeKey::new(UnboundKey::new(algorithm, bytes.expose_secret()).expect("a key of the algorithm's length"))
+    }
+}
+
+/// Why a message was not sealed or opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AeadError {
+    /// Not authentic: changed, replayed, reordered, or sealed under another key.
+    #[error("a message failed authentication")]
+    NotAuthentic,
+    /// The counter reached its end; nothing can be sealed or opened under this key any more.
+    #[error("the key's counter is used up")]
+    Exhausted,
+}
+
+/// `number` as a nonce: four zero bytes and the number, big-endian.
+pub(crate) fn nonce(number: u64) -> Nonce {
+    let mut bytes = [0; NONCE_LEN];
+    bytes[NONCE_LEN - 8..].copy_from_slice(&number.to_be_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
+
+pub(crate) fn seal_at(key: &LessSafeKey, number: u64, aad: &[u8], body: &mut [u8]) -> Result<[u8; TAG_LEN], AeadError> {
+    let tag = key.seal_in_place_separate_tag(nonce(number), Aad::from(aad), body).map_err(|_| AeadError::Exhausted)?;
+    Ok(tag.as_ref().try_into().expect("a tag of the algorithm's length"))
+}
+
+pub(crate) fn open_at<'a>(key: &LessSafeKey, number: u64, aad: &[u8], sealed: &'a mut [u8]) -> Result<&'a mut [u8], AeadError> {
+    key.open_in_place(nonce(number), Aad::from(aad), sealed).map_err(|_| AeadError::NotAuthentic)
+}
+
+/// Seals messages 0, 1, 2, … under one key.
+pub struct Sealer {
+    key: LessSafeKey,
+    next: u64,
+}
+
+impl Sealer {
+    #[must_use]
+    pub fn new(suite: Suite, key: &SecretBytes<KEY_LEN>) -> Self {
+        Self { key: suite.key(key), next: 0 }
+    }
+
+    /// Encrypts `body` where it stands and returns its tag.
+    ///
+    /// # Errors
+    /// [`AeadError::Exhausted`] after 2⁶⁴ − 1 messages.
+    pub fn seal(&mut self, aad: &[u8], body: &mut [u8]) -> Result<[u8; TAG_LEN], AeadError> {
+        let number = self.next;
+        self.next = number.checked_add(1).ok_or(AeadError::Exhausted)?;
+        seal_at(&self.key, number, aad, body)
+    }
+
+    /// `body` sealed, with its tag behind it.
+    ///
+    /// # Errors
+    /// As [`Self::seal`].
+    pub fn seal_vec(&mut self, aad: &[u8], mut body: Vec<u8>) -> Result<Vec<u8>, AeadError> {
+        let tag = self.seal(aad, &mut body)?;
+        body.extend_from_slice(&tag);
+        Ok(body)
+    }
+}
+
+/// Opens messages 0, 1, 2, … under one key. Any error is final: the numbers no longer agree.
+pub struct Opener {
+    key: LessSafeKey,
+    next: u64,
+}
+
+impl Opener {
+    #[must_use]
+    pub fn new(suite: Suite, key: &SecretBytes<KEY_LEN>) -> Self {
+        Self { key: suite.key(key), next: 0 }
+    }
+
+    /// Decrypts `sealed` (body and tag) where it stands and returns the body.
+    ///
+    /// # Errors
+    /// [`AeadError::NotAuthentic`] where it is not message number `n` of the peer; [`AeadError::Exhausted`].
+    pub fn open<'a>(&mut self, aad: &[u8], sealed: &'a mut [u8]) -> Result<&'a mut [u8], AeadError> {
+        let number = self.next;
+        self.next = number.checked_add(1).ok_or(AeadError::Exhausted)?;
+        open_at(&self.key, number, aad, sealed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_open_once_and_in_order() {
+        for suite in Suite::ALL {
+            let key = SecretBytes::random();
+            let (mut sealer, mut opener) = (Sealer::new(suite, &key), Opener::new(suite, &key));
+            let mut first = sealer.seal_vec(b"a", b"one".to_vec()).unwrap();
+            let second = sealer.seal_vec(b"a", b"two".to_vec()).unwrap();
+            assert_eq!(opener.open(b"a", &mut first.clone()).unwrap(), b"one");
+            assert_eq!(opener.open(b"a", &mut first), Err(AeadError::NotAuthentic), "a replay");
+            let mut opener = Opener::new(suite, &key);
+            assert_eq!(opener.open(b"a", &mut second.clone()), Err(AeadError::NotAuthentic), "a reordering");
+        }
+    }
+
+    #[test]
+    fn the_counter_never_wraps() {
+        let mut sealer = Sealer { next: u64::MAX - 1, ..Sealer::new(Suite::AesGcm, &SecretBytes::random()) };
+        assert!(sealer.seal(b"", &mut []).is_ok());
+        assert_eq!(sealer.seal(b"", &mut []), Err(AeadError::Exhausted));
+    }
+}

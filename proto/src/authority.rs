@@ -1,0 +1,535 @@
+//! What members say to their authority and what it answers: CBOR over a Noise XK session. The formats are specified in
+//! `docs/protocol/authority.md`. No request names its caller: the authority knows it from the handshake.
+
+use std::collections::BTreeMap;
+
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::address::HostPort;
+use crate::id::{CredentialId, Identifier, KeyId, ProjectId, SigningPublic, StaticPublic, TicketId};
+use crate::name::{IdentityName, ProjectName, RelayName};
+use crate::secret::{SecretBytes, SecretText};
+use crate::time::Timestamp;
+
+/// Attributes of a member, bounded by [`crate::credential`]'s limits where they are issued and where they are verified.
+pub type Attributes = BTreeMap<String, String>;
+
+/// Longest message in either direction.
+pub const MAX_MESSAGE: usize = 1024 * 1024;
+
+/// Payload of handshake message 3: who calls. The authority verifies the history, the attestation of the handshake's remote
+/// static by it, and then the ticket, if there is one.
+#[derive(Debug, Clone, Encode, Decode)]
+#[cbor(map)]
+pub struct Hello {
+    /// The caller's identity: its change history, encoded.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub history: Vec<u8>,
+    /// Attestation of the handshake's static key by that identity.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub attestation: Vec<u8>,
+    /// Present when the caller wants to join with a ticket.
+    #[n(2)]
+    pub enrolment: Option<Enrolment>,
+}
+
+/// A request to become a member.
+#[derive(Debug, Clone, Encode, Decode)]
+#[cbor(map)]
+pub struct Enrolment {
+    #[n(0)]
+    pub ticket: TicketId,
+    #[n(1)]
+    pub secret: SecretBytes<32>,
+    /// The identity's name in its home, shown as the member's name.
+    #[n(2)]
+    pub name: IdentityName,
+}
+
+/// A request with its number; the answer carries the same number. Number 0 is never used by a request.
+#[derive(Debug, Clone, Encode, Decode)]
+#[cbor(map)]
+pub struct Call {
+    #[n(0)]
+    pub number: u32,
+    #[n(1)]
+    pub request: Request,
+}
+
+/// What a member may ask. Who may ask what is decided from the caller's identity and role alone.
+#[derive(Debug, Clone, Encode, Decode)]
+pub enum Request {
+    /// The current [`ProjectInfo`], signed. Also the answer to a successful enrolment, unasked, under number 0.
+    #[n(0)]
+    ProjectInfo,
+    /// Credentials for the caller's static key: `member` with all attributes, and `relay` naming `relay_names`.
+    #[n(1)]
+    #[cbor(map)]
+    Credentials {
+        #[n(0)]
+        relay_names: Vec<RelayName>,
+    },
+    /// Claim `name` for the caller's identity, or find that it may not.
+    #[n(2)]
+    #[cbor(map)]
+    ClaimRelayName {
+        #[n(0)]
+        name: RelayName,
+    },
+    #[n(3)]
+    #[cbor(map)]
+    ReleaseRelayName {
+        #[n(0)]
+        name: RelayName,
+    },
+    #[n(4)]
+    IssueTicket(#[n(0)] TicketRequest),
+    #[n(5)]
+    #[cbor(map)]
+    ListTickets {
+        /// Rows after this one; empty for the first page.
+        #[n(0)]
+        after: Option<TicketId>,
+    },
+    #[n(6)]
+    #[cbor(map)]
+    RevokeTicket {
+        #[n(0)]
+        ticket: TicketId,
+    },
+    #[n(7)]
+    #[cbor(map)]
+    ListMembers {
+        #[n(0)]
+        after: Option<Identifier>,
+    },
+    #[n(8)]
+    #[cbor(map)]
+    DeleteMember {
+        #[n(0)]
+        member: Identifier,
+    },
+    /// A relay tells where it can be reached.
+    #[n(9)]
+    #[cbor(map)]
+    AdvertiseRelay {
+        #[n(0)]
+        address: HostPort,
+    },
+    #[n(10)]
+    #[cbor(map)]
+    ListAudit {
+        /// Rows with a larger `seq`.
+        #[n(0)]
+        after: u64,
+    },
+    #[n(11)]
+    #[cbor(map)]
+    SetProjectPolicy {
+        #[n(0)]
+        resource_type: String,
+        /// Canonical expression; absent deletes the policy.
+        #[n(1)]
+        expression: Option<String>,
+    },
+    #[n(12)]
+    ListProjectPolicies,
+}
+
+/// What the authority says: answers, and under number 0 what it pushes.
+#[derive(Debug, Clone, Encode, Decode)]
+#[cbor(map)]
+pub struct Reply {
+    #[n(0)]
+    pub number: u32,
+    #[n(1)]
+    pub answer: Answer,
+}
+
+#[derive(Debug, Clone, Encode, Decode)]
+pub enum Answer {
+    #[n(0)]
+    Done,
+    #[n(1)]
+    Refused(#[n(0)] Refusal),
+    /// A signed [`ProjectInfo`].
+    #[n(2)]
+    #[cbor(map)]
+    ProjectInfo {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        statement: Vec<u8>,
+    },
+    #[n(3)]
+    #[cbor(map)]
+    Credentials {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        member: Vec<u8>,
+        #[cbor(n(1), with = "minicbor::bytes")]
+        relay: Vec<u8>,
+    },
+    /// The ticket's text form; this is the only time that the authority can tell it.
+    #[n(4)]
+    #[cbor(map)]
+    Ticket {
+        #[n(0)]
+        ticket: SecretText,
+    },
+    #[n(5)]
+    #[cbor(map)]
+    Tickets {
+        #[n(0)]
+        rows: Vec<TicketRow>,
+        #[n(1)]
+        more: bool,
+    },
+    #[n(6)]
+    #[cbor(map)]
+    Members {
+        #[n(0)]
+        rows: Vec<MemberRow>,
+        #[n(1)]
+        more: bool,
+    },
+    #[n(7)]
+    #[cbor(map)]
+    Audit {
+        #[n(0)]
+        rows: Vec<AuditRow>,
+        #[n(1)]
+        more: bool,
+    },
+    /// A signed [`Heartbeat`]; pushed every 10 s.
+    #[n(8)]
+    #[cbor(map)]
+    Heartbeat {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        statement: Vec<u8>,
+    },
+    #[n(9)]
+    #[cbor(map)]
+    Policies {
+        #[n(0)]
+        rows: Vec<ProjectPolicyRow>,
+    },
+}
+
+/// Who a member may admit, fixed by the ticket it joined with.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "role")]
+pub enum Role {
+    #[n(0)]
+    Member,
+    /// May issue tickets. `may_grant` empty: any attribute, and any relay name not held by a member that somebody else enrolled.
+    #[n(1)]
+    #[cbor(map)]
+    Enroller {
+        #[n(0)]
+        may_grant: Vec<Grant>,
+    },
+    #[n(2)]
+    Administrator,
+    /// A relay server.
+    #[n(3)]
+    #[cbor(map)]
+    RelayServer {
+        #[n(0)]
+        address: HostPort,
+    },
+}
+
+/// One thing that an enroller may put into a ticket.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grant {
+    /// An attribute; without a value, with any value.
+    #[n(0)]
+    #[cbor(map)]
+    Attribute {
+        #[n(0)]
+        key: String,
+        #[n(1)]
+        value: Option<String>,
+    },
+    /// A relay name, or all that begin with what stands before a final `*`.
+    #[n(1)]
+    #[cbor(map)]
+    Relay {
+        #[n(0)]
+        pattern: String,
+    },
+}
+
+/// What a member may register at the relays.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RelayPermission {
+    /// Any name that was granted to nobody.
+    #[n(0)]
+    Any,
+    /// This name, which belongs to this member alone.
+    #[n(1)]
+    Name(#[n(0)] RelayName),
+    /// This name, together with others.
+    #[n(2)]
+    Shared(#[n(0)] RelayName),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct TicketRequest {
+    #[n(0)]
+    pub attributes: Attributes,
+    #[n(1)]
+    pub relays: Vec<RelayPermission>,
+    #[n(2)]
+    pub role: Role,
+    /// Seconds from now, by the authority's clock.
+    #[n(3)]
+    pub expires_in: u64,
+    #[n(4)]
+    pub max_uses: u32,
+}
+
+/// A ticket as it can be listed: never its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[cbor(map)]
+pub struct TicketRow {
+    #[n(0)]
+    pub id: TicketId,
+    #[n(1)]
+    pub issued_by: Identifier,
+    #[n(2)]
+    pub issued_at: Timestamp,
+    #[n(3)]
+    pub expires_at: Timestamp,
+    #[n(4)]
+    pub uses: u32,
+    #[n(5)]
+    pub max_uses: u32,
+    #[n(6)]
+    pub revoked: bool,
+    #[n(7)]
+    pub attributes: Attributes,
+    #[n(8)]
+    pub relays: Vec<RelayPermission>,
+    #[n(9)]
+    pub role: Role,
+    /// The members that joined with it.
+    #[n(10)]
+    pub used_by: Vec<Identifier>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[cbor(map)]
+pub struct MemberRow {
+    #[n(0)]
+    pub identifier: Identifier,
+    #[n(1)]
+    pub name: IdentityName,
+    #[n(2)]
+    pub attributes: Attributes,
+    #[n(3)]
+    pub relays: Vec<RelayPermission>,
+    #[n(4)]
+    pub role: Role,
+    /// Who issued the ticket that it joined with.
+    #[n(5)]
+    pub attested_by: Identifier,
+    #[n(6)]
+    pub added_at: Timestamp,
+    /// When the newest credential issued to it expires.
+    #[n(7)]
+    pub expires_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[cbor(map)]
+pub struct AuditRow {
+    #[n(0)]
+    pub seq: u64,
+    #[n(1)]
+    pub at: Timestamp,
+    #[n(2)]
+    pub actor: String,
+    #[n(3)]
+    pub action: String,
+    #[n(4)]
+    pub subject: String,
+    #[n(5)]
+    pub result: String,
+    #[n(6)]
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[cbor(map)]
+pub struct ProjectPolicyRow {
+    #[n(0)]
+    pub resource_type: String,
+    #[n(1)]
+    pub expression: String,
+}
+
+/// What every member knows of its project; signed by the authority's identity.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[cbor(map)]
+pub struct ProjectInfo {
+    #[n(0)]
+    pub project: ProjectId,
+    #[n(1)]
+    pub name: ProjectName,
+    #[n(2)]
+    pub authority: Identifier,
+    #[n(3)]
+    pub authority_static: StaticPublic,
+    #[n(4)]
+    pub authority_addresses: Vec<HostPort>,
+    #[n(5)]
+    pub key_ring: Vec<RingKey>,
+    #[n(6)]
+    pub relays: Vec<RelayRow>,
+    #[n(7)]
+    pub epoch: u64,
+    /// Rises with every change, so that an older statement cannot replace a newer one.
+    #[n(8)]
+    pub sequence: u64,
+    #[n(9)]
+    pub issued_at: Timestamp,
+}
+
+/// A key that signs this project's credentials.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[cbor(map)]
+pub struct RingKey {
+    #[n(0)]
+    pub id: KeyId,
+    #[n(1)]
+    pub public: SigningPublic,
+    #[n(2)]
+    pub not_before: Timestamp,
+    #[n(3)]
+    pub not_after: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[cbor(map)]
+pub struct RelayRow {
+    #[n(0)]
+    pub identifier: Identifier,
+    #[n(1)]
+    pub static_key: StaticPublic,
+    #[n(2)]
+    pub address: HostPort,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Heartbeat {
+    #[n(0)]
+    pub project: ProjectId,
+    #[n(1)]
+    pub epoch: u64,
+    #[n(2)]
+    pub time: Timestamp,
+}
+
+/// That credentials of these members from before a moment are void.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Voiding {
+    #[n(0)]
+    pub project: ProjectId,
+    #[n(1)]
+    pub epoch: u64,
+    #[n(2)]
+    pub time: Timestamp,
+    #[n(3)]
+    pub entries: Vec<VoidEntry>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct VoidEntry {
+    #[n(0)]
+    pub member: Identifier,
+    #[n(1)]
+    pub not_before: Timestamp,
+}
+
+/// Why the authority refuses. The text of each says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, thiserror::Error)]
+pub enum Refusal {
+    #[n(0)]
+    #[error("the ticket expired at {at} by the authority's clock")]
+    #[cbor(map)]
+    TicketExpired {
+        #[n(0)]
+        at: Timestamp,
+    },
+    #[n(1)]
+    #[error("the ticket was revoked")]
+    TicketRevoked,
+    /// `at`, `by`: of its last use.
+    #[n(2)]
+    #[error("the ticket is used up: last used at {at} by {by}")]
+    #[cbor(map)]
+    TicketUsedUp {
+        #[n(0)]
+        at: Timestamp,
+        #[n(1)]
+        by: Identifier,
+    },
+    /// Unknown id and wrong secret are one answer.
+    #[n(3)]
+    #[error("this authority issued no such ticket")]
+    TicketUnknown,
+    #[n(4)]
+    #[error("this identity is no member of the project")]
+    NotAMember,
+    #[n(5)]
+    #[error("not permitted: {reason}")]
+    #[cbor(map)]
+    NotPermitted {
+        #[n(0)]
+        reason: String,
+    },
+    #[n(6)]
+    #[error("not found: {what}")]
+    #[cbor(map)]
+    NotFound {
+        #[n(0)]
+        what: String,
+    },
+    #[n(7)]
+    #[error("{reason}")]
+    #[cbor(map)]
+    Invalid {
+        #[n(0)]
+        reason: String,
+    },
+    #[n(8)]
+    #[error("the authority is busy; try again in {after} s")]
+    #[cbor(map)]
+    Busy {
+        #[n(0)]
+        after: u32,
+    },
+    #[n(9)]
+    #[error("the relay name `{name}` is held by another member")]
+    #[cbor(map)]
+    RelayNameHeld {
+        #[n(0)]
+        name: RelayName,
+    },
+    #[n(10)]
+    #[error("the authority failed to do it; its log says why")]
+    Internal,
+}
+
+/// A credential that the authority issued: what it keeps of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Issued {
+    pub credential: CredentialId,
+    pub expires: Timestamp,
+}

@@ -1,0 +1,156 @@
+//! Fixed-length identifiers. Each is a type of its own, so that one can never stand where another is meant.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a text is not an identifier.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not {kind}: it must be {form}")]
+pub struct InvalidId {
+    text: String,
+    kind: &'static str,
+    form: String,
+}
+
+macro_rules! byte_id {
+    ($(#[$doc:meta])* $name:ident, $len:literal, $prefix:literal, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, minicbor::Encode, minicbor::Decode)]
+        #[cbor(transparent)]
+        pub struct $name(#[cbor(n(0), with = "minicbor::bytes")] [u8; $len]);
+
+        impl $name {
+            /// Length in bytes.
+            pub const LEN: usize = $len;
+
+            /// Takes the bytes as they are; this proves nothing about them.
+            #[must_use]
+            pub const fn from_bytes(bytes: [u8; $len]) -> Self {
+                Self(bytes)
+            }
+
+            #[must_use]
+            pub const fn as_bytes(&self) -> &[u8; $len] {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}{}", $prefix, hex::encode(self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let mut bytes = [0; $len];
+                text.strip_prefix($prefix)
+                    .filter(|digits| hex::decode_to_slice(digits, &mut bytes).is_ok())
+                    .map(|_| Self(bytes))
+                    .ok_or_else(|| InvalidId {
+                        text: text.chars().take(80).collect(),
+                        kind: $kind,
+                        form: format!("{}{} hexadecimal digits", if $prefix.is_empty() { String::new() } else { format!("`{}` and ", $prefix) }, $len * 2),
+                    })
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+macro_rules! random_id {
+    ($name:ident, $len:literal) => {
+        impl $name {
+            /// A new identifier from the operating system's random source.
+            #[must_use]
+            pub fn random() -> Self {
+                Self(crate::secret::random_array::<$len>())
+            }
+        }
+    };
+}
+
+byte_id!(
+    /// An identity: SHA-256 of its first change record. Written `P` and 64 hexadecimal digits.
+    Identifier, 32, "P", "an identifier"
+);
+byte_id!(
+    /// A project, named by its authority when it is made.
+    ProjectId, 16, "", "a project id"
+);
+byte_id!(
+    /// A node, for as long as its directory exists.
+    NodeId, 16, "", "a node id"
+);
+byte_id!(
+    /// One run of a node.
+    InstanceId, 16, "", "an instance id"
+);
+byte_id!(
+    /// An X25519 public key that a handshake authenticates.
+    StaticPublic, 32, "", "a static public key"
+);
+byte_id!(
+    /// An Ed25519 public key as it is carried; [`crate::sign::PublicKey`] is one that was checked.
+    SigningPublic, 32, "", "a signing public key"
+);
+byte_id!(
+    /// One control link's session with a relay; names it on data links.
+    SessionId, 16, "", "a session id"
+);
+byte_id!(
+    /// One generation of a channel between two nodes.
+    ChannelId, 16, "", "a channel id"
+);
+byte_id!(
+    /// A ticket; not secret.
+    TicketId, 16, "", "a ticket id"
+);
+byte_id!(
+    /// One credential (`cti`).
+    CredentialId, 16, "", "a credential id"
+);
+byte_id!(
+    /// A key of an authority's key ring: the first 8 bytes of SHA-256 of the public key.
+    KeyId, 8, "", "a key id"
+);
+random_id!(ProjectId, 16);
+random_id!(NodeId, 16);
+random_id!(InstanceId, 16);
+random_id!(TicketId, 16);
+random_id!(CredentialId, 16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_form_round_trips() {
+        let id = Identifier::from_bytes([0xab; 32]);
+        assert_eq!(id.to_string(), format!("P{}", "ab".repeat(32)));
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert!("Pab".parse::<Identifier>().is_err());
+        assert!("ab".repeat(32).parse::<Identifier>().is_err(), "the prefix is part of the form");
+    }
+}

@@ -1,0 +1,201 @@
+//! What a node and a relay say to each other: the messages of a control link, and the fixed-length frames that open a data
+//! link. The formats are specified in `docs/protocol/links.md`.
+
+use minicbor::{Decode, Encode};
+
+use crate::id::{Identifier, InstanceId, NodeId, SessionId};
+use crate::name::RelayName;
+
+/// Payload of handshake message 3 on a control link: who connects. The relay verifies `credential` for the `relay` audience
+/// against the handshake's remote static before it believes anything else here.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Hello {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub credential: Vec<u8>,
+    #[n(1)]
+    pub node_id: NodeId,
+    #[n(2)]
+    pub instance: InstanceId,
+}
+
+/// What a node says on its control link.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum ToRelay {
+    /// Register `name` for this node. The name must stand in the credential that the relay holds.
+    #[n(0)]
+    #[cbor(map)]
+    Register {
+        #[n(0)]
+        request: u32,
+        #[n(1)]
+        name: RelayName,
+    },
+    #[n(1)]
+    #[cbor(map)]
+    Unregister {
+        #[n(0)]
+        request: u32,
+        #[n(1)]
+        name: RelayName,
+    },
+    /// Keep telling me who is registered under `name`.
+    #[n(2)]
+    #[cbor(map)]
+    Watch {
+        #[n(0)]
+        name: RelayName,
+    },
+    #[n(3)]
+    #[cbor(map)]
+    Unwatch {
+        #[n(0)]
+        name: RelayName,
+    },
+    /// A newer `relay` credential, to replace the one that the relay holds.
+    #[n(4)]
+    #[cbor(map)]
+    Renew {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        credential: Vec<u8>,
+    },
+    #[n(5)]
+    #[cbor(map)]
+    Ping {
+        #[n(0)]
+        number: u64,
+    },
+}
+
+/// What a relay says on a control link.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum FromRelay {
+    /// First message: the session exists. `observed` is the node's address as the relay sees it.
+    #[n(0)]
+    #[cbor(map)]
+    Welcome {
+        #[n(0)]
+        observed: String,
+    },
+    /// Answer to [`ToRelay::Register`] and [`ToRelay::Unregister`].
+    #[n(1)]
+    #[cbor(map)]
+    Answer {
+        #[n(0)]
+        request: u32,
+        #[n(1)]
+        refused: Option<Refusal>,
+    },
+    /// All instances registered under a watched name now, at most [`MAX_INSTANCES`].
+    #[n(2)]
+    #[cbor(map)]
+    Instances {
+        #[n(0)]
+        name: RelayName,
+        #[n(1)]
+        instances: Vec<Instance>,
+    },
+    /// Somebody waits for this node: park `count` more data links.
+    #[n(3)]
+    #[cbor(map)]
+    MoreLinks {
+        #[n(0)]
+        count: u8,
+    },
+    #[n(4)]
+    #[cbor(map)]
+    Pong {
+        #[n(0)]
+        number: u64,
+    },
+    /// Last message: the relay closes this link.
+    #[n(5)]
+    #[cbor(map)]
+    Closing {
+        #[n(0)]
+        reason: Refusal,
+    },
+    /// A signed statement of the authority, passed on unread.
+    #[n(6)]
+    #[cbor(map)]
+    Statement {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        statement: Vec<u8>,
+    },
+}
+
+/// One run of a node, as look-up hands it out. The dialler verifies `credential` before it sends anything.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Instance {
+    #[n(0)]
+    pub identifier: Identifier,
+    #[n(1)]
+    pub node_id: NodeId,
+    #[n(2)]
+    pub instance: InstanceId,
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub credential: Vec<u8>,
+}
+
+/// Most instances in one [`FromRelay::Instances`].
+pub const MAX_INSTANCES: usize = 16;
+
+/// Longest message on a control link: 16 instances with their credentials, and room.
+pub const MAX_CONTROL_MESSAGE: usize = 128 * 1024;
+
+/// Why a relay refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, thiserror::Error)]
+#[cbor(index_only)]
+pub enum Refusal {
+    #[n(1)]
+    #[error("the credential does not permit it")]
+    NotPermitted,
+    #[n(2)]
+    #[error("no such node is connected here")]
+    NotConnected,
+    #[n(3)]
+    #[error("a limit of the relay is reached; try again later")]
+    Limit,
+    #[n(4)]
+    #[error("the credential was refused")]
+    BadCredential,
+    #[n(5)]
+    #[error("the same node connected again from elsewhere")]
+    TakenOver,
+    #[n(6)]
+    #[error("two live copies of one home contend for this node")]
+    CopiedHome,
+    #[n(7)]
+    #[error("the peer's queue of requests is full")]
+    TooManyRequests,
+    #[n(8)]
+    #[error("the relay is shutting down")]
+    ShuttingDown,
+    #[n(9)]
+    #[error("the peer parked no link in time")]
+    NoLink,
+    #[n(10)]
+    #[error("a malformed message")]
+    Malformed,
+}
+
+/// A frame of a data link, before it is joined. On the wire each is [`Frame::LEN`] bytes sealed to [`Frame::SEALED_LEN`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame {
+    /// Node → relay: this link waits to be joined.
+    Park,
+    /// Node → relay: join this link with a parked link of that instance.
+    Join { identifier: Identifier, instance: InstanceId },
+    /// Relay → node: from here on, bytes come from and go to that instance.
+    Joined { identifier: Identifier, instance: InstanceId },
+    /// Relay → node: not joined; the relay closes the link.
+    Refused(Refusal),
+}
+
+/// The first bytes of a data link, in clear: which session it belongs to, and its number in that session (never repeated).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opening {
+    pub session: SessionId,
+    pub counter: u64,
+}
