@@ -18,6 +18,7 @@ pub mod name;
 pub mod path;
 pub mod policy;
 pub mod record;
+pub mod replay;
 pub mod secret;
 pub mod session;
 pub mod sign;

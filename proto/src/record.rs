@@ -1,1 +1,552 @@
-//! (in work)
+//! Records: what a stream's bytes and its control messages look like on a path.
+//!
+//! A record is a header of [`HEADER_LEN`] bytes (`u8` kind, `u24` length of what follows, big-endian), which is the AAD, and
+//! `AEAD(type ‖ body)`. Each (kind, direction) of a stream has a key and a counter of its own. The format is specified in
+//! `docs/protocol/streams.md`.
+
+use aws_lc_rs::aead::LessSafeKey;
+use aws_lc_rs::hkdf;
+
+use crate::aead::{self, AeadError, KEY_LEN, Opener, Sealer, Suite, TAG_LEN};
+use crate::secret::SecretBytes;
+
+/// Length of a record's header.
+pub const HEADER_LEN: usize = 4;
+
+/// What stands before the body in a sealed record: header and type.
+pub const PREFIX_LEN: usize = HEADER_LEN + 1;
+
+/// How much longer a record is than its body.
+pub const OVERHEAD: usize = PREFIX_LEN + TAG_LEN;
+
+/// Longest body of a record; the sealed part is then 64 KiB.
+pub const MAX_BODY: usize = 65_536 - 1 - TAG_LEN;
+
+/// Longest record of any kind.
+pub const MAX_RECORD: usize = HEADER_LEN + 65_536;
+
+/// Longest body of a control record, so that nobody has to buffer much for one.
+pub const MAX_CONTROL_BODY: usize = 64;
+
+/// After 2¹⁹ records (at most 32 GiB) the data key is replaced by one derived from it. Far below the limits of AES-GCM.
+pub const EPOCH_BITS: u32 = 19;
+
+/// What a frame on a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A data record of the current stream.
+    Data = 0,
+    /// A control record of the current stream.
+    Control = 1,
+    /// Opens a stream on this path.
+    Open = 2,
+    /// Attaches a stream to this path.
+    Attach = 3,
+    /// A handshake message of a new channel.
+    Handshake = 4,
+    /// The channel that an open or attach named is not known here. Not authenticated: a hint to make a new one.
+    NoChannel = 5,
+}
+
+/// A record's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    pub kind: Kind,
+    /// Length of what follows the header.
+    pub length: usize,
+}
+
+/// Why bytes are not a record that may stand here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    #[error("a frame of unknown kind {0}")]
+    UnknownKind(u8),
+    #[error("a frame of {length} bytes, which its kind does not allow")]
+    Length { length: usize },
+    #[error("a record of unknown type {0}")]
+    UnknownType(u8),
+    #[error(transparent)]
+    Aead(#[from] AeadError),
+}
+
+/// Longest frame that opens a stream or a channel; below the 4 KiB that a stranger may make us hold.
+pub const MAX_OPEN: usize = 4096;
+
+impl Header {
+    /// Reads a header and checks its length against what its kind allows, before anything is allocated for it.
+    ///
+    /// # Errors
+    /// [`RecordError::UnknownKind`], [`RecordError::Length`].
+    pub const fn parse(bytes: [u8; HEADER_LEN]) -> Result<Self, RecordError> {
+        let length = u32::from_be_bytes([0, bytes[1], bytes[2], bytes[3]]) as usize;
+        let (kind, least, most) = match bytes[0] {
+            0 => (Kind::Data, 1 + TAG_LEN, 1 + MAX_BODY + TAG_LEN),
+            1 => (Kind::Control, 1 + TAG_LEN, 1 + MAX_CONTROL_BODY + TAG_LEN),
+            2 => (Kind::Open, 1, MAX_OPEN),
+            3 => (Kind::Attach, 1, MAX_OPEN),
+            4 => (Kind::Handshake, 1, MAX_OPEN),
+            5 => (Kind::NoChannel, 0, 0),
+            other => return Err(RecordError::UnknownKind(other)),
+        };
+        if length < least || length > most {
+            return Err(RecordError::Length { length });
+        }
+        Ok(Self { kind, length })
+    }
+
+    /// The header of a frame whose `length` the caller knows to be allowed.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; HEADER_LEN] {
+        let [_, a, b, c] = (self.length as u32).to_be_bytes();
+        [self.kind as u8, a, b, c]
+    }
+}
+
+/// What a data record carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum DataType {
+    Data = 0,
+    /// The last data record of its direction, without a body: a clean end.
+    Fin = 1,
+}
+
+/// The data key of one direction of a stream: counts records and ratchets itself forward.
+struct DataKey {
+    suite: Suite,
+    secret: SecretBytes<KEY_LEN>,
+    key: LessSafeKey,
+    /// Number of the next record.
+    counter: u64,
+}
+
+impl DataKey {
+    fn new(suite: Suite, secret: SecretBytes<KEY_LEN>) -> Self {
+        Self { suite, key: suite.key(&secret), secret, counter: 0 }
+    }
+
+    /// The next record's number, with the key of its epoch in place.
+    fn advance(&mut self) -> Result<u64, AeadError> {
+        let number = self.counter;
+        self.counter = number.checked_add(1).ok_or(AeadError::Exhausted)?;
+        if number != 0 && number.trailing_zeros() >= EPOCH_BITS {
+            self.secret = next_epoch(&self.secret);
+            self.key = self.suite.key(&self.secret);
+        }
+        Ok(number)
+    }
+}
+
+/// `K(e+1) = HKDF-Expand(K(e), "postern/1 epoch")`; the old key cannot be found from the new one.
+fn next_epoch(secret: &SecretBytes<KEY_LEN>) -> SecretBytes<KEY_LEN> {
+    let mut next = [0; KEY_LEN];
+    hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, secret.expose_secret())
+        .expand(&[b"postern/1 epoch"], hkdf::HKDF_SHA256)
+        .and_then(|okm| okm.fill(&mut next))
+        .expect("HKDF-SHA256 gives 32 bytes");
+    SecretBytes::new(next)
+}
+
+/// Seals the data records of one direction of a stream.
+pub struct DataSealer(DataKey);
+
+impl DataSealer {
+    #[must_use]
+    pub fn new(suite: Suite, secret: SecretBytes<KEY_LEN>) -> Self {
+        Self(DataKey::new(suite, secret))
+    }
+
+    /// How many records have been sealed.
+    #[must_use]
+    pub const fn count(&self) -> u64 {
+        self.0.counter
+    }
+
+    /// Seals `record` in place. Its body stands already at [`PREFIX_LEN`]`..len - `[`TAG_LEN`]; header, type and tag are written.
+    ///
+    /// # Errors
+    /// [`RecordError::Length`] where the body is too long; [`RecordError::Aead`] where the counter is used up.
+    pub fn seal(&mut self, data_type: DataType, record: &mut [u8]) -> Result<(), RecordError> {
+        let body = record.len().checked_sub(OVERHEAD).ok_or(RecordError::Length { length: record.len() })?;
+        if body > MAX_BODY {
+            return Err(RecordError::Length { length: body });
+        }
+        let header = Header { kind: Kind::Data, length: record.len() - HEADER_LEN }.to_bytes();
+        let number = self.0.advance()?;
+        record[..HEADER_LEN].copy_from_slice(&header);
+        record[HEADER_LEN] = data_type as u8;
+        let (text, tag) = record[HEADER_LEN..].split_at_mut(1 + body);
+        tag.copy_from_slice(&aead::seal_at(&self.0.key, number, &header, text)?);
+        Ok(())
+    }
+}
+
+/// Opens the data records of one direction of a stream, in order.
+pub struct DataOpener(DataKey);
+
+impl DataOpener {
+    #[must_use]
+    pub fn new(suite: Suite, secret: SecretBytes<KEY_LEN>) -> Self {
+        Self(DataKey::new(suite, secret))
+    }
+
+    /// How many records have been opened.
+    #[must_use]
+    pub const fn count(&self) -> u64 {
+        self.0.counter
+    }
+
+    /// Opens a whole record (header included) in place and returns its type and body.
+    ///
+    /// # Errors
+    /// [`RecordError::Aead`] where it is not the next record of this stream and direction: final.
+    pub fn open<'a>(&mut self, record: &'a mut [u8]) -> Result<(DataType, &'a mut [u8]), RecordError> {
+        let number = self.0.advance()?;
+        let (header, sealed) = split(record)?;
+        let plain = aead::open_at(&self.0.key, number, &header, sealed)?;
+        let (data_type, body) = plain.split_first_mut().ok_or(RecordError::Length { length: 0 })?;
+        match *data_type {
+            0 => Ok((DataType::Data, body)),
+            1 if body.is_empty() => Ok((DataType::Fin, body)),
+            1 => Err(RecordError::Length { length: body.len() }),
+            other => Err(RecordError::UnknownType(other)),
+        }
+    }
+}
+
+/// What one side tells the other beside data. Codes and layouts: `docs/protocol/streams.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// The target was reached; data may follow.
+    Accept,
+    /// No byte reached the target.
+    Reject(RejectCode),
+    /// `received` data records were opened; the peer may send up to byte offset `credit`.
+    Ack {
+        received: u64,
+        credit: u64,
+    },
+    /// The stream is over, without a clean end.
+    Reset(ResetCode),
+    Ping {
+        number: u64,
+    },
+    Pong {
+        number: u64,
+    },
+    /// Answer to an attach: the stream is live; `received` data records were opened here.
+    Attached {
+        received: u64,
+    },
+    /// Answer to an attach: both directions ended cleanly after `count` data records from here.
+    Finished {
+        count: u64,
+    },
+}
+
+/// Why a stream was not opened. A peer that may not use an outlet cannot tell it from one that does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[repr(u8)]
+pub enum RejectCode {
+    #[error("there is no such outlet, or this node may not use it")]
+    NotAvailable = 1,
+    #[error("the target refused the connection")]
+    TargetRefused = 2,
+    #[error("the target did not answer in time")]
+    TargetTimeout = 3,
+    #[error("the target cannot be reached")]
+    TargetUnreachable = 4,
+    #[error("the target's name cannot be resolved")]
+    TargetName = 5,
+    #[error("a limit of the outlet's node is reached")]
+    Busy = 6,
+    #[error("the stream id was used before or is too old")]
+    StreamId = 7,
+    #[error("the outlet's node is shutting down")]
+    ShuttingDown = 8,
+    #[error("the outlet's target leads back into this portal")]
+    Loop = 9,
+}
+
+/// Why a stream ended without a clean end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[repr(u8)]
+pub enum ResetCode {
+    #[error("the application closed its connection abruptly")]
+    Application = 1,
+    #[error("the policy no longer allows it")]
+    Policy = 2,
+    #[error("a credential expired or was voided")]
+    Credential = 3,
+    #[error("the peer broke the protocol")]
+    Protocol = 4,
+    #[error("the link was lost")]
+    LinkLost = 5,
+    #[error("a time limit passed")]
+    Timeout = 6,
+    #[error("the node is shutting down")]
+    ShuttingDown = 7,
+    #[error("the inlet or outlet was deleted")]
+    Deleted = 8,
+}
+
+impl RejectCode {
+    const ALL: [Self; 9] = [
+        Self::NotAvailable,
+        Self::TargetRefused,
+        Self::TargetTimeout,
+        Self::TargetUnreachable,
+        Self::TargetName,
+        Self::Busy,
+        Self::StreamId,
+        Self::ShuttingDown,
+        Self::Loop,
+    ];
+
+    /// A stable name, as it stands in JSON and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotAvailable => "NOT_AVAILABLE",
+            Self::TargetRefused => "TARGET_REFUSED",
+            Self::TargetTimeout => "TARGET_TIMEOUT",
+            Self::TargetUnreachable => "TARGET_UNREACHABLE",
+            Self::TargetName => "TARGET_NAME",
+            Self::Busy => "BUSY",
+            Self::StreamId => "STREAM_ID",
+            Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::Loop => "LOOP",
+        }
+    }
+}
+
+impl ResetCode {
+    const ALL: [Self; 8] = [
+        Self::Application,
+        Self::Policy,
+        Self::Credential,
+        Self::Protocol,
+        Self::LinkLost,
+        Self::Timeout,
+        Self::ShuttingDown,
+        Self::Deleted,
+    ];
+}
+
+impl Control {
+    const ACCEPT: u8 = 0;
+    const REJECT: u8 = 1;
+    const ACK: u8 = 2;
+    const RESET: u8 = 3;
+    const PING: u8 = 4;
+    const PONG: u8 = 5;
+    const ATTACHED: u8 = 6;
+    const FINISHED: u8 = 7;
+
+    fn encode(self) -> Vec<u8> {
+        let (control_type, numbers): (u8, &[u64]) = match &self {
+            Self::Accept => (Self::ACCEPT, &[]),
+            Self::Reject(code) => return vec![Self::REJECT, *code as u8],
+            Self::Ack { received, credit } => (Self::ACK, &[*received, *credit]),
+            Self::Reset(code) => return vec![Self::RESET, *code as u8],
+            Self::Ping { number } => (Self::PING, &[*number]),
+            Self::Pong { number } => (Self::PONG, &[*number]),
+            Self::Attached { received } => (Self::ATTACHED, &[*received]),
+            Self::Finished { count } => (Self::FINISHED, &[*count]),
+        };
+        let mut text = vec![control_type];
+        numbers.iter().for_each(|number| text.extend_from_slice(&number.to_be_bytes()));
+        text
+    }
+
+    fn decode(text: &[u8]) -> Result<Self, RecordError> {
+        let (&control_type, body) = text.split_first().ok_or(RecordError::Length { length: 0 })?;
+        let wrong_length = RecordError::Length { length: body.len() };
+        let one = || body.try_into().map(u64::from_be_bytes).map_err(|_| wrong_length);
+        let code = || if let [code] = body { Ok(*code) } else { Err(wrong_length) };
+        Ok(match control_type {
+            Self::ACCEPT if body.is_empty() => Self::Accept,
+            Self::REJECT => {
+                let code = code()?;
+                let known = RejectCode::ALL.into_iter().find(|known| *known as u8 == code);
+                Self::Reject(known.ok_or(RecordError::UnknownType(code))?)
+            }
+            Self::ACK => {
+                let (received, credit) = body.split_at_checked(8).ok_or(wrong_length)?;
+                Self::Ack {
+                    received: u64::from_be_bytes(received.try_into().map_err(|_| wrong_length)?),
+                    credit: u64::from_be_bytes(credit.try_into().map_err(|_| wrong_length)?),
+                }
+            }
+            Self::RESET => {
+                let code = code()?;
+                let known = ResetCode::ALL.into_iter().find(|known| *known as u8 == code);
+                Self::Reset(known.ok_or(RecordError::UnknownType(code))?)
+            }
+            Self::PING => Self::Ping { number: one()? },
+            Self::PONG => Self::Pong { number: one()? },
+            Self::ATTACHED => Self::Attached { received: one()? },
+            Self::FINISHED => Self::Finished { count: one()? },
+            Self::ACCEPT => return Err(wrong_length),
+            other => return Err(RecordError::UnknownType(other)),
+        })
+    }
+}
+
+/// Seals the control records that one side sends on one path, and the open or attach before them.
+pub struct ControlSealer(Sealer);
+
+impl ControlSealer {
+    #[must_use]
+    pub fn new(suite: Suite, secret: &SecretBytes<KEY_LEN>) -> Self {
+        Self(Sealer::new(suite, secret))
+    }
+
+    /// Appends `control` as a record.
+    ///
+    /// # Errors
+    /// [`RecordError::Aead`] where the counter is used up.
+    pub fn seal(&mut self, control: Control, out: &mut Vec<u8>) -> Result<(), RecordError> {
+        let text = control.encode();
+        let header = Header { kind: Kind::Control, length: text.len() + TAG_LEN }.to_bytes();
+        let sealed = self.0.seal_vec(&header, text)?;
+        out.extend_from_slice(&header);
+        out.extend_from_slice(&sealed);
+        Ok(())
+    }
+
+    /// Appends a frame of `kind` (open or attach): `clear` bytes, authenticated with the header, then `text` sealed.
+    ///
+    /// # Errors
+    /// [`RecordError::Length`] where the frame would be longer than [`MAX_OPEN`].
+    pub fn seal_opening(&mut self, kind: Kind, clear: &[u8], text: Vec<u8>, out: &mut Vec<u8>) -> Result<(), RecordError> {
+        let length = clear.len() + text.len() + TAG_LEN;
+        if length > MAX_OPEN {
+            return Err(RecordError::Length { length });
+        }
+        let mut aad = Header { kind, length }.to_bytes().to_vec();
+        aad.extend_from_slice(clear);
+        let sealed = self.0.seal_vec(&aad, text)?;
+        out.extend_from_slice(&aad);
+        out.extend_from_slice(&sealed);
+        Ok(())
+    }
+}
+
+/// Opens the control records that one side receives on one path, without gaps, and the open or attach before them.
+pub struct ControlOpener(Opener);
+
+impl ControlOpener {
+    #[must_use]
+    pub fn new(suite: Suite, secret: &SecretBytes<KEY_LEN>) -> Self {
+        Self(Opener::new(suite, secret))
+    }
+
+    /// Opens a whole record (header included).
+    ///
+    /// # Errors
+    /// [`RecordError`]: final.
+    pub fn open(&mut self, record: &mut [u8]) -> Result<Control, RecordError> {
+        let (header, sealed) = split(record)?;
+        Control::decode(self.0.open(&header, sealed)?)
+    }
+
+    /// Opens a whole frame that begins with a header and `clear` bytes that are not encrypted.
+    ///
+    /// # Errors
+    /// [`RecordError`]: final.
+    pub fn open_opening<'a>(&mut self, clear: usize, frame: &'a mut [u8]) -> Result<&'a mut [u8], RecordError> {
+        let length = frame.len();
+        let (aad, sealed) = frame.split_at_mut_checked(HEADER_LEN + clear).ok_or(RecordError::Length { length })?;
+        Ok(self.0.open(aad, sealed)?)
+    }
+}
+
+fn split(record: &mut [u8]) -> Result<([u8; HEADER_LEN], &mut [u8]), RecordError> {
+    let length = record.len();
+    let (header, sealed) = record.split_first_chunk_mut::<HEADER_LEN>().ok_or(RecordError::Length { length })?;
+    Ok((*header, sealed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(body: &[u8]) -> Vec<u8> {
+        let mut record = vec![0; OVERHEAD + body.len()];
+        record[PREFIX_LEN..PREFIX_LEN + body.len()].copy_from_slice(body);
+        record
+    }
+
+    #[test]
+    fn data_round_trips_across_an_epoch() {
+        for suite in Suite::ALL {
+            let secret = SecretBytes::random();
+            let (mut sealer, mut opener) = (DataSealer::new(suite, secret.clone()), DataOpener::new(suite, secret));
+            let edge = (1 << EPOCH_BITS) - 1;
+            (sealer.0.counter, opener.0.counter) = (edge, edge);
+            let before = *sealer.0.secret.expose_secret();
+            for body in [&b"last of epoch 0"[..], b"first of epoch 1", b""] {
+                let mut record = record(body);
+                sealer.seal(DataType::Data, &mut record).unwrap();
+                let header = Header::parse(record[..4].try_into().unwrap()).unwrap();
+                assert_eq!((header.kind, header.length), (Kind::Data, record.len() - 4));
+                assert_eq!(opener.open(&mut record).unwrap(), (DataType::Data, &mut body.to_vec()[..]));
+            }
+            assert_ne!(*sealer.0.secret.expose_secret(), before, "the key of epoch 0 is gone");
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let secret = SecretBytes::random();
+        let mut sealed = record(b"abc");
+        DataSealer::new(Suite::AesGcm, secret.clone()).seal(DataType::Data, &mut sealed).unwrap();
+        for bit in 0..sealed.len() * 8 {
+            let mut changed = sealed.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(DataOpener::new(Suite::AesGcm, secret.clone()).open(&mut changed).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn control_round_trips() {
+        let secret = SecretBytes::random();
+        let mut sealer = ControlSealer::new(Suite::ChaChaPoly, &secret);
+        let mut opener = ControlOpener::new(Suite::ChaChaPoly, &secret);
+        let mut all = vec![
+            Control::Accept,
+            Control::Ack { received: 1, credit: u64::MAX },
+            Control::Ping { number: 7 },
+            Control::Pong { number: 7 },
+            Control::Attached { received: 3 },
+            Control::Finished { count: 9 },
+        ];
+        all.extend(RejectCode::ALL.map(Control::Reject));
+        all.extend(ResetCode::ALL.map(Control::Reset));
+        for control in all {
+            let mut out = Vec::new();
+            sealer.seal(control, &mut out).unwrap();
+            assert!(Header::parse(out[..4].try_into().unwrap()).is_ok());
+            assert_eq!(opener.open(&mut out), Ok(control));
+        }
+    }
+
+    #[test]
+    fn control_bodies_have_exact_lengths() {
+        for text in [&[][..], &[0, 0], &[1], &[1, 99], &[1, 1, 1], &[2; 16], &[2; 18], &[3, 0], &[4; 8], &[200]] {
+            assert!(Control::decode(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_checked_before_anything_is_allocated() {
+        assert!(Header::parse([0, 0xff, 0xff, 0xff]).is_err());
+        assert!(Header::parse([0, 1, 0, 0]).is_ok());
+        assert!(Header::parse([0, 1, 0, 1]).is_err());
+        assert!(Header::parse([1, 0, 0, 82]).is_err());
+        assert!(Header::parse([0, 0, 0, 16]).is_err());
+        assert!(Header::parse([6, 0, 0, 20]).is_err());
+    }
+}
