@@ -27,6 +27,9 @@ impl OnceWindow {
     /// # Errors
     /// [`NotOnce`].
     pub fn take(&mut self, number: u64) -> Result<(), NotOnce> {
+        if number == u64::MAX {
+            return Err(NotOnce::TooOld);
+        }
         if number >= self.next {
             // What falls out of the window is forgotten, so its bits are free for the numbers that enter it.
             if number - self.next >= WINDOW {
@@ -35,7 +38,7 @@ impl OnceWindow {
                 (self.next..number).for_each(|passed| self.set(passed, false));
             }
             self.set(number, true);
-            self.next = number.saturating_add(1);
+            self.next = number + 1;
             return Ok(());
         }
         if number + WINDOW < self.next {
@@ -87,8 +90,9 @@ mod tests {
         assert_eq!(window.take(4), Err(NotOnce::TooOld));
         assert_eq!(window.take(5), Err(NotOnce::TooOld));
         assert_eq!(window.take(7), Ok(()));
-        assert_eq!(window.take(u64::MAX), Ok(()));
-        assert_eq!(window.take(u64::MAX), Err(NotOnce::Used));
+        assert_eq!(window.take(u64::MAX - 1), Ok(()));
+        assert_eq!(window.take(u64::MAX - 1), Err(NotOnce::Used));
+        assert_eq!(window.take(u64::MAX), Err(NotOnce::TooOld), "the last number has no successor");
     }
 
     proptest! {
