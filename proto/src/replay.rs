@@ -41,7 +41,7 @@ impl OnceWindow {
             self.next = number + 1;
             return Ok(());
         }
-        if number + WINDOW < self.next {
+        if self.next - number > WINDOW {
             return Err(NotOnce::TooOld);
         }
         if self.is_used(number) {
