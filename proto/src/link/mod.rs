@@ -1,9 +1,12 @@
 //! What a node and a relay say to each other: the messages of a control link, and the fixed-length frames that open a data
 //! link. The formats are specified in `docs/protocol/links.md`.
 
+mod frame;
+
 use minicbor::{Decode, Encode};
 
-use crate::id::{Identifier, InstanceId, NodeId, SessionId};
+pub use self::frame::{Frame, FrameError, LinkFrames, Opening};
+use crate::id::{Identifier, InstanceId, NodeId};
 use crate::name::RelayName;
 
 /// Payload of handshake message 3 on a control link: who connects. The relay verifies `credential` for the `relay` audience
@@ -180,22 +183,45 @@ pub enum Refusal {
     Malformed,
 }
 
-/// A frame of a data link, before it is joined. On the wire each is [`Frame::LEN`] bytes sealed to [`Frame::SEALED_LEN`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Frame {
-    /// Node → relay: this link waits to be joined.
-    Park,
-    /// Node → relay: join this link with a parked link of that instance.
-    Join { identifier: Identifier, instance: InstanceId },
-    /// Relay → node: from here on, bytes come from and go to that instance.
-    Joined { identifier: Identifier, instance: InstanceId },
-    /// Relay → node: not joined; the relay closes the link.
-    Refused(Refusal),
+impl Refusal {
+    /// All refusals, in the order of their numbers.
+    pub const ALL: [Self; 10] = [
+        Self::NotPermitted,
+        Self::NotConnected,
+        Self::Limit,
+        Self::BadCredential,
+        Self::TakenOver,
+        Self::CopiedHome,
+        Self::TooManyRequests,
+        Self::ShuttingDown,
+        Self::NoLink,
+        Self::Malformed,
+    ];
+
+    /// The number in a [`Frame`], the same as in messages.
+    #[must_use]
+    pub fn to_wire(self) -> u8 {
+        Self::ALL.iter().zip(1..).find(|(refusal, _)| **refusal == self).map_or(0, |(_, number)| number)
+    }
+
+    #[must_use]
+    pub fn from_wire(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
+    }
 }
 
-/// The first bytes of a data link, in clear: which session it belongs to, and its number in that session (never repeated).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opening {
-    pub session: SessionId,
-    pub counter: u64,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_have_one_number_in_messages_and_frames() {
+        for (refusal, number) in Refusal::ALL.into_iter().zip(1..) {
+            assert_eq!(refusal.to_wire(), number);
+            assert_eq!(Refusal::from_wire(number), Some(refusal));
+            assert_eq!(minicbor::to_vec(refusal).unwrap(), [number]);
+        }
+        assert_eq!(Refusal::from_wire(0), None);
+        assert_eq!(Refusal::from_wire(11), None);
+    }
 }
