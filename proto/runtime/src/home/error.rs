@@ -1,0 +1,26 @@
+//! Why something of a home cannot be used.
+
+use std::path::PathBuf;
+
+use postern_proto::name::{IdentityName, NodeName};
+
+use crate::files::FileError;
+use crate::lock::LockError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("`{}` is damaged: {reason}", path.display())]
+    Malformed { path: PathBuf, reason: String },
+    #[error("there is already an identity `{0}`")]
+    IdentityExists(IdentityName),
+    #[error("there is no identity `{0}`")]
+    NoIdentity(IdentityName),
+    #[error("there is already a node `{0}`")]
+    NodeExists(NodeName),
+    #[error("there is no node `{0}`")]
+    NoNode(NodeName),
+    #[error("node `{name}`: {source}")]
+    NodeLocked { name: NodeName, source: LockError },
+}

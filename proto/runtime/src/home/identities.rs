@@ -1,0 +1,167 @@
+//! The identities of a home, and what each knows of the project that it belongs to.
+
+use postern_proto::name::IdentityName;
+use zeroize::Zeroizing;
+
+use super::layout::{self, identity};
+use super::{Home, HomeError};
+use crate::files::{Dir, MAX_SMALL_FILE};
+
+/// The directory of one identity.
+#[derive(Debug)]
+pub struct IdentityHome {
+    name: IdentityName,
+    dir: Dir,
+}
+
+impl Home {
+    /// All identities, sorted by name.
+    ///
+    /// # Errors
+    /// Where they cannot be listed.
+    pub fn identities(&self) -> Result<Vec<IdentityHome>, HomeError> {
+        let Some(parent) = self.dir.dir(layout::IDENTITIES)? else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for entry in parent.entries()? {
+            let Ok(name) = entry.name.parse::<IdentityName>() else { continue };
+            if entry.is_dir {
+                found.extend(self.identity(&name)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The identity `name`, if there is one.
+    ///
+    /// # Errors
+    /// Where it cannot be looked at.
+    pub fn identity(&self, name: &IdentityName) -> Result<Option<IdentityHome>, HomeError> {
+        let Some(parent) = self.dir.dir(layout::IDENTITIES)? else { return Ok(None) };
+        let Some(dir) = parent.dir(name.as_str())? else { return Ok(None) };
+        // A process that was killed may have left the directory without the key.
+        Ok(if dir.contains(identity::IDENTITY)? { Some(IdentityHome { name: name.clone(), dir }) } else { None })
+    }
+
+    /// Keeps a new identity. The first one becomes the default.
+    ///
+    /// # Errors
+    /// [`HomeError::IdentityExists`].
+    pub fn create_identity(&self, name: &IdentityName, secret: &[u8]) -> Result<IdentityHome, HomeError> {
+        let _lock = self.dir.lock_changes()?;
+        if self.identity(name)?.is_some() {
+            return Err(HomeError::IdentityExists(name.clone()));
+        }
+        self.write_identity(name, secret)
+    }
+
+    /// The identity `name`, made from `make` if there is none; all callers get the one that was made first.
+    ///
+    /// # Errors
+    /// Where it cannot be read or written.
+    pub fn identity_or_create(
+        &self,
+        name: &IdentityName,
+        make: impl FnOnce() -> Zeroizing<Vec<u8>>,
+    ) -> Result<IdentityHome, HomeError> {
+        let _lock = self.dir.lock_changes()?;
+        match self.identity(name)? {
+            Some(found) => Ok(found),
+            None => self.write_identity(name, &make()),
+        }
+    }
+
+    fn write_identity(&self, name: &IdentityName, secret: &[u8]) -> Result<IdentityHome, HomeError> {
+        let dir = self.dir.dir_or_create(layout::IDENTITIES)?.dir_or_create(name.as_str())?;
+        dir.write_new(identity::IDENTITY, secret)?;
+        self.change_defaults(|defaults| {
+            defaults.default_identity.get_or_insert_with(|| name.clone());
+        })?;
+        Ok(IdentityHome { name: name.clone(), dir })
+    }
+
+    /// The identity that commands mean when they name none; `None` in a home without identities.
+    ///
+    /// # Errors
+    /// Where it cannot be looked up.
+    pub fn default_identity(&self) -> Result<Option<IdentityName>, HomeError> {
+        if let Some(name) = self.defaults()?.default_identity
+            && self.identity(&name)?.is_some()
+        {
+            return Ok(Some(name));
+        }
+        Ok(self.identities()?.into_iter().next().map(|identity| identity.name))
+    }
+
+    /// Makes `name` the default.
+    ///
+    /// # Errors
+    /// [`HomeError::NoIdentity`].
+    pub fn set_default_identity(&self, name: &IdentityName) -> Result<(), HomeError> {
+        let _lock = self.dir.lock_changes()?;
+        if self.identity(name)?.is_none() {
+            return Err(HomeError::NoIdentity(name.clone()));
+        }
+        self.change_defaults(|defaults| defaults.default_identity = Some(name.clone()))
+    }
+
+    /// Deletes an identity with its membership. Whether a node uses it is for the caller to know.
+    ///
+    /// # Errors
+    /// [`HomeError::NoIdentity`].
+    pub fn delete_identity(&self, name: &IdentityName) -> Result<(), HomeError> {
+        let _lock = self.dir.lock_changes()?;
+        let found = self.identity(name)?.ok_or_else(|| HomeError::NoIdentity(name.clone()))?;
+        super::reset::remove_known(&found.dir, identity::ALL)?;
+        if let Some(parent) = self.dir.dir(layout::IDENTITIES)? {
+            super::reset::remove_if_empty(&parent, name.as_str())?;
+        }
+        self.change_defaults(|defaults| {
+            defaults.default_identity.take_if(|default| default == name);
+        })
+    }
+}
+
+impl IdentityHome {
+    #[must_use]
+    pub const fn name(&self) -> &IdentityName {
+        &self.name
+    }
+
+    /// The identity's secret form.
+    ///
+    /// # Errors
+    /// Where it cannot be read or could be read by others.
+    pub fn secret(&self) -> Result<Zeroizing<Vec<u8>>, HomeError> {
+        self.dir.read(identity::IDENTITY, MAX_SMALL_FILE)?.ok_or_else(|| HomeError::NoIdentity(self.name.clone()))
+    }
+
+    /// Replaces the identity's secret form, after a rotation.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn set_secret(&self, secret: &[u8]) -> Result<(), HomeError> {
+        Ok(self.dir.write(identity::IDENTITY, secret)?)
+    }
+
+    /// The stored membership, if this identity has joined a project.
+    ///
+    /// # Errors
+    /// Where it cannot be read or could be read by others.
+    pub fn membership(&self) -> Result<Option<Zeroizing<Vec<u8>>>, HomeError> {
+        Ok(self.dir.read(identity::MEMBERSHIP, MAX_SMALL_FILE)?)
+    }
+
+    /// Keeps the membership.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn set_membership(&self, membership: &[u8]) -> Result<(), HomeError> {
+        Ok(self.dir.write(identity::MEMBERSHIP, membership)?)
+    }
+
+    /// The directory itself, for a process that keeps it open.
+    #[must_use]
+    pub const fn dir(&self) -> &Dir {
+        &self.dir
+    }
+}

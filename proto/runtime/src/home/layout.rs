@@ -1,0 +1,67 @@
+//! The names of all files that a home has. What is not named here was put there by somebody else, and `reset` keeps it.
+
+pub(super) const HOME_JSON: &str = "home.json";
+pub(super) const IDENTITIES: &str = "identities";
+pub(super) const NODES: &str = "nodes";
+pub(super) const AUTHORITY: &str = "authority";
+pub(super) const RELAY: &str = "relay";
+pub(super) const SERVERS: &str = "servers";
+pub(super) const LOCAL: &str = "local";
+pub(super) const LOCAL_ISSUER: &str = "issuer";
+
+/// Files of `identities/NAME`.
+pub(super) mod identity {
+    /// The secret form of the identity; its presence says that the identity exists.
+    pub const IDENTITY: &str = "identity";
+    pub const MEMBERSHIP: &str = "membership";
+    pub const ALL: &[&str] = &[IDENTITY, MEMBERSHIP];
+}
+
+/// Files of `nodes/NAME`.
+pub mod node {
+    /// What the node is to run; its presence says that the node exists.
+    pub const STORED: &str = "node.json";
+    /// The node's X25519 secret.
+    pub const STATIC: &str = "static";
+    pub const NODE_ID: &str = "node_id";
+    /// A ticket that is not redeemed yet.
+    pub const TICKET: &str = "ticket";
+    pub const LOCK: &str = "lock";
+    pub const CONTROL_SOCKET: &str = "control.sock";
+    pub const LOG: &str = "stdout.log";
+    /// How other nodes of the home reach this one.
+    pub const PRESENCE: &str = "presence";
+    /// The newest epoch and void list that the node has seen.
+    pub const EPOCH: &str = "epoch";
+    pub(in super::super) const ALL: &[&str] = &[STORED, STATIC, NODE_ID, TICKET, CONTROL_SOCKET, LOG, PRESENCE, EPOCH, LOCK];
+}
+
+/// Files of `authority`.
+pub mod authority {
+    pub const DATABASE: &str = "authority.db";
+    pub const IDENTITY: &str = "identity";
+    pub const STATIC: &str = "static";
+    pub const SIGNING: &str = "signing";
+    pub(in super::super) const ALL: &[&str] =
+        &[DATABASE, "authority.db-wal", "authority.db-shm", "authority.db-journal", IDENTITY, STATIC, SIGNING];
+}
+
+/// Files of `relay`.
+pub mod relay {
+    pub const IDENTITY: &str = "identity";
+    pub const STATIC: &str = "static";
+    pub const NODE_ID: &str = "node_id";
+    /// Signed project information and the pins that it is checked against.
+    pub const MEMBERSHIP: &str = "membership";
+    /// The newest epoch and void list that the relay has seen.
+    pub const EPOCH: &str = "epoch";
+    pub(in super::super) const ALL: &[&str] = &[IDENTITY, STATIC, NODE_ID, MEMBERSHIP, EPOCH];
+}
+
+/// Files of `servers`.
+pub mod servers {
+    pub const LOCK: &str = "lock";
+    pub const SETTINGS: &str = "settings.json";
+    pub const LOG: &str = "stdout.log";
+    pub(in super::super) const ALL: &[&str] = &[SETTINGS, LOG, LOCK];
+}
