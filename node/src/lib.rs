@@ -1,1 +1,4 @@
+//! The node: inlets, outlets, channels, streams and their local control.
+#![deny(unsafe_code)]
 
+pub mod engine;
