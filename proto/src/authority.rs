@@ -153,12 +153,14 @@ pub enum Answer {
     Done,
     #[n(1)]
     Refused(#[n(0)] Refusal),
-    /// A signed [`ProjectInfo`].
+    /// A signed [`ProjectInfo`], with the change history of the authority's identity, whose identifier the ticket pinned.
     #[n(2)]
     #[cbor(map)]
     ProjectInfo {
         #[cbor(n(0), with = "minicbor::bytes")]
         statement: Vec<u8>,
+        #[cbor(n(1), with = "minicbor::bytes")]
+        history: Vec<u8>,
     },
     #[n(3)]
     #[cbor(map)]

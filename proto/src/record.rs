@@ -5,9 +5,9 @@
 //! `docs/protocol/streams.md`.
 
 use aws_lc_rs::aead::LessSafeKey;
-use aws_lc_rs::hkdf;
 
 use crate::aead::{self, AeadError, KEY_LEN, Opener, Sealer, Suite, TAG_LEN};
+use crate::channel::next_epoch;
 use crate::secret::SecretBytes;
 
 /// Length of a record's header.
@@ -136,16 +136,6 @@ impl DataKey {
         }
         Ok(number)
     }
-}
-
-/// `K(e+1) = HKDF-Expand(K(e), "postern/1 epoch")`; the old key cannot be found from the new one.
-fn next_epoch(secret: &SecretBytes<KEY_LEN>) -> SecretBytes<KEY_LEN> {
-    let mut next = [0; KEY_LEN];
-    hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, secret.expose_secret())
-        .expand(&[b"postern/1 epoch"], hkdf::HKDF_SHA256)
-        .and_then(|okm| okm.fill(&mut next))
-        .expect("HKDF-SHA256 gives 32 bytes");
-    SecretBytes::new(next)
 }
 
 /// Seals the data records of one direction of a stream.

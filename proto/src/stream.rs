@@ -8,6 +8,7 @@
 //! Flow control is by credit (`docs/protocol/streams.md`): a receiver always reads its path and buffers at most what it granted.
 
 use crate::aead::Suite;
+use crate::channel::{self, ChannelSecret, KeyKind};
 use crate::record::{
     Control, ControlOpener, ControlSealer, DataOpener, DataSealer, DataType, Header, Kind, RecordError, RejectCode, ResetCode,
 };
@@ -27,6 +28,22 @@ pub struct StreamKeys {
     pub receive_data: SecretBytes<32>,
     pub send_control: SecretBytes<32>,
     pub receive_control: SecretBytes<32>,
+}
+
+impl StreamKeys {
+    /// The keys of stream `id` of the channel with `secret`, for the side that played `part` in the channel's handshake; control
+    /// keys are those of the path that the open went over.
+    #[must_use]
+    pub fn derive(secret: &ChannelSecret, id: u64, part: channel::Side) -> Self {
+        let control = KeyKind::Control { attach: 0 };
+        Self {
+            suite: secret.suite(),
+            send_data: secret.stream_key(id, part.sends(), KeyKind::Data),
+            receive_data: secret.stream_key(id, part.receives(), KeyKind::Data),
+            send_control: secret.stream_key(id, part.sends(), control),
+            receive_control: secret.stream_key(id, part.receives(), control),
+        }
+    }
 }
 
 /// What a record turned out to be. Bytes are inside the record that was handed in.
