@@ -23,6 +23,7 @@ pub mod secret;
 pub mod session;
 pub mod sign;
 pub mod spec;
+pub mod statement;
 pub mod stream;
 pub mod ticket;
 pub mod time;

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// How far the clocks of two processes may differ when signed times are judged. It widens both ends of a validity; a ticket's
+/// expiry alone has none, since only the clock that set it judges it.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
 /// Seconds since the Unix epoch, UTC.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
