@@ -3,3 +3,4 @@
 pub mod files;
 pub mod home;
 pub mod lock;
+pub mod membership;
