@@ -27,17 +27,18 @@ async fn joined(splicer: &Splicer) -> (TcpStream, TcpStream, JoinHandle<Report>)
     (a, b, tokio::spawn(async move { splicer.join(first, second).await }))
 }
 
+/// Repeats after a prime, so that blocks that were lost, doubled or moved by a buffer's length show.
 fn pattern(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
+    let mut state = seed;
+    let block: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
     })
-    .flatten()
-    .take(len)
-    .collect()
+    .take(65_521)
+    .collect();
+    let mut bytes = block.repeat(len / block.len() + 1);
+    bytes.truncate(len);
+    bytes
 }
 
 /// Sends each way at once and checks that each arrives.
