@@ -3,4 +3,5 @@
 
 mod ending;
 pub mod pipes;
+pub mod registry;
 pub mod splice;

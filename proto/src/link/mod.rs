@@ -80,7 +80,8 @@ pub enum FromRelay {
         #[n(0)]
         observed: String,
     },
-    /// Answer to [`ToRelay::Register`] and [`ToRelay::Unregister`].
+    /// Answer to [`ToRelay::Register`] and [`ToRelay::Unregister`]. Under request 0, which no node uses, the relay says unasked
+    /// what is wrong with this session: another copy of the home was refused, a registration or a watch is not kept.
     #[n(1)]
     #[cbor(map)]
     Answer {

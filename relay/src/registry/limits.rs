@@ -1,0 +1,60 @@
+//! What a peer may take of the relay, and for how long.
+
+use std::time::Duration;
+
+/// Bounds that depend on the machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Sessions in total.
+    pub sessions: usize,
+    /// Parked links in total: at most a fifth of the process's descriptors.
+    pub parked: usize,
+}
+
+/// Nodes of one identity at one relay. A fleet under one identity fits; a member that floods does not fill the relay.
+pub const SESSIONS_PER_IDENTITY: usize = 256;
+
+/// Names of one node.
+pub const REGISTRATIONS: usize = 64;
+
+/// Names that one node watches: one an inlet, and room.
+pub const WATCHES: usize = 256;
+
+/// Answers that wait to be sent to one node. A node that asks without reading the answers is closed.
+pub const ANSWERS: usize = 64;
+
+/// Requests of one node at once: all its registrations and watches after a reconnect, and room.
+pub const REQUEST_BURST: u32 = 512;
+
+/// Requests of one node a second, in the long run.
+pub const REQUESTS_PER_SECOND: u32 = 32;
+
+/// Joins of one node at once.
+pub const JOIN_BURST: u32 = 1024;
+
+/// Joins of one node a second, in the long run. Short connections reuse joined paths, so this bounds new concurrency.
+pub const JOINS_PER_SECOND: u32 = 512;
+
+/// Links that one node parks.
+pub const PARKED: usize = 128;
+
+/// Links that wait for one node to park one.
+pub const WAITING: usize = 256;
+
+/// Links of one dialler that wait, so that it cannot fill another node's queue alone.
+pub const DIALLING: usize = 128;
+
+/// How long a link waits for the other node to park one. A node answers within a round trip or is gone.
+pub const WAIT: Duration = Duration::from_secs(3);
+
+/// A node pings every 10 s; two lost pings and a slow network fit.
+pub const RECEIPT: Duration = Duration::from_secs(25);
+
+/// Least time between two updates of one name to one watcher.
+pub const UPDATE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a departure waits to be told, in case that the node only reconnects.
+pub const SETTLE: Duration = Duration::from_millis(250);
+
+/// Tolerance for clocks that differ, as everywhere where a credential's times are judged.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);

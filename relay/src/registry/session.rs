@@ -1,0 +1,332 @@
+//! One node's session: what it registered, what it watches, and what is to be said to it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+use postern_proto::channel::LinkSession;
+use postern_proto::id::{Identifier, InstanceId, NodeId, SessionId};
+use postern_proto::link::{FromRelay, Instance, Refusal, ToRelay};
+use postern_proto::name::RelayName;
+use postern_proto::replay::OnceWindow;
+use postern_proto::time::Timestamp;
+
+use super::joins::{LinkId, Waiting};
+use super::{Now, Registry, Timer, Whom, limits};
+
+/// A node as its control link's handshake and credential prove it.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub identifier: Identifier,
+    pub node_id: NodeId,
+    pub instance: InstanceId,
+    pub grant: Grant,
+}
+
+/// What a verified `relay` credential permits. It names relay names and no attributes.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// The credential itself, which look-up hands to diallers.
+    pub credential: Vec<u8>,
+    pub names: BTreeSet<RelayName>,
+    pub not_before: Timestamp,
+    pub expires: Timestamp,
+}
+
+impl Peer {
+    pub(super) const fn node(&self) -> (Identifier, NodeId) {
+        (self.identifier, self.node_id)
+    }
+
+    #[must_use]
+    pub const fn whom(&self) -> Whom {
+        Whom { identifier: self.identifier, instance: self.instance }
+    }
+}
+
+impl Grant {
+    pub(super) fn has_expired(&self, now: Timestamp) -> bool {
+        now > self.expires.plus(limits::CLOCK_TOLERANCE)
+    }
+}
+
+pub(super) struct Session<C, L> {
+    pub(super) control: C,
+    pub(super) peer: Peer,
+    pub(super) link: LinkSession,
+    /// Numbers of data links that were used.
+    pub(super) counters: OnceWindow,
+    pub(super) heard: Instant,
+    pub(super) names: BTreeSet<RelayName>,
+    pub(super) watches: BTreeMap<RelayName, Watch>,
+    answers: VecDeque<FromRelay>,
+    /// How many more data links the node is to be asked to park.
+    pub(super) more: u8,
+    /// Which statements the node was sent.
+    told: [u64; 3],
+    requests: Bucket,
+    pub(super) joins: Bucket,
+    pub(super) parked: Vec<(LinkId, L)>,
+    pub(super) waiting: VecDeque<Waiting<L>>,
+    /// Links of this node that wait in other sessions' queues.
+    pub(super) dialling: usize,
+}
+
+/// What a node is to be told about a name: state, not a queue.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// There is something new, to be told at this time or later.
+    dirty: Option<Instant>,
+    told: Option<Instant>,
+}
+
+impl Watch {
+    /// When the update is due, where there is one.
+    fn due(&self) -> Option<Instant> {
+        let dirty = self.dirty?;
+        Some(self.told.map_or(dirty, |told| dirty.max(told + limits::UPDATE_INTERVAL)))
+    }
+}
+
+/// A token bucket.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    tokens: f64,
+    filled: Instant,
+    burst: u32,
+    per_second: u32,
+}
+
+impl Bucket {
+    fn new(now: Instant, burst: u32, per_second: u32) -> Self {
+        Self { tokens: f64::from(burst), filled: now, burst, per_second }
+    }
+
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.filled = self.filled.max(now);
+        self.tokens = (self.tokens + passed * f64::from(self.per_second)).min(f64::from(self.burst));
+        let enough = self.tokens >= 1.0;
+        if enough {
+            self.tokens -= 1.0;
+        }
+        enough
+    }
+}
+
+impl<C, L> Session<C, L> {
+    pub(super) fn new(now: Now, peer: Peer, link: LinkSession, control: C) -> Self {
+        Self {
+            control,
+            peer,
+            link,
+            counters: OnceWindow::default(),
+            heard: now.instant,
+            names: BTreeSet::new(),
+            watches: BTreeMap::new(),
+            answers: VecDeque::new(),
+            more: 0,
+            told: [0; 3],
+            requests: Bucket::new(now.instant, limits::REQUEST_BURST, limits::REQUESTS_PER_SECOND),
+            joins: Bucket::new(now.instant, limits::JOIN_BURST, limits::JOINS_PER_SECOND),
+            parked: Vec::new(),
+            waiting: VecDeque::new(),
+            dialling: 0,
+        }
+    }
+
+    /// Says `reason` unasked. Request 0 is no node's.
+    pub(super) fn notice(&mut self, reason: Refusal) {
+        let notice = FromRelay::Answer { request: 0, refused: Some(reason) };
+        if self.answers.len() < limits::ANSWERS && !self.answers.contains(&notice) {
+            self.answers.push_back(notice);
+        }
+    }
+
+    /// When the next update of a watched name is due.
+    fn next_update(&self) -> Option<Instant> {
+        self.watches.values().filter_map(Watch::due).min()
+    }
+}
+
+impl<C: Clone, L> Registry<C, L> {
+    /// A message arrived on `session`'s control link. [`ToRelay::Renew`] comes by [`Self::handle_renewed`] once it was verified.
+    pub fn handle_message(&mut self, now: Now, id: SessionId, message: ToRelay) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.heard = now.instant;
+        if session.answers.len() >= limits::ANSWERS || !session.requests.take(now.instant) {
+            return self.end(now, id, Some(Refusal::TooManyRequests));
+        }
+        let answer = match message {
+            ToRelay::Ping { number } => Some(FromRelay::Pong { number }),
+            ToRelay::Register { request, name } => {
+                let refused = self.register(now, id, &name).err();
+                Some(FromRelay::Answer { request, refused })
+            }
+            ToRelay::Unregister { request, name } => {
+                self.unregister(now, id, &name);
+                Some(FromRelay::Answer { request, refused: None })
+            }
+            ToRelay::Watch { name } => {
+                // A watch has no answer of its own: only a refusal is said.
+                self.watch(now, id, name).err().map(|reason| FromRelay::Answer { request: 0, refused: Some(reason) })
+            }
+            ToRelay::Unwatch { name } => {
+                if session.watches.remove(&name).is_some() {
+                    self.names.unwatch(&name, id);
+                    self.counts.watches -= 1;
+                }
+                None
+            }
+            ToRelay::Renew { .. } => return self.end(now, id, Some(Refusal::Malformed)),
+        };
+        if let Some(answer) = answer {
+            if let FromRelay::Answer { refused: Some(reason), .. } = answer {
+                self.count_refusal(reason);
+            }
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.answers.push_back(answer);
+            }
+            self.wake(id);
+        }
+    }
+
+    fn register(&mut self, now: Now, id: SessionId, name: &RelayName) -> Result<(), Refusal> {
+        let session = self.sessions.get_mut(&id).ok_or(Refusal::NotConnected)?;
+        if session.peer.grant.has_expired(now.time) {
+            return Err(Refusal::BadCredential);
+        }
+        if !session.peer.grant.names.contains(name) {
+            return Err(Refusal::NotPermitted);
+        }
+        if session.names.contains(name) {
+            return Ok(());
+        }
+        if session.names.len() >= limits::REGISTRATIONS {
+            return Err(Refusal::Limit);
+        }
+        session.names.insert(name.clone());
+        self.names.register(name, session.peer.node(), id);
+        self.counts.registrations += 1;
+        self.mark(now, name, now.instant);
+        Ok(())
+    }
+
+    fn unregister(&mut self, now: Now, id: SessionId, name: &RelayName) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if session.names.remove(name) {
+            self.names.unregister(name, session.peer.node(), id);
+            self.counts.registrations -= 1;
+            self.mark(now, name, now.instant);
+        }
+    }
+
+    fn watch(&mut self, now: Now, id: SessionId, name: RelayName) -> Result<(), Refusal> {
+        let session = self.sessions.get_mut(&id).ok_or(Refusal::NotConnected)?;
+        if session.watches.contains_key(&name) {
+            return Ok(());
+        }
+        if session.watches.len() >= limits::WATCHES {
+            return Err(Refusal::Limit);
+        }
+        self.counts.watches += 1;
+        self.names.watch(&name, id);
+        session.watches.insert(name, Watch { dirty: Some(now.instant), told: None });
+        self.wake(id);
+        Ok(())
+    }
+
+    /// `session` showed a newer credential, which was verified for the same identity and key.
+    pub fn handle_renewed(&mut self, now: Now, id: SessionId, grant: Grant) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.heard = now.instant;
+        if !session.requests.take(now.instant) {
+            return self.end(now, id, Some(Refusal::TooManyRequests));
+        }
+        if grant.expires < session.peer.grant.expires {
+            // An older one, in which names may stand that are no longer granted.
+            return;
+        }
+        let (kept, lost): (BTreeSet<_>, BTreeSet<_>) =
+            std::mem::take(&mut session.names).into_iter().partition(|name| grant.names.contains(name));
+        session.names.clone_from(&kept);
+        session.peer.grant = grant;
+        let node = session.peer.node();
+        if !lost.is_empty() {
+            session.notice(Refusal::NotPermitted);
+            self.wake(id);
+        }
+        self.counts.registrations -= lost.len();
+        for name in &lost {
+            self.names.unregister(name, node, id);
+        }
+        // Diallers need the newer credential: a look-up hands it out.
+        for name in kept.iter().chain(&lost) {
+            self.mark(now, name, now.instant);
+        }
+    }
+
+    /// Everybody who watches `name` is to hear of it, at `not_before` or later.
+    pub(super) fn mark(&mut self, now: Now, name: &RelayName, not_before: Instant) {
+        for id in self.names.watchers(name) {
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            let Some(watch) = session.watches.get_mut(name) else { continue };
+            // An arrival is told at once, even while a departure waits to settle.
+            watch.dirty = Some(watch.dirty.map_or(not_before, |earlier| earlier.min(not_before)));
+            match watch.due() {
+                Some(due) if due > now.instant => {
+                    self.timers.insert((due, Timer::Watches(id)));
+                }
+                _ => self.wake(id),
+            }
+        }
+    }
+
+    pub(super) fn check_watches(&mut self, now: Now, id: SessionId) {
+        let Some(due) = self.sessions.get(&id).and_then(Session::next_update) else { return };
+        if due <= now.instant {
+            self.wake(id);
+        } else {
+            self.timers.insert((due, Timer::Watches(id)));
+        }
+    }
+
+    /// What to say next on this control link; `None` until it is woken again. To be asked only when what was said before has
+    /// left, so that updates stay states and never become a queue.
+    pub fn poll_transmit(&mut self, now: Now, id: SessionId) -> Option<FromRelay> {
+        let session = self.sessions.get_mut(&id)?;
+        if let Some(answer) = session.answers.pop_front() {
+            return Some(answer);
+        }
+        if session.more > 0 {
+            return Some(FromRelay::MoreLinks { count: std::mem::take(&mut session.more) });
+        }
+        for (told, (version, statement)) in session.told.iter_mut().zip(&self.statements) {
+            if *told < *version {
+                *told = *version;
+                return Some(FromRelay::Statement { statement: statement.clone() });
+            }
+        }
+        let due = session.watches.iter_mut().find(|(_, watch)| watch.due().is_some_and(|due| due <= now.instant));
+        let Some((name, watch)) = due else {
+            // A timer that was armed for an earlier update may have gone off already.
+            if let Some(next) = session.next_update() {
+                self.timers.insert((next, Timer::Watches(id)));
+            }
+            return None;
+        };
+        *watch = Watch { dirty: None, told: Some(now.instant) };
+        let name = name.clone();
+        let instances = self
+            .names
+            .instances(&name, id)
+            .filter_map(|registered| self.sessions.get(&registered))
+            .map(|session| Instance {
+                identifier: session.peer.identifier,
+                node_id: session.peer.node_id,
+                instance: session.peer.instance,
+                credential: session.peer.grant.credential.clone(),
+            })
+            .collect();
+        Some(FromRelay::Instances { name, instances })
+    }
+}
