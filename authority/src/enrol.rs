@@ -1,0 +1,128 @@
+//! Redemption of a ticket: one transaction that takes a use, makes the member and writes the audit, or changes nothing.
+
+use postern_proto::authority::{Refusal, RelayPermission, Role};
+use postern_proto::id::{Identifier, StaticPublic, TicketId};
+use postern_proto::name::IdentityName;
+use postern_proto::secret::SecretBytes;
+use postern_proto::time::Timestamp;
+
+use crate::act::ActError;
+use crate::failpoint;
+use crate::store::{Action, Entry, Member, Store, Write, members, project, relay_names};
+
+/// Who wants to join: what the handshake and the identity proved, and the name that it gives itself.
+#[derive(Debug, Clone)]
+pub struct Newcomer {
+    pub identifier: Identifier,
+    /// Its change history, verified and encoded.
+    pub history: Vec<u8>,
+    /// The handshake's remote static, attested by the identity.
+    pub static_key: StaticPublic,
+    pub name: IdentityName,
+}
+
+/// What came of a redemption.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Redeemed {
+    /// A use of the ticket was spent.
+    Joined(Member),
+    /// The identity was a member; nothing was spent and nothing changed, whatever the ticket says.
+    Already(Member),
+}
+
+impl Redeemed {
+    #[must_use]
+    pub const fn member(&self) -> &Member {
+        match self {
+            Self::Joined(member) | Self::Already(member) => member,
+        }
+    }
+}
+
+/// Redeems a ticket. When this fails nothing was spent; when its answer is lost, asking again gives the same membership.
+///
+/// # Errors
+/// The refusals that begin with `Ticket`; [`Refusal::RelayNameHeld`] where a name of the ticket has gone to another member
+/// since it was issued; [`Refusal::NotPermitted`] for an identity that was removed and used this ticket before; and what the
+/// database reports.
+pub async fn redeem(
+    store: &Store,
+    newcomer: &Newcomer,
+    ticket: TicketId,
+    secret: &SecretBytes<32>,
+    now: Timestamp,
+) -> Result<Redeemed, ActError> {
+    // Most callers with a ticket that they used before need no turn at the writer.
+    if let Some(member) = members::find(&mut store.read().await?, newcomer.identifier).await? {
+        return Ok(Redeemed::Already(member));
+    }
+    let mut write = store.write().await?;
+    if let Some(member) = members::find(&mut write, newcomer.identifier).await? {
+        return Ok(Redeemed::Already(member));
+    }
+    failpoint::hit("redeem-begun");
+    let Some(taken) = write.take_ticket(ticket, secret, now).await? else {
+        return Err(write.why_not_taken(ticket, secret).await?.into());
+    };
+    failpoint::hit("redeem-taken");
+    if !write.insert_use(ticket, newcomer.identifier, now).await? {
+        let reason = "this identity was removed from the project after it joined with this ticket; ask for a new one";
+        return Err(Refusal::NotPermitted { reason: reason.to_owned() }.into());
+    }
+    failpoint::hit("redeem-used");
+    let member = Member {
+        identifier: newcomer.identifier,
+        name: newcomer.name.clone(),
+        attributes: taken.attributes,
+        relays: taken.relays,
+        role: taken.role,
+        attested_by: taken.issued_by,
+        added_at: joined_at(&mut write, newcomer.identifier, now).await?,
+        history: newcomer.history.clone(),
+    };
+    admit(&mut write, &member, newcomer.static_key, now).await?;
+    failpoint::hit("redeem-admitted");
+    write.audit(&Entry::ok(now, Some(member.identifier), Action::RedeemTicket, ticket)).await?;
+    failpoint::hit("redeem-audited");
+    write.commit().await?;
+    failpoint::hit("redeem-committed");
+    Ok(Redeemed::Joined(member))
+}
+
+/// Writes the member with what its permissions reserve for it, and its relay entry where it is a relay server.
+///
+/// # Errors
+/// [`Refusal::RelayNameHeld`], and what the database reports.
+pub(crate) async fn admit(write: &mut Write, member: &Member, static_key: StaticPublic, now: Timestamp) -> Result<(), ActError> {
+    write.insert_member(member).await?;
+    failpoint::hit("redeem-member");
+    for permission in &member.relays {
+        let (name, exclusive) = match permission {
+            RelayPermission::Any => continue,
+            RelayPermission::Name(name) => (name, true),
+            RelayPermission::Shared(name) => (name, false),
+        };
+        let holders = relay_names::holders(write, name).await?;
+        if holders.iter().any(|holder| holder.member == member.identifier) {
+            continue;
+        }
+        if holders.iter().any(|holder| exclusive || holder.exclusive) {
+            return Err(Refusal::RelayNameHeld { name: name.clone() }.into());
+        }
+        write.grant_name(name, member.identifier, exclusive, false, now).await?;
+    }
+    if let Role::RelayServer { address } = &member.role {
+        write.set_relay(member.identifier, static_key, address).await?;
+        write.raise_sequence(now).await?;
+    }
+    Ok(())
+}
+
+/// When a membership begins: not before the moment up to which this identity's earlier credentials are void, so that the new
+/// membership's credentials are not.
+pub(crate) async fn joined_at(write: &mut Write, identity: Identifier, now: Timestamp) -> Result<Timestamp, ActError> {
+    Ok(project::voided_before(write, identity).await?.map_or(now, |voided| voided.max(now)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use postern_proto::authority::TicketRequest;
+use tempfile::TempDir;
+
+use super::*;
+use crate::store::{audit, tickets};
+use crate::testing::{NOW, identifier, newcomer, request, store, ticket};
+
+async fn refusal(store: &Store, who: u8, ticket: TicketId, secret: &SecretBytes<32>, now: Timestamp) -> Refusal {
+    match redeem(store, &newcomer(who), ticket, secret, now).await {
+        Err(ActError::Refused(refusal)) => refusal,
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+}
+
+/// Members that joined by ticket, uses of the ticket, audit rows of redemptions.
+async fn counts(store: &Store, ticket: TicketId) -> (u64, u64, u64) {
+    let mut read = store.read().await.unwrap();
+    let members = members::count(&mut read).await.unwrap() - 1;
+    let uses = tickets::find(&mut read, ticket).await.unwrap().unwrap();
+    assert_eq!(uses.uses as usize, uses.used_by.len());
+    let audited = audit::list(&mut read, 0, 10_000).await.unwrap().iter().filter(|row| row.action == "redeem-ticket").count();
+    (members, u64::from(uses.uses), audited as u64)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_redemptions_never_exceed_the_uses() {
+    for max_uses in [1, 5] {
+        let home = TempDir::new().unwrap();
+        let store = store(home.path()).await;
+        let (id, secret) = ticket(&store, &TicketRequest { max_uses, ..request() }).await;
+        let tasks: Vec<_> = (1..=64)
+            .map(|who| {
+                let (store, secret) = (store.clone(), secret.clone());
+                tokio::spawn(async move { redeem(&store, &newcomer(who), id, &secret, NOW).await })
+            })
+            .collect();
+        let mut joined = 0;
+        for task in tasks {
+            match task.await.unwrap() {
+                Ok(Redeemed::Joined(_)) => joined += 1,
+                Err(ActError::Refused(Refusal::TicketUsedUp { .. })) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(joined, u64::from(max_uses));
+        assert_eq!(counts(&store, id).await, (joined, joined, joined));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_identity_racing_itself_spends_one_use() {
+    let home = TempDir::new().unwrap();
+    let store = store(home.path()).await;
+    let (id, secret) = ticket(&store, &TicketRequest { max_uses: 5, ..request() }).await;
+    let tasks: Vec<_> = (0..16)
+        .map(|_| {
+            let (store, secret) = (store.clone(), secret.clone());
+            tokio::spawn(async move { redeem(&store, &newcomer(1), id, &secret, NOW).await })
+        })
+        .collect();
+    for task in tasks {
+        assert_eq!(task.await.unwrap().unwrap().member().identifier, identifier(1));
+    }
+    assert_eq!(counts(&store, id).await, (1, 1, 1));
+}
+
+#[tokio::test]
+async fn each_refusal_is_its_own_and_spends_nothing() {
+    let home = TempDir::new().unwrap();
+    let store = store(home.path()).await;
+    let (id, secret) = ticket(&store, &request()).await;
+    let late = NOW.plus(Duration::from_secs(600));
+
+    assert_eq!(refusal(&store, 1, TicketId::random(), &secret, NOW).await, Refusal::TicketUnknown);
+    assert_eq!(refusal(&store, 1, id, &SecretBytes::random(), NOW).await, Refusal::TicketUnknown);
+    assert_eq!(
+        refusal(&store, 1, id, &SecretBytes::random(), late).await,
+        Refusal::TicketUnknown,
+        "the state is for who holds it"
+    );
+    assert_eq!(refusal(&store, 1, id, &secret, late).await, Refusal::TicketExpired { at: late }, "the last second is excluded");
+    assert_eq!(counts(&store, id).await, (0, 0, 0));
+
+    let used = NOW.plus(Duration::from_secs(5));
+    let joined = redeem(&store, &newcomer(1), id, &secret, used).await.unwrap();
+    let used_up = Refusal::TicketUsedUp { at: used, by: identifier(1) };
+    assert_eq!(refusal(&store, 2, id, &secret, used).await, used_up);
+    assert_eq!(refusal(&store, 2, id, &secret, late).await, used_up, "who was first matters more than that it is late");
+    assert_eq!(redeem(&store, &newcomer(1), id, &secret, late).await.unwrap(), Redeemed::Already(joined.member().clone()));
+    assert_eq!(counts(&store, id).await, (1, 1, 1));
+
+    let (id, secret) = ticket(&store, &request()).await;
+    let mut write = store.write().await.unwrap();
+    assert!(write.revoke_ticket(id).await.unwrap());
+    write.commit().await.unwrap();
+    assert_eq!(refusal(&store, 3, id, &secret, late).await, Refusal::TicketRevoked);
+}
+
+#[tokio::test]
+async fn a_removed_member_needs_a_new_ticket() {
+    let home = TempDir::new().unwrap();
+    let store = store(home.path()).await;
+    let (id, secret) = ticket(&store, &TicketRequest { max_uses: 5, ..request() }).await;
+    redeem(&store, &newcomer(1), id, &secret, NOW).await.unwrap();
+    let voided = NOW.plus(Duration::from_secs(1));
+    let mut write = store.write().await.unwrap();
+    write.delete_member(identifier(1)).await.unwrap();
+    write.void(identifier(1), voided, NOW, Timestamp::from_unix(0)).await.unwrap();
+    write.commit().await.unwrap();
+    assert!(matches!(refusal(&store, 1, id, &secret, NOW).await, Refusal::NotPermitted { .. }));
+    let uses = tickets::find(&mut store.read().await.unwrap(), id).await.unwrap().unwrap().uses;
+    assert_eq!(uses, 1);
+    let (id, secret) = ticket(&store, &request()).await;
+    let back = redeem(&store, &newcomer(1), id, &secret, NOW).await.unwrap();
+    assert_eq!(back.member().added_at, voided, "its new credentials are not void");
+}
+
+#[tokio::test]
+async fn names_are_reserved_at_redemption() {
+    let home = TempDir::new().unwrap();
+    let store = store(home.path()).await;
+    let name: postern_proto::name::RelayName = "saas-relay".parse().unwrap();
+    let alone = TicketRequest { relays: vec![RelayPermission::Name(name.clone())], ..request() };
+    let shared = TicketRequest { relays: vec![RelayPermission::Shared(name.clone())], max_uses: 2, ..request() };
+    let (first, first_secret) = ticket(&store, &alone).await;
+    let (second, second_secret) = ticket(&store, &alone).await;
+    let (third, third_secret) = ticket(&store, &shared).await;
+    redeem(&store, &newcomer(1), first, &first_secret, NOW).await.unwrap();
+    let held = Refusal::RelayNameHeld { name: name.clone() };
+    assert_eq!(refusal(&store, 2, second, &second_secret, NOW).await, held);
+    assert_eq!(refusal(&store, 2, third, &third_secret, NOW).await, held);
+    for untouched in [second, third] {
+        assert_eq!(tickets::find(&mut store.read().await.unwrap(), untouched).await.unwrap().unwrap().uses, 0);
+    }
+    let mut write = store.write().await.unwrap();
+    write.delete_member(identifier(1)).await.unwrap();
+    write.commit().await.unwrap();
+    redeem(&store, &newcomer(2), third, &third_secret, NOW).await.unwrap();
+    redeem(&store, &newcomer(3), third, &third_secret, NOW).await.unwrap();
+    assert_eq!(relay_names::holders(&mut store.read().await.unwrap(), &name).await.unwrap().len(), 2);
+    assert_eq!(refusal(&store, 4, second, &second_secret, NOW).await, held, "what is shared is nobody's alone");
+}
+
+const POINTS: [&str; 7] =
+    ["redeem-begun", "redeem-taken", "redeem-used", "redeem-member", "redeem-admitted", "redeem-audited", "redeem-committed"];
+const CHILD_HOME: &str = "POSTERN_TEST_HOME";
+const CHILD_SECRET: [u8; 32] = [0x5e; 32];
+const CHILD_TICKET: TicketId = TicketId::from_bytes([0x11; 16]);
+
+/// The process that dies: run by the test below, and by nobody else.
+#[tokio::test]
+#[ignore = "a child process of `a_crash_leaves_all_or_nothing`"]
+async fn crash_child() {
+    let home = std::env::var(CHILD_HOME).unwrap();
+    let store = Store::open(&std::path::Path::new(&home).join("authority.db")).await.unwrap();
+    let _ = redeem(&store, &newcomer(1), CHILD_TICKET, &SecretBytes::new(CHILD_SECRET), NOW).await;
+}
+
+#[tokio::test]
+async fn a_crash_leaves_all_or_nothing() {
+    let name: postern_proto::name::RelayName = "saas-relay".parse().unwrap();
+    for point in POINTS {
+        let home = TempDir::new().unwrap();
+        let secret = SecretBytes::new(CHILD_SECRET);
+        let asked = TicketRequest { relays: vec![RelayPermission::Name(name.clone())], ..request() };
+        let before = store(home.path()).await;
+        let mut write = before.write().await.unwrap();
+        let new = crate::store::NewTicket {
+            id: CHILD_TICKET,
+            secret: &secret,
+            issued_by: crate::testing::ADMINISTRATOR,
+            issued_at: NOW,
+            expires_at: NOW.plus(Duration::from_secs(600)),
+            request: &asked,
+        };
+        write.insert_ticket(&new).await.unwrap();
+        write.commit().await.unwrap();
+        before.close().await;
+
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["enrol::tests::crash_child", "--exact", "--ignored"])
+            .env(CHILD_HOME, home.path())
+            .env(failpoint::VARIABLE, point)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(6), "died at {point}");
+
+        let store = Store::open(&home.path().join("authority.db")).await.unwrap();
+        let (members, uses, audited) = counts(&store, CHILD_TICKET).await;
+        let names = relay_names::holders(&mut store.read().await.unwrap(), &name).await.unwrap().len() as u64;
+        let done = u64::from(point == "redeem-committed");
+        assert_eq!((members, uses, audited, names), (done, done, done, done), "after {point}");
+
+        redeem(&store, &newcomer(1), CHILD_TICKET, &secret, NOW).await.unwrap();
+        assert_eq!(counts(&store, CHILD_TICKET).await, (1, 1, 1), "after {point} and a second try");
+        assert!(matches!(refusal(&store, 2, CHILD_TICKET, &secret, NOW).await, Refusal::TicketUsedUp { .. }));
+    }
+}

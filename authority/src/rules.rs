@@ -1,0 +1,288 @@
+//! Who may do what. Every rule is a function of the caller as the database knows it (never of anything that the caller says
+//! about itself), the request, and facts read in the same transaction.
+
+use std::time::Duration;
+
+use postern_proto::authority::{Attributes, Grant, Refusal, RelayPermission, Role, TicketRequest};
+use postern_proto::id::Identifier;
+use postern_proto::name::RelayName;
+
+use crate::store::{Holder, Member};
+
+/// Longest life of a ticket: one that nobody used for a month is forgotten somewhere.
+pub const MAX_TICKET_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Most uses of one ticket; a fleet is larger than one ticket should admit.
+pub const MAX_TICKET_USES: u32 = 10_000;
+
+/// Most tickets of one enroller that can be redeemed at the same time, so that a member cannot fill the disk.
+pub const MAX_OPEN_TICKETS: u64 = 1_000;
+
+/// Most relay permissions of one ticket, so that a `relay` credential that names them all stays within its size.
+pub const MAX_RELAY_PERMISSIONS: usize = 32;
+
+/// Most relay names that one member holds.
+pub const MAX_RELAY_NAMES: u64 = 32;
+
+/// Most grants of one enroller.
+pub const MAX_GRANTS: usize = 32;
+
+/// Most attributes of one member.
+pub const MAX_ATTRIBUTES: usize = 32;
+
+/// Longest key of an attribute, in bytes.
+pub const MAX_ATTRIBUTE_KEY: usize = 64;
+
+/// Longest value of an attribute, in bytes.
+pub const MAX_ATTRIBUTE_VALUE: usize = 256;
+
+/// All attributes of a member together, in bytes: what a credential of 3,584 bytes holds beside its other claims, its header
+/// and its signature.
+pub const MAX_ATTRIBUTE_BYTES: usize = 3_000;
+
+/// Attributes that begin so are Postern's own.
+pub const RESERVED_ATTRIBUTES: &str = "postern-";
+
+fn not_permitted<T>(reason: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::NotPermitted { reason: reason.into() })
+}
+
+fn invalid<T>(reason: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::Invalid { reason: reason.into() })
+}
+
+/// Whether attributes are within the limits and leave Postern's own names alone.
+///
+/// # Errors
+/// [`Refusal::Invalid`], naming the attribute.
+pub fn check_attributes(attributes: &Attributes) -> Result<(), Refusal> {
+    if attributes.len() > MAX_ATTRIBUTES {
+        return invalid(format!("{} attributes: a member has at most {MAX_ATTRIBUTES}", attributes.len()));
+    }
+    for (key, value) in attributes {
+        let shown = key.chars().take(80).collect::<String>();
+        if key.is_empty() || key.len() > MAX_ATTRIBUTE_KEY || key.chars().any(char::is_control) {
+            return invalid(format!(
+                "attribute `{}`: a key is 1 to {MAX_ATTRIBUTE_KEY} bytes without control characters",
+                shown.escape_debug()
+            ));
+        }
+        if value.len() > MAX_ATTRIBUTE_VALUE || value.chars().any(char::is_control) {
+            return invalid(format!(
+                "attribute `{shown}`: a value is at most {MAX_ATTRIBUTE_VALUE} bytes without control characters"
+            ));
+        }
+        if key.starts_with(RESERVED_ATTRIBUTES) {
+            return invalid(format!("attribute `{shown}`: names that begin with `{RESERVED_ATTRIBUTES}` are reserved"));
+        }
+    }
+    let bytes: usize = attributes.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > MAX_ATTRIBUTE_BYTES {
+        return invalid(format!("attributes of {bytes} bytes: together they are at most {MAX_ATTRIBUTE_BYTES} bytes"));
+    }
+    Ok(())
+}
+
+/// Whether a ticket makes sense, whoever asks for it.
+///
+/// # Errors
+/// [`Refusal::Invalid`].
+pub fn check_ticket(request: &TicketRequest) -> Result<(), Refusal> {
+    check_attributes(&request.attributes)?;
+    if request.expires_in == 0 || request.expires_in > MAX_TICKET_LIFETIME.as_secs() {
+        return invalid(format!("a ticket lives from 1 s to {} days", MAX_TICKET_LIFETIME.as_secs() / 86_400));
+    }
+    if request.max_uses == 0 || request.max_uses > MAX_TICKET_USES {
+        return invalid(format!("a ticket has from 1 to {MAX_TICKET_USES} uses"));
+    }
+    if request.relays.len() > MAX_RELAY_PERMISSIONS {
+        return invalid(format!("a ticket names at most {MAX_RELAY_PERMISSIONS} relay names"));
+    }
+    if request.max_uses > 1
+        && let Some(RelayPermission::Name(name)) = request.relays.iter().find(|r| matches!(r, RelayPermission::Name(_)))
+    {
+        return invalid(format!(
+            "relay name `{name}` belongs to one identity, and this ticket admits {}: share the name, or issue a ticket for each",
+            request.max_uses
+        ));
+    }
+    if let Role::Enroller { may_grant } = &request.role {
+        if may_grant.len() > MAX_GRANTS {
+            return invalid(format!("an enroller has at most {MAX_GRANTS} grants"));
+        }
+        may_grant.iter().try_for_each(check_grant)?;
+    }
+    if matches!(request.role, Role::RelayServer { .. }) {
+        if !request.attributes.is_empty() || !request.relays.is_empty() {
+            return invalid("a relay server gets no attributes and no relay names: it shows no credential to members");
+        }
+        if request.max_uses != 1 {
+            return invalid("a ticket for a relay server names one address, so it has one use");
+        }
+    }
+    Ok(())
+}
+
+fn check_grant(grant: &Grant) -> Result<(), Refusal> {
+    match grant {
+        Grant::Attribute { key, value } => {
+            check_attributes(&Attributes::from([(key.clone(), value.clone().unwrap_or_default())]))
+        }
+        Grant::Relay { pattern } => {
+            let prefix = pattern.strip_suffix('*').unwrap_or(pattern);
+            if pattern == "*" || prefix.parse::<RelayName>().is_ok() {
+                Ok(())
+            } else {
+                invalid("a relay pattern is a relay name, or the beginning of one and `*`")
+            }
+        }
+    }
+}
+
+/// Whether `caller` may issue this ticket. `holders` tells who holds each relay name that the ticket would grant.
+///
+/// # Errors
+/// [`Refusal::NotPermitted`], [`Refusal::RelayNameHeld`], [`Refusal::Invalid`].
+pub fn may_issue(caller: &Member, request: &TicketRequest, holders: &[(RelayName, Vec<Holder>)]) -> Result<(), Refusal> {
+    match &caller.role {
+        Role::Administrator => {}
+        Role::Enroller { may_grant } => enroller_may_issue(caller.identifier, may_grant, request, holders)?,
+        Role::Member | Role::RelayServer { .. } => {
+            return not_permitted("only enrollers and administrators issue tickets");
+        }
+    }
+    check_ticket(request)?;
+    for permission in &request.relays {
+        let (name, exclusive) = match permission {
+            RelayPermission::Any => continue,
+            RelayPermission::Name(name) => (name, true),
+            RelayPermission::Shared(name) => (name, false),
+        };
+        let held = holders.iter().filter(|(held, _)| held == name).flat_map(|(_, holders)| holders);
+        if held.into_iter().any(|holder| exclusive || holder.exclusive) {
+            return Err(Refusal::RelayNameHeld { name: name.clone() });
+        }
+    }
+    Ok(())
+}
+
+fn enroller_may_issue(
+    enroller: Identifier,
+    may_grant: &[Grant],
+    request: &TicketRequest,
+    holders: &[(RelayName, Vec<Holder>)],
+) -> Result<(), Refusal> {
+    if request.role != Role::Member {
+        return not_permitted("an enroller admits plain members only; ask an administrator");
+    }
+    for (key, value) in &request.attributes {
+        let granted = may_grant.is_empty()
+            || may_grant.iter().any(|grant| match grant {
+                Grant::Attribute { key: granted, value: None } => granted == key,
+                Grant::Attribute { key: granted, value: Some(only) } => granted == key && only == value,
+                Grant::Relay { .. } => false,
+            });
+        if !granted {
+            let shown = key.chars().take(80).collect::<String>();
+            return not_permitted(format!("this enroller may not grant attribute `{}`", shown.escape_debug()));
+        }
+    }
+    for permission in &request.relays {
+        let name = match permission {
+            RelayPermission::Any => "*",
+            RelayPermission::Name(name) | RelayPermission::Shared(name) => name.as_str(),
+        };
+        let granted = may_grant.is_empty()
+            || may_grant.iter().any(|grant| match grant {
+                Grant::Relay { pattern } => pattern_covers(pattern, name),
+                Grant::Attribute { .. } => false,
+            });
+        if !granted {
+            return not_permitted(format!("this enroller may not grant relay name `{name}`"));
+        }
+    }
+    // A name is its holder's business and its enroller's: another enroller must not squeeze in beside it.
+    for (name, holders) in holders {
+        if holders.iter().any(|holder| holder.attested_by != enroller) {
+            return not_permitted(format!("relay name `{name}` is held by a member that somebody else enrolled"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a pattern (a name, or its beginning and `*`) covers a relay name, or `*`, which stands for any name.
+fn pattern_covers(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some("") => true,
+        Some(prefix) => name != "*" && name.starts_with(prefix),
+        None => pattern == name,
+    }
+}
+
+/// What part of a list a caller may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    All,
+    /// What this identity issued or admitted.
+    Own(Identifier),
+}
+
+/// What of the tickets and members `caller` may see.
+///
+/// # Errors
+/// [`Refusal::NotPermitted`].
+pub fn scope(caller: &Member) -> Result<Scope, Refusal> {
+    match caller.role {
+        Role::Administrator => Ok(Scope::All),
+        Role::Enroller { .. } => Ok(Scope::Own(caller.identifier)),
+        Role::Member | Role::RelayServer { .. } => not_permitted("only enrollers and administrators see tickets and members"),
+    }
+}
+
+/// Whether `caller` is an administrator.
+///
+/// # Errors
+/// [`Refusal::NotPermitted`], naming what was asked.
+pub fn administrators_only(caller: &Member, what: &str) -> Result<(), Refusal> {
+    if caller.role == Role::Administrator { Ok(()) } else { not_permitted(format!("only administrators {what}")) }
+}
+
+/// Whether `caller` may have credentials, relay names and policies. A relay server may not: it is trusted for availability
+/// only, and a `member` credential would make it a member to every peer.
+///
+/// # Errors
+/// [`Refusal::NotPermitted`].
+pub fn no_relay_server(caller: &Member) -> Result<(), Refusal> {
+    if matches!(caller.role, Role::RelayServer { .. }) {
+        return not_permitted("a relay server gets project information only");
+    }
+    Ok(())
+}
+
+/// How a member may come to hold a relay name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// It holds it.
+    Held,
+    /// Its permission for any name covers it: it becomes the only holder.
+    Take,
+}
+
+/// Whether `caller` may register `name`, given who holds it.
+///
+/// # Errors
+/// [`Refusal::RelayNameHeld`] where somebody else does, [`Refusal::NotPermitted`] where no permission covers it.
+pub fn may_claim(caller: &Member, name: &RelayName, holders: &[Holder]) -> Result<Claim, Refusal> {
+    if holders.iter().any(|holder| holder.member == caller.identifier) {
+        return Ok(Claim::Held);
+    }
+    if !caller.relays.contains(&RelayPermission::Any) {
+        return not_permitted(format!(
+            "this member may not register relay name `{name}`: its ticket was issued without `--relay {name}`"
+        ));
+    }
+    if holders.is_empty() { Ok(Claim::Take) } else { Err(Refusal::RelayNameHeld { name: name.clone() }) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+use postern_proto::authority::{Grant, RelayPermission, Role, TicketRequest};
+
+use super::*;
+use crate::testing::{ADMINISTRATOR, identifier, member, request};
+
+fn attribute(key: &str, value: Option<&str>) -> Grant {
+    Grant::Attribute { key: key.to_owned(), value: value.map(str::to_owned) }
+}
+
+fn relay(pattern: &str) -> Grant {
+    Grant::Relay { pattern: pattern.to_owned() }
+}
+
+fn enroller(may_grant: &[Grant]) -> Member {
+    member(1, Role::Enroller { may_grant: may_grant.to_vec() })
+}
+
+fn attributes(pairs: &[(&str, &str)]) -> Attributes {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+fn with(pairs: &[(&str, &str)], relays: &[RelayPermission]) -> TicketRequest {
+    TicketRequest { attributes: attributes(pairs), relays: relays.to_vec(), ..request() }
+}
+
+fn name(text: &str) -> RelayName {
+    text.parse().unwrap()
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Yes,
+    No,
+    Held,
+    Wrong,
+}
+
+fn verdict(caller: &Member, request: &TicketRequest, holders: &[(RelayName, Vec<Holder>)]) -> Verdict {
+    match may_issue(caller, request, holders) {
+        Ok(()) => Verdict::Yes,
+        Err(Refusal::NotPermitted { .. }) => Verdict::No,
+        Err(Refusal::RelayNameHeld { .. }) => Verdict::Held,
+        Err(Refusal::Invalid { .. }) => Verdict::Wrong,
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn who_may_issue_what() {
+    use Verdict::{No, Wrong, Yes};
+    let administrator = member(0xad, Role::Administrator);
+    let server = Role::RelayServer { address: "relay.example:4000".parse().unwrap() };
+    let any = enroller(&[]);
+    let some = enroller(&[attribute("site", Some("berlin")), attribute("team", None), relay("acme-*"), relay("solo")]);
+    let plain = with(&[], &[]);
+    let role = |role: Role| TicketRequest { role, ..request() };
+    let named = |text: &str| with(&[], &[RelayPermission::Name(name(text))]);
+    let cases: Vec<(&str, Member, TicketRequest, Verdict)> = vec![
+        ("a plain member issues nothing", member(2, Role::Member), plain.clone(), No),
+        ("a relay server issues nothing", member(2, server.clone()), plain.clone(), No),
+        ("an administrator gives any role", administrator.clone(), role(Role::Administrator), Yes),
+        ("an administrator makes enrollers", administrator.clone(), role(Role::Enroller { may_grant: vec![relay("a*")] }), Yes),
+        ("an administrator admits relay servers", administrator.clone(), role(server.clone()), Yes),
+        ("an enroller makes no administrator", any.clone(), role(Role::Administrator), No),
+        ("an enroller makes no enroller", any.clone(), role(Role::Enroller { may_grant: Vec::new() }), No),
+        ("an enroller admits no relay server", any.clone(), role(server.clone()), No),
+        ("without limits: any attribute", any.clone(), with(&[("x", "y")], &[]), Yes),
+        ("without limits: any name", any.clone(), named("acme-relay"), Yes),
+        ("without limits: the permission for any name", any.clone(), with(&[], &[RelayPermission::Any]), Yes),
+        ("with limits: nothing is always within them", some.clone(), plain, Yes),
+        ("with limits: the value", some.clone(), with(&[("site", "berlin")], &[]), Yes),
+        ("with limits: another value", some.clone(), with(&[("site", "paris")], &[]), No),
+        ("with limits: any value", some.clone(), with(&[("team", "x")], &[]), Yes),
+        ("with limits: one attribute too many", some.clone(), with(&[("team", "x"), ("root", "")], &[]), No),
+        ("with limits: prefix", some.clone(), named("acme-relay"), Yes),
+        ("with limits: not the prefix", some.clone(), named("acm"), No),
+        ("with limits: the name", some.clone(), named("solo"), Yes),
+        ("with limits: longer than the name", some.clone(), named("solo2"), No),
+        ("with limits: shared counts as the name", some.clone(), with(&[], &[RelayPermission::Shared(name("other"))]), No),
+        ("with limits: a prefix is not any", some.clone(), with(&[], &[RelayPermission::Any]), No),
+        ("`*` is any", enroller(&[relay("*")]), with(&[], &[RelayPermission::Any]), Yes),
+        ("relay grants grant no attribute", enroller(&[relay("*")]), with(&[("a", "")], &[]), No),
+        ("attribute grants grant no name", enroller(&[attribute("a", None)]), named("a"), No),
+        ("reserved names are nobody's", administrator.clone(), with(&[("postern-role", "x")], &[]), Wrong),
+        ("not an enroller's either", any.clone(), with(&[("postern-x", "")], &[]), Wrong),
+        ("one name for two", administrator.clone(), TicketRequest { max_uses: 2, ..named("a") }, Wrong),
+        ("no use", administrator.clone(), TicketRequest { max_uses: 0, ..request() }, Wrong),
+        ("no life", administrator.clone(), TicketRequest { expires_in: 0, ..request() }, Wrong),
+        ("for ever", administrator.clone(), TicketRequest { expires_in: u64::MAX, ..request() }, Wrong),
+        (
+            "a relay server has no attributes",
+            administrator.clone(),
+            TicketRequest { attributes: attributes(&[("a", "")]), ..role(server) },
+            Wrong,
+        ),
+    ];
+    for (case, caller, request, expected) in cases {
+        assert_eq!(verdict(&caller, &request, &[]), expected, "{case}");
+    }
+}
+
+#[test]
+fn held_names() {
+    let administrator = member(0xad, Role::Administrator);
+    let enroller = enroller(&[]);
+    let held = |attested_by, exclusive| vec![(name("x"), vec![Holder { member: identifier(9), attested_by, exclusive }])];
+    let alone = with(&[], &[RelayPermission::Name(name("x"))]);
+    let shared = with(&[], &[RelayPermission::Shared(name("x"))]);
+    for (caller, request, holders, expected) in [
+        (&administrator, &alone, held(ADMINISTRATOR, true), Verdict::Held),
+        (&administrator, &alone, held(ADMINISTRATOR, false), Verdict::Held),
+        (&administrator, &shared, held(identifier(1), true), Verdict::Held),
+        (&administrator, &shared, held(identifier(1), false), Verdict::Yes),
+        (&enroller, &alone, held(identifier(1), true), Verdict::Held),
+        (&enroller, &alone, held(ADMINISTRATOR, true), Verdict::No),
+        (&enroller, &shared, held(ADMINISTRATOR, false), Verdict::No),
+        (&enroller, &shared, held(identifier(1), false), Verdict::Yes),
+    ] {
+        assert_eq!(verdict(caller, request, &holders), expected, "{:?} {request:?} {holders:?}", caller.role);
+    }
+}
+
+#[test]
+fn claims() {
+    let any = Member { relays: vec![RelayPermission::Any], ..member(1, Role::Member) };
+    let none = member(1, Role::Member);
+    let held_by = |number| vec![Holder { member: identifier(number), attested_by: ADMINISTRATOR, exclusive: false }];
+    assert_eq!(may_claim(&any, &name("x"), &[]), Ok(Claim::Take));
+    assert_eq!(may_claim(&any, &name("x"), &held_by(1)), Ok(Claim::Held));
+    assert_eq!(may_claim(&any, &name("x"), &held_by(2)), Err(Refusal::RelayNameHeld { name: name("x") }));
+    assert_eq!(may_claim(&none, &name("x"), &held_by(1)), Ok(Claim::Held));
+    assert!(matches!(may_claim(&none, &name("x"), &[]), Err(Refusal::NotPermitted { .. })));
+    assert!(matches!(may_claim(&none, &name("x"), &held_by(2)), Err(Refusal::NotPermitted { .. })));
+}
+
+#[test]
+fn attribute_limits_are_exact() {
+    let check = |key: &str, value: &str| check_attributes(&attributes(&[(key, value)])).is_ok();
+    assert!(check(&"k".repeat(64), &"v".repeat(256)));
+    assert!(!check(&"k".repeat(65), ""));
+    assert!(!check("k", &"v".repeat(257)));
+    for (key, value) in [("", "v"), ("a\0", ""), ("a", "\n"), ("a\u{1b}[1m", "")] {
+        assert!(!check(key, value), "{key:?} {value:?}");
+    }
+    assert!(check("größe", "è"), "compared byte by byte, not restricted to ASCII");
+    let many = |number: usize, length: usize| -> Attributes {
+        (0..number).map(|index| (format!("{index:02}"), "v".repeat(length))).collect()
+    };
+    assert!(check_attributes(&many(32, 91)).is_ok());
+    assert!(check_attributes(&many(32, 92)).is_err(), "all together");
+    assert!(check_attributes(&many(33, 1)).is_err());
+}

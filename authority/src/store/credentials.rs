@@ -1,0 +1,61 @@
+//! What was issued to whom: ids and times, never the credentials themselves.
+
+use postern_proto::id::{CredentialId, Identifier, StaticPublic};
+use postern_proto::time::Timestamp;
+
+use super::codec::time;
+use super::{Connection, StoreError, Write};
+
+/// Who a credential is shown to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShownTo {
+    Members,
+    Relays,
+}
+
+/// A credential that was issued.
+#[derive(Debug, Clone, Copy)]
+pub struct Issued {
+    pub id: CredentialId,
+    pub member: Identifier,
+    pub static_key: StaticPublic,
+    pub shown_to: ShownTo,
+    pub at: Timestamp,
+    pub expires: Timestamp,
+}
+
+impl Write {
+    /// # Errors
+    /// What SQLite reports.
+    pub async fn insert_credential(&mut self, issued: &Issued) -> Result<(), StoreError> {
+        let audience = match issued.shown_to {
+            ShownTo::Members => "member",
+            ShownTo::Relays => "relay",
+        };
+        sqlx::query(
+            "INSERT INTO credentials (id, member, static_key, audience, issued_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)",
+        )
+        .bind(&issued.id.as_bytes()[..])
+        .bind(&issued.member.as_bytes()[..])
+        .bind(&issued.static_key.as_bytes()[..])
+        .bind(audience)
+        .bind(time(issued.at))
+        .bind(time(issued.expires))
+        .execute(self.connection())
+        .await?;
+        Ok(())
+    }
+
+    /// Forgets the credentials of a member that expired before `before`, so that the table does not grow with every renewal.
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub async fn forget_credentials(&mut self, member: Identifier, before: Timestamp) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM credentials WHERE member = ? AND expires_at < ?")
+            .bind(&member.as_bytes()[..])
+            .bind(time(before))
+            .execute(self.connection())
+            .await?;
+        Ok(())
+    }
+}

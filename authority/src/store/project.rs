@@ -1,0 +1,198 @@
+//! The project: its name, the authority's public keys and addresses, its relay servers, and the two numbers that never go back.
+
+use postern_proto::address::HostPort;
+use postern_proto::authority::{RelayRow, RingKey, VoidEntry};
+use postern_proto::id::{Identifier, ProjectId, StaticPublic};
+use postern_proto::name::ProjectName;
+use postern_proto::time::Timestamp;
+
+use super::codec::{Columns, json, time};
+use super::{Connection, StoreError, Write};
+
+/// The project as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Project {
+    pub id: ProjectId,
+    pub name: ProjectName,
+    pub authority: Identifier,
+    pub static_key: StaticPublic,
+    pub addresses: Vec<HostPort>,
+    pub key_ring: Vec<RingKey>,
+    /// Of the project information; rises with every change of it.
+    pub sequence: u64,
+    /// Of what was voided; rises with every voiding.
+    pub epoch: u64,
+    pub changed_at: Timestamp,
+}
+
+/// # Errors
+/// What SQLite reports.
+pub async fn load(from: &mut impl Connection) -> Result<Option<Project>, StoreError> {
+    let row = sqlx::query("SELECT * FROM project").fetch_optional(from.connection()).await?;
+    row.map(|row| {
+        let row = Columns(&row);
+        Ok(Project {
+            id: ProjectId::from_bytes(row.bytes("id")?),
+            name: row.parsed("name")?,
+            authority: Identifier::from_bytes(row.bytes("authority")?),
+            static_key: StaticPublic::from_bytes(row.bytes("static_key")?),
+            addresses: row.json("addresses")?,
+            key_ring: row.json("key_ring")?,
+            sequence: row.number("sequence")?,
+            epoch: row.number("epoch")?,
+            changed_at: row.time("changed_at")?,
+        })
+    })
+    .transpose()
+}
+
+/// The relay servers, in the order of their identifiers.
+///
+/// # Errors
+/// What SQLite reports.
+pub async fn relays(from: &mut impl Connection) -> Result<Vec<RelayRow>, StoreError> {
+    let rows = sqlx::query("SELECT * FROM relays ORDER BY member").fetch_all(from.connection()).await?;
+    rows.iter()
+        .map(|row| {
+            let row = Columns(row);
+            Ok(RelayRow {
+                identifier: Identifier::from_bytes(row.bytes("member")?),
+                static_key: StaticPublic::from_bytes(row.bytes("static_key")?),
+                address: row.parsed("address")?,
+            })
+        })
+        .collect()
+}
+
+/// What was voided and may still matter, in the order of the identifiers.
+///
+/// # Errors
+/// What SQLite reports.
+pub async fn voided(from: &mut impl Connection) -> Result<Vec<VoidEntry>, StoreError> {
+    let rows = sqlx::query("SELECT * FROM voided ORDER BY member").fetch_all(from.connection()).await?;
+    rows.iter()
+        .map(|row| {
+            let row = Columns(row);
+            Ok(VoidEntry { member: Identifier::from_bytes(row.bytes("member")?), not_before: row.time("not_before")? })
+        })
+        .collect()
+}
+
+/// The moment before which this identity's credentials are void, if there is one.
+///
+/// # Errors
+/// What SQLite reports.
+pub async fn voided_before(from: &mut impl Connection, member: Identifier) -> Result<Option<Timestamp>, StoreError> {
+    let row = sqlx::query("SELECT not_before FROM voided WHERE member = ?")
+        .bind(&member.as_bytes()[..])
+        .fetch_optional(from.connection())
+        .await?;
+    row.map(|row| Columns(&row).time("not_before")).transpose()
+}
+
+impl Write {
+    /// Writes the project as it is first made.
+    ///
+    /// # Errors
+    /// Where there is one, and what SQLite reports.
+    pub async fn insert_project(&mut self, project: &Project) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO project (singleton, id, name, authority, static_key, addresses, key_ring, sequence, epoch, changed_at, created_at)
+             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9)",
+        )
+        .bind(&project.id.as_bytes()[..])
+        .bind(project.name.as_str())
+        .bind(&project.authority.as_bytes()[..])
+        .bind(&project.static_key.as_bytes()[..])
+        .bind(json(&project.addresses)?)
+        .bind(json(&project.key_ring)?)
+        .bind(i64::try_from(project.sequence).unwrap_or(i64::MAX))
+        .bind(i64::try_from(project.epoch).unwrap_or(i64::MAX))
+        .bind(time(project.changed_at))
+        .execute(self.connection())
+        .await?;
+        Ok(())
+    }
+
+    /// Writes what can change of it: addresses and key ring.
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub async fn update_project(&mut self, addresses: &[HostPort], key_ring: &[RingKey]) -> Result<(), StoreError> {
+        sqlx::query("UPDATE project SET addresses = ?, key_ring = ?")
+            .bind(json(&addresses)?)
+            .bind(json(&key_ring)?)
+            .execute(self.connection())
+            .await?;
+        Ok(())
+    }
+
+    /// Raises the sequence of the project information. Never below the time: a database that was restored from a back-up goes on
+    /// above everything that members saw since, and they need not refuse it as older.
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub async fn raise_sequence(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        sqlx::query("UPDATE project SET sequence = max(sequence + 1, ?1), changed_at = ?1")
+            .bind(time(now))
+            .execute(self.connection())
+            .await?;
+        Ok(())
+    }
+
+    /// Raises the epoch, which stands in the project information too. Never below the time, as [`Write::raise_sequence`].
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub async fn raise_epoch(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        sqlx::query("UPDATE project SET epoch = max(epoch + 1, ?)").bind(time(now)).execute(self.connection()).await?;
+        self.raise_sequence(now).await
+    }
+
+    /// Voids the credentials of `member` from before `not_before`, and forgets what was voided before `forget`: those
+    /// credentials expired by themselves.
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub async fn void(
+        &mut self,
+        member: Identifier,
+        not_before: Timestamp,
+        now: Timestamp,
+        forget: Timestamp,
+    ) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM voided WHERE voided_at < ?").bind(time(forget)).execute(self.connection()).await?;
+        sqlx::query(
+            "INSERT INTO voided (member, not_before, voided_at) VALUES (?1, ?2, ?3)
+             ON CONFLICT (member) DO UPDATE SET not_before = max(not_before, ?2), voided_at = ?3",
+        )
+        .bind(&member.as_bytes()[..])
+        .bind(time(not_before))
+        .bind(time(now))
+        .execute(self.connection())
+        .await?;
+        self.raise_epoch(now).await
+    }
+
+    /// Lists a relay server, or changes what is listed of it. True where something changed.
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub async fn set_relay(
+        &mut self,
+        member: Identifier,
+        static_key: StaticPublic,
+        address: &HostPort,
+    ) -> Result<bool, StoreError> {
+        let changed = sqlx::query(
+            "INSERT INTO relays (member, static_key, address) VALUES (?1, ?2, ?3)
+             ON CONFLICT (member) DO UPDATE SET static_key = ?2, address = ?3 WHERE static_key <> ?2 OR address <> ?3",
+        )
+        .bind(&member.as_bytes()[..])
+        .bind(&static_key.as_bytes()[..])
+        .bind(address.to_string())
+        .execute(self.connection())
+        .await?;
+        Ok(changed.rows_affected() == 1)
+    }
+}

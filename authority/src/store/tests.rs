@@ -1,0 +1,209 @@
+use std::fs;
+
+use postern_proto::authority::TicketRequest;
+use postern_proto::id::TicketId;
+use sqlx::Executor;
+use tempfile::TempDir;
+
+use super::*;
+use crate::enrol::redeem;
+use crate::testing::{ADMINISTRATOR, NOW, newcomer, request, store, ticket};
+
+/// Whether any file of `directory` holds `needle`, as bytes or as hexadecimal text.
+fn holds(directory: &Path, needle: &[u8]) -> bool {
+    let digits: String = needle.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut files = 0;
+    let found = fs::read_dir(directory).unwrap().any(|entry| {
+        files += 1;
+        let content = fs::read(entry.unwrap().path()).unwrap();
+        let contains = |wanted: &[u8]| content.windows(wanted.len()).any(|window| window.eq_ignore_ascii_case(wanted));
+        contains(needle) || contains(digits.as_bytes())
+    });
+    assert!(files > 0);
+    found
+}
+
+#[tokio::test]
+async fn no_file_holds_a_ticket_secret() {
+    let home = TempDir::new().unwrap();
+    let store = store(home.path()).await;
+    let mut secrets = Vec::new();
+    for who in 1..10 {
+        let (id, secret) = ticket(&store, &request()).await;
+        redeem(&store, &newcomer(who), id, &secret, NOW).await.unwrap();
+        secrets.push((id, secret));
+    }
+    store.back_up(&home.path().join("back-up.db")).await.unwrap();
+    for (id, secret) in &secrets {
+        assert!(holds(home.path(), id.as_bytes()), "the search finds what is there");
+        assert!(!holds(home.path(), secret.expose_secret()));
+    }
+    store.close().await;
+    for (_, secret) in &secrets {
+        assert!(!holds(home.path(), secret.expose_secret()));
+    }
+}
+
+#[tokio::test]
+async fn every_file_is_private() {
+    let home = TempDir::new().unwrap();
+    let store = store(home.path()).await;
+    store.back_up(&home.path().join("back-up.db")).await.unwrap();
+    let mut seen = Vec::new();
+    for entry in fs::read_dir(home.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.file_name());
+        seen.push(entry.file_name());
+    }
+    assert_eq!(seen.len(), 4, "database, log, index of the log, back-up: {seen:?}");
+    store.close().await;
+
+    let path = home.path().join("authority.db");
+    fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+    let error = Store::open(&path).await.unwrap_err();
+    assert!(error.to_string().contains("chmod 0600"), "{error}");
+    assert!(matches!(error, StoreError::Mode { mode: 0o640, .. }));
+}
+
+#[tokio::test]
+async fn a_link_in_place_of_the_database_is_refused() {
+    let home = TempDir::new().unwrap();
+    let target = home.path().join("elsewhere");
+    fs::write(&target, "").unwrap();
+    std::os::unix::fs::symlink(&target, home.path().join("authority.db")).unwrap();
+    assert!(matches!(Store::open(&home.path().join("authority.db")).await, Err(StoreError::File { .. })));
+    assert_eq!(fs::read(&target).unwrap(), b"");
+}
+
+#[tokio::test]
+async fn the_settings_are_what_durability_needs() {
+    let home = TempDir::new().unwrap();
+    let store = store(home.path()).await;
+    let mut connection = store.writer.acquire().await.unwrap();
+    let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await.unwrap();
+    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *connection).await.unwrap();
+    let foreign_keys: i64 = sqlx::query_scalar("PRAGMA foreign_keys").fetch_one(&mut *connection).await.unwrap();
+    assert_eq!((journal.as_str(), synchronous, foreign_keys), ("wal", 2, 1));
+    let mut reader = store.readers.acquire().await.unwrap();
+    assert!(reader.execute("DELETE FROM members").await.is_err(), "readers cannot write");
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_program_is_left_alone() {
+    let home = TempDir::new().unwrap();
+    let first = store(home.path()).await;
+    let mut write = first.write().await.unwrap();
+    write
+        .connection()
+        .execute(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (9999, 'later', 1, x'00', 0)",
+        )
+        .await
+        .unwrap();
+    write.commit().await.unwrap();
+    first.close().await;
+    let error = Store::open(&home.path().join("authority.db")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Newer { found: 9999, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_named_so() {
+    let home = TempDir::new().unwrap();
+    let path = home.path().join("authority.db");
+    make_private(&path).unwrap();
+    fs::write(&path, "this is no database, but it is long enough to have a header".repeat(40)).unwrap();
+    let error = Store::open(&path).await.unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_full_disk_leaves_no_half_row_and_heals() {
+    let home = TempDir::new().unwrap();
+    let store = store(home.path()).await;
+    let many = TicketRequest { max_uses: 100, ..request() };
+    let (id, secret) = ticket(&store, &many).await;
+    let limit = |pages: i64| {
+        let store = store.clone();
+        async move {
+            let mut writer = store.writer.acquire().await.unwrap();
+            sqlx::query(sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"))).execute(&mut *writer).await.unwrap();
+        }
+    };
+    limit(1).await;
+    let mut failed = None;
+    for who in 1..=100 {
+        // A history of one page each, so that the next redemptions need pages that the limit does not give.
+        let mut newcomer = newcomer(who);
+        newcomer.history = vec![who; 4096];
+        if let Err(error) = redeem(&store, &newcomer, id, &secret, NOW).await {
+            failed = Some((newcomer, error));
+            break;
+        }
+    }
+    let (newcomer, error) = failed.unwrap();
+    assert!(matches!(error, crate::ActError::Store(StoreError::Full)), "{error:?}");
+    let mut read = store.read().await.unwrap();
+    let joined = members::count(&mut read).await.unwrap() - 1;
+    let uses = tickets::find(&mut read, id).await.unwrap().unwrap().uses;
+    assert_eq!(joined, u64::from(uses));
+    drop(read);
+    limit(1_000_000).await;
+    redeem(&store, &newcomer, id, &secret, NOW).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_locked_database_is_busy_and_recovers() {
+    let home = TempDir::new().unwrap();
+    store(home.path()).await.close().await;
+    let path = home.path().join("authority.db");
+    let (ours, theirs) = (
+        Store::open_with(&path, Duration::from_millis(1)).await.unwrap(),
+        Store::open_with(&path, Duration::from_millis(1)).await.unwrap(),
+    );
+    let lock = theirs.write().await.unwrap();
+    let error = ours.write().await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    assert!(members::find(&mut ours.read().await.unwrap(), ADMINISTRATOR).await.unwrap().is_some(), "reading goes on");
+    drop(lock);
+    // The rollback of a dropped transaction runs when its connection is used next.
+    theirs.write().await.unwrap().commit().await.unwrap();
+    ours.write().await.unwrap().commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_audit_only_grows() {
+    let home = TempDir::new().unwrap();
+    let store = store(home.path()).await;
+    let mut write = store.write().await.unwrap();
+    write.audit(&Entry::ok(NOW, None, Action::IssueTicket, TicketId::random())).await.unwrap();
+    write.commit().await.unwrap();
+    for statement in ["DELETE FROM audit", "UPDATE audit SET actor = 'nobody'"] {
+        let mut write = store.write().await.unwrap();
+        assert!(write.connection().execute(statement).await.is_err(), "{statement}");
+    }
+}
+
+#[tokio::test]
+async fn numbers_go_on_above_the_clock() {
+    let home = TempDir::new().unwrap();
+    let store = store(home.path()).await;
+    for expected in [(NOW.as_unix(), 1), (NOW.as_unix() + 1, 1)] {
+        let mut write = store.write().await.unwrap();
+        write.raise_sequence(NOW).await.unwrap();
+        let project = project::load(&mut write).await.unwrap().unwrap();
+        assert_eq!((project.sequence, project.epoch), expected);
+        write.commit().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_back_up_is_a_database() {
+    let home = TempDir::new().unwrap();
+    let first = store(home.path()).await;
+    let copy = home.path().join("copy.db");
+    first.back_up(&copy).await.unwrap();
+    assert!(matches!(first.back_up(&copy).await, Err(StoreError::File { .. })), "never over a file");
+    let second = Store::open(&copy).await.unwrap();
+    assert!(members::find(&mut second.read().await.unwrap(), ADMINISTRATOR).await.unwrap().is_some());
+}
