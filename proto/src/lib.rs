@@ -17,6 +17,7 @@ pub mod link;
 pub mod name;
 pub mod path;
 pub mod policy;
+pub mod preface;
 pub mod record;
 pub mod replay;
 pub mod secret;

@@ -4,3 +4,4 @@ pub mod files;
 pub mod home;
 pub mod lock;
 pub mod membership;
+pub mod net;

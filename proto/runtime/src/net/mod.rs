@@ -1,0 +1,13 @@
+//! Sockets: dialling, listening, the options that each kind of socket gets, and the first bytes of a connection.
+
+pub mod dial;
+pub mod half_open;
+pub mod listen;
+mod options;
+mod preface;
+
+pub use self::dial::{DialError, dial, dial_allowed};
+pub use self::half_open::{Evicted, HalfOpen, HalfOpenGuard};
+pub use self::listen::{Accepted, Acceptor, BindError, bind};
+pub use self::options::SocketKind;
+pub use self::preface::{PrefaceReadError, read_preface};
