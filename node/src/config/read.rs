@@ -14,7 +14,7 @@ use super::resource::{
     self, ArgumentError, ArgumentFault, InletArguments, OutletArguments, OutletRequest, PolicyArguments, RelayArguments,
 };
 use super::suggest::did_you_mean;
-use super::tree::{Key, Node, Scalar, Style, Value};
+use super::tree::{Key, Node, Scalar, Value};
 use super::{ExpressionFault, NodeConfig};
 
 /// Most resources of one kind: far above what one process should serve, and it bounds what is compared with each other.
@@ -376,8 +376,7 @@ impl Reader<'_> {
         if scalar.substituted || self.problems.len() > 64 {
             return place;
         }
-        let first = place.start.line + usize::from(scalar.style == Style::Block);
-        let line = first + fault.line.saturating_sub(1);
+        let line = place.start.line + fault.line.saturating_sub(1);
         let (Some(source), Some(expression)) =
             (self.source.split('\n').nth(line - 1), scalar.text.split('\n').nth(fault.line.saturating_sub(1)))
         else {
@@ -489,30 +488,47 @@ impl Reader<'_> {
 
     /// Two listeners on one port exclude each other, also where one of them listens on every address.
     fn refuse_equal_listens(&mut self) {
-        let mut by_port: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        /// What listens on one port: by host, and the first of all.
+        type Port = (BTreeMap<Host, usize>, usize);
+        let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
         let mut found = Vec::new();
         for (index, (address, place, what)) in self.listens.iter().enumerate().filter(|(_, (address, ..))| address.port() != 0) {
-            let same_port = by_port.entry(address.port()).or_default();
-            if let Some(first) = same_port.iter().map(|first| &self.listens[*first]).find(|(first, ..)| overlap(first, address)) {
-                let (other, first_place, first_what) = first;
+            let (hosts, first) = ports.entry(address.port()).or_insert((BTreeMap::new(), index));
+            let host = Host::of(address);
+            let other = hosts.get(&Host::Every).or_else(|| hosts.get(&host)).or_else(|| {
+                // Whatever else listens on this port is in the way of one that listens everywhere.
+                (host == Host::Every && !hosts.is_empty()).then_some(&*first)
+            });
+            if let Some(&other) = other {
+                let (other, first_place, first_what) = &self.listens[other];
                 found.push(Problem::new(
                     *place,
                     format!("{what} listens on {address}, as {first_what} on line {} does ({other})", first_place.start.line),
                 ));
             }
-            same_port.push(index);
+            hosts.entry(host).or_insert(index);
         }
         self.problems.extend(found);
     }
 }
 
-fn overlap(a: &HostPort, b: &HostPort) -> bool {
-    let everywhere = |address: &HostPort| address.host().parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified());
-    let canonical = |address: &HostPort| match address.host() {
-        "localhost" => "127.0.0.1".to_owned(),
-        host => host.parse::<IpAddr>().map_or_else(|_| host.to_lowercase(), |ip| ip.to_canonical().to_string()),
-    };
-    everywhere(a) || everywhere(b) || canonical(a) == canonical(b)
+/// The host of a listen address, so that two that mean the same are equal.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Host {
+    Every,
+    Ip(IpAddr),
+    Name(String),
+}
+
+impl Host {
+    fn of(address: &HostPort) -> Self {
+        match address.host().parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+            Ok(ip) if ip.is_unspecified() => Self::Every,
+            Ok(ip) => Self::Ip(ip),
+            Err(_) if address.host() == "localhost" => Self::Ip(IpAddr::from([127, 0, 0, 1])),
+            Err(_) => Self::Name(address.host().to_lowercase()),
+        }
+    }
 }
 
 /// Whether a map names resources (`{db: {to: 5432}}`) rather than being the arguments of one.
