@@ -112,3 +112,126 @@ fn verify_any_project<T: Statement>(authority: &History, signed: &[u8]) -> Resul
 fn encode<T: Statement>(statement: &T) -> Vec<u8> {
     minicbor::to_vec(statement).expect("writing to memory")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::{RelayRow, RingKey, VoidEntry};
+    use crate::id::{Identifier, StaticPublic};
+    use crate::identity::ChangeReason;
+    use crate::secret::SecretBytes;
+    use crate::sign::MAX_STATEMENT;
+    use crate::time::Timestamp;
+
+    const NOW: Timestamp = Timestamp::from_unix(1_800_000_000);
+    const PROJECT: ProjectId = ProjectId::from_bytes([1; 16]);
+
+    fn authority() -> Identity {
+        Identity::from_seed(&SecretBytes::new([1; 32]), NOW)
+    }
+
+    fn info() -> ProjectInfo {
+        ProjectInfo {
+            project: PROJECT,
+            name: "default".parse().unwrap(),
+            authority: authority().identifier(),
+            authority_static: StaticPublic::from_bytes([9; 32]),
+            authority_addresses: vec!["authority.example:7000".parse().unwrap()],
+            key_ring: vec![RingKey::new(authority().history().current_key(), NOW, Timestamp::from_unix(1_900_000_000))],
+            relays: vec![RelayRow {
+                identifier: Identifier::from_bytes([3; 32]),
+                static_key: StaticPublic::from_bytes([9; 32]),
+                address: "relay.example:7000".parse().unwrap(),
+            }],
+            epoch: 1,
+            sequence: 2,
+            issued_at: NOW,
+        }
+    }
+
+    fn heartbeat() -> Heartbeat {
+        Heartbeat { project: PROJECT, epoch: 7, time: NOW }
+    }
+
+    fn voiding(entries: usize) -> Voiding {
+        let member = |i: usize| Identifier::from_bytes([i as u8; 32]);
+        let entries = (0..entries).map(|i| VoidEntry { member: member(i), not_before: NOW }).collect();
+        Voiding { project: PROJECT, epoch: 7, time: NOW, entries }
+    }
+
+    #[test]
+    fn statements_verify() {
+        let (signer, history) = (authority(), authority().history().clone());
+        assert_eq!(verify(&history, PROJECT, &sign(&signer, &info()).unwrap()), Ok(info()));
+        assert_eq!(verify(&history, PROJECT, &sign(&signer, &heartbeat()).unwrap()), Ok(heartbeat()));
+        assert_eq!(verify(&history, PROJECT, &sign(&signer, &voiding(3)).unwrap()), Ok(voiding(3)));
+    }
+
+    #[test]
+    fn one_kind_is_not_another() {
+        let signed = sign(&authority(), &heartbeat()).unwrap();
+        let refused = verify::<Voiding>(authority().history(), PROJECT, &signed);
+        assert_eq!(refused, Err(SignError::Type { expected: Purpose::Voiding }.into()));
+    }
+
+    #[test]
+    fn of_another_project_or_authority() {
+        let signed = sign(&authority(), &heartbeat()).unwrap();
+        let expected = ProjectId::from_bytes([7; 16]);
+        let refused = verify::<Heartbeat>(authority().history(), expected, &signed);
+        assert_eq!(refused, Err(StatementError::OtherProject { expected, found: PROJECT }));
+
+        let stranger = Identity::generate(NOW);
+        let refused = verify::<Heartbeat>(stranger.history(), PROJECT, &signed);
+        assert!(matches!(refused, Err(StatementError::Sign(SignError::OtherKey { .. }))));
+        let signed = sign(&stranger, &info()).unwrap();
+        assert_eq!(verify::<ProjectInfo>(stranger.history(), PROJECT, &signed), Err(StatementError::OtherAuthority));
+    }
+
+    #[test]
+    fn a_replaced_key_speaks_no_more() {
+        let old = authority();
+        let mut new = authority();
+        new.rotate(NOW, ChangeReason::Compromised).unwrap();
+        let by_old = sign(&old, &heartbeat()).unwrap();
+        assert!(matches!(verify::<Heartbeat>(new.history(), PROJECT, &by_old), Err(StatementError::Sign(_))));
+        let by_new = sign(&new, &heartbeat()).unwrap();
+        assert!(verify::<Heartbeat>(new.history(), PROJECT, &by_new).is_ok());
+    }
+
+    #[test]
+    fn unknown_fields_and_other_encodings_are_refused() {
+        let refused = |payload: &[u8]| {
+            let signed = authority().sign(Purpose::Heartbeat, payload);
+            verify::<Heartbeat>(authority().history(), PROJECT, &signed)
+        };
+        let good = encode(&heartbeat());
+        assert_eq!(refused(&good), Ok(heartbeat()));
+        let mut unknown = good.clone();
+        unknown[0] += 1;
+        unknown.extend([9, 0]);
+        let indefinite = [&[0xbf], &good[1..], &[0xff]].concat();
+        let longer = [&good[..], &[0]].concat();
+        for payload in [unknown, indefinite, longer, good[..good.len() - 1].to_vec(), vec![], vec![0x81; 900]] {
+            assert_eq!(refused(&payload), Err(StatementError::Malformed), "{}", hex::encode(&payload));
+        }
+    }
+
+    #[test]
+    fn the_longest_is_refused_where_it_is_made() {
+        // An entry has 42 bytes.
+        assert!(sign(&authority(), &voiding((MAX_STATEMENT - 500) / 42)).is_ok());
+        let refused = sign(&authority(), &voiding(MAX_STATEMENT / 42));
+        assert!(matches!(refused, Err(StatementError::Sign(SignError::TooLarge { .. }))));
+    }
+
+    #[test]
+    fn every_changed_byte_is_refused() {
+        let good = sign(&authority(), &info()).unwrap();
+        for position in 0..good.len() {
+            let mut bad = good.clone();
+            bad[position] ^= 1;
+            assert!(verify::<ProjectInfo>(authority().history(), PROJECT, &bad).is_err(), "byte {position}");
+        }
+    }
+}

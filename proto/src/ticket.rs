@@ -11,12 +11,11 @@ use base64::alphabet::URL_SAFE;
 use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use minicbor::{Decode, Encode};
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::address::HostPort;
+use crate::handshake::is_acceptable_public;
 use crate::id::{Identifier, ProjectId, StaticPublic, TicketId};
-use crate::identity::check_static;
 use crate::secret::{SecretBytes, SecretText};
 use crate::time::Timestamp;
 
@@ -106,8 +105,8 @@ impl Ticket {
     /// The ticket's text: one line of printable ASCII.
     ///
     /// # Errors
-    /// [`TicketError::Invalid`] where nobody could read it again: no address or more than [`MAX_ADDRESSES`], or a static key of
-    /// low order.
+    /// [`TicketError::Invalid`] where nobody could read it again: no address or more than [`MAX_ADDRESSES`], or a static key that no
+    /// handshake accepts.
     pub fn to_text(&self) -> Result<SecretText, TicketError> {
         let contents = Contents {
             version: VERSION,
@@ -120,9 +119,10 @@ impl Ticket {
             expires: self.expires,
         };
         contents.check()?;
-        let mut body = contents.encode();
-        let checksum = checksum(&body);
-        body.extend_from_slice(&checksum);
+        let cbor = contents.encode();
+        let mut body = Zeroizing::new(Vec::with_capacity(cbor.len() + 16));
+        minicbor::Encoder::new(&mut *body).bytes(&cbor).expect("writing to memory");
+        body.extend_from_slice(&checksum(&cbor));
         // The whole capacity at once, so that no copy of the secret is left behind by growing.
         let mut text = String::with_capacity(PREFIX.len() + body.len().div_ceil(3) * 4);
         text.push_str(PREFIX);
@@ -152,18 +152,18 @@ impl FromStr for Ticket {
             return Err(TicketError::Broken);
         }
         let body = decode_base64(encoded)?;
-        // The CBOR says itself where it ends, which tells a missing end from a changed character.
+        // The byte string begins with its length, which tells a missing end from a changed character.
         let mut decoder = minicbor::Decoder::new(&body);
-        let end = match decoder.skip() {
-            Ok(()) => decoder.position(),
+        let cbor = match decoder.bytes() {
+            Ok(cbor) => cbor,
             Err(error) if error.is_end_of_input() => return Err(TicketError::Truncated),
             Err(_) => return Err(TicketError::Corrupt),
         };
-        let (cbor, rest) = body.split_at(end);
+        let rest = &body[decoder.position()..];
         if rest.len() < CHECKSUM_LEN {
             return Err(TicketError::Truncated);
         }
-        if !bool::from(checksum(cbor).ct_eq(rest)) {
+        if rest != checksum(cbor) {
             return Err(TicketError::Corrupt);
         }
         let contents: Contents = minicbor::decode(cbor).map_err(|_| TicketError::Invalid("malformed"))?;
@@ -197,8 +197,8 @@ impl Contents {
         if self.addresses.iter().any(|address| address.port() == 0) {
             return Err(TicketError::Invalid("an address with port 0"));
         }
-        if !check_static(&self.authority_static) {
-            return Err(TicketError::Invalid("the authority's key has low order"));
+        if !is_acceptable_public(&self.authority_static) {
+            return Err(TicketError::Invalid("the authority's key is not usable"));
         }
         Ok(())
     }
@@ -227,14 +227,12 @@ fn strip_prefix(text: &str) -> Result<&str, TicketError> {
 }
 
 fn decode_base64(encoded: &str) -> Result<Zeroizing<Vec<u8>>, TicketError> {
-    // No whole number of bytes has 4n + 1 characters: one or more at the end are missing.
+    // No whole number of bytes has 4n + 1 characters. The last one is left out here; in the end the text is compared.
     let whole = encoded.len() - usize::from(encoded.len() % 4 == 1);
     let mut bytes = Zeroizing::new(Vec::with_capacity(encoded.len()));
-    match encoded.get(..whole).map(|encoded| BASE64.decode_vec(encoded, &mut bytes)) {
-        Some(Ok(())) if whole == encoded.len() => Ok(bytes),
-        Some(Ok(())) => Err(TicketError::Truncated),
-        Some(Err(_)) | None => Err(TicketError::Corrupt),
-    }
+    let encoded = encoded.get(..whole).ok_or(TicketError::Corrupt)?;
+    BASE64.decode_vec(encoded, &mut bytes).map_err(|_| TicketError::Corrupt)?;
+    Ok(bytes)
 }
 
 fn checksum(cbor: &[u8]) -> [u8; CHECKSUM_LEN] {

@@ -9,8 +9,8 @@ use minicbor::{Decoder, Encoder};
 
 use super::attributes::{AttributeError, MAX_ATTRIBUTES, check_attributes};
 use crate::authority::Attributes;
+use crate::handshake::is_acceptable_public;
 use crate::id::{CredentialId, Identifier, ProjectId, StaticPublic};
-use crate::identity::check_static;
 use crate::name::RelayName;
 use crate::sign::{MAX_CREDENTIAL, Purpose, SigningKey, sign};
 use crate::time::Timestamp;
@@ -91,8 +91,9 @@ pub enum ClaimsError {
     EmptyValidity { not_before: Timestamp, expires: Timestamp },
     #[error("the credential is valid for {} s; the limit is {} s", lifetime.as_secs(), MAX_LIFETIME.as_secs())]
     LongValidity { lifetime: Duration },
-    #[error("the node's static key has low order")]
-    LowOrderStatic,
+    /// Of low order or not canonical: no handshake would accept it.
+    #[error("the node's static key is not usable")]
+    UnusableStatic,
     #[error("the credential would have {len} bytes; the limit is {MAX_CREDENTIAL}: use fewer or shorter attributes or names")]
     TooLarge { len: usize },
 }
@@ -132,8 +133,8 @@ impl Claims {
         if lifetime > MAX_LIFETIME {
             return Err(ClaimsError::LongValidity { lifetime });
         }
-        if !check_static(&self.confirmation) {
-            return Err(ClaimsError::LowOrderStatic);
+        if !is_acceptable_public(&self.confirmation) {
+            return Err(ClaimsError::UnusableStatic);
         }
         Ok(())
     }

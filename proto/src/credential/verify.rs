@@ -156,6 +156,11 @@ pub struct VerifiedCredential {
 }
 
 impl VerifiedCredential {
+    #[cfg(test)]
+    pub(super) fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
     #[must_use]
     pub fn subject(&self) -> Identifier {
         self.claims.subject

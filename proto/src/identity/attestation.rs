@@ -5,6 +5,7 @@ use std::time::Duration;
 use minicbor::{Decode, Encode};
 
 use super::History;
+use crate::handshake::is_acceptable_public;
 use crate::id::{Identifier, NodeId, StaticPublic};
 use crate::sign::{Purpose, SignError};
 use crate::time::{CLOCK_TOLERANCE, Timestamp};
@@ -42,8 +43,9 @@ pub enum AttestationError {
     Expired { at: Timestamp, now: Timestamp, by: Duration },
     #[error("the identity's key expired at {at}, {} s ago by the authority's clock ({now})", by.as_secs())]
     KeyExpired { at: Timestamp, now: Timestamp, by: Duration },
-    #[error("the attested static key has low order")]
-    LowOrderStatic,
+    /// Of low order or not canonical: no handshake would accept it.
+    #[error("the attested static key is not usable")]
+    UnusableStatic,
 }
 
 impl Attestation {
@@ -75,16 +77,8 @@ pub(super) fn verify(history: &History, signed: &[u8], now: Timestamp) -> Result
     if now >= at.plus(CLOCK_TOLERANCE) {
         return Err(AttestationError::KeyExpired { at, now, by: now.since(at) });
     }
-    if !check_static(&attestation.static_key) {
-        return Err(AttestationError::LowOrderStatic);
+    if !is_acceptable_public(&attestation.static_key) {
+        return Err(AttestationError::UnusableStatic);
     }
     Ok(attestation)
-}
-
-/// Whether a Diffie-Hellman with this key depends on the other side's secret: false for the keys of low order, in any encoding,
-/// with which the result is zero (RFC 7748, section 6.1).
-#[must_use]
-pub fn check_static(key: &StaticPublic) -> bool {
-    // Any scalar does: each is clamped to a multiple of 8, the order of the small subgroup.
-    x25519_dalek::x25519([1; 32], *key.as_bytes()) != [0; 32]
 }

@@ -14,7 +14,7 @@ use crate::time::Timestamp;
 pub const KEY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Value of `typ`: the only kind of record there is.
-const TYP: u8 = 1;
+pub(super) const TYP: u8 = 1;
 
 /// Why a key was introduced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -36,29 +36,35 @@ pub enum ChangeReason {
 #[cbor(map)]
 pub(super) struct Change {
     #[n(0)]
-    typ: u8,
+    pub(super) typ: u8,
     /// Absent in the first record, whose hash it is.
     #[n(1)]
-    identifier: Option<Identifier>,
+    pub(super) identifier: Option<Identifier>,
     #[n(2)]
-    sequence: u64,
+    pub(super) sequence: u64,
     /// SHA-256 of the record before; absent in the first.
     #[n(3)]
-    previous: Option<RecordHash>,
+    pub(super) previous: Option<RecordHash>,
     #[n(4)]
-    new_key: SigningPublic,
+    pub(super) new_key: SigningPublic,
     #[n(5)]
     pub(super) created: Timestamp,
     #[n(6)]
     pub(super) expires: Timestamp,
     #[n(7)]
-    reason: ChangeReason,
+    pub(super) reason: ChangeReason,
 }
 
 /// SHA-256 of a change record's signed fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[cbor(transparent)]
 pub(super) struct RecordHash(#[cbor(n(0), with = "minicbor::bytes")] [u8; 32]);
+
+impl RecordHash {
+    pub(super) fn of(record: &[u8]) -> Self {
+        Self(Sha256::digest(record).into())
+    }
+}
 
 /// A record that was verified, with what the next one is checked against.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +116,7 @@ impl VerifiedChange {
             Some(old) => sign::sign(Purpose::ChangeApproval, old, &by_new),
             None => by_new,
         };
-        Self { signed, hash: hash(&record), key: new.public(), change }
+        Self { signed, hash: RecordHash::of(&record), key: new.public(), change }
     }
 
     /// Verifies the first record of a history.
@@ -158,7 +164,7 @@ impl VerifiedChange {
         if change.created >= change.expires {
             return Err(HistoryError::Times { sequence });
         }
-        Ok(Self { signed: signed.to_vec(), hash: hash(&record), key, change })
+        Ok(Self { signed: signed.to_vec(), hash: RecordHash::of(&record), key, change })
     }
 
     /// The identifier of the identity that this, the first record, makes.
@@ -168,15 +174,11 @@ impl VerifiedChange {
 }
 
 impl Change {
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         minicbor::to_vec(self).expect("writing to memory")
     }
 
     fn decode(record: &[u8]) -> Option<Self> {
         minicbor::decode(record).ok()
     }
-}
-
-fn hash(record: &[u8]) -> RecordHash {
-    RecordHash(Sha256::digest(record).into())
 }

@@ -7,7 +7,7 @@ mod attestation;
 mod change;
 mod history;
 
-pub use attestation::{Attestation, AttestationError, check_static};
+pub use attestation::{Attestation, AttestationError};
 pub use change::{ChangeReason, KEY_LIFETIME};
 pub use history::{ForkOrRollback, History, HistoryError, MAX_CHANGES, MAX_HISTORY, Order};
 
