@@ -1,7 +1,10 @@
-//! The tokio shell that the daemons stand on: where state is kept, how a process becomes a daemon, and what it logs.
+//! The tokio shell that the daemons stand on: links, dialling and listening, where state is kept, how a process becomes a
+//! daemon, and what it logs.
 
+pub mod daemon;
 pub mod files;
 pub mod home;
 pub mod lock;
 pub mod membership;
 pub mod net;
+pub mod telemetry;
