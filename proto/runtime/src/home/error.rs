@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use postern_proto::identity::IdentityError;
 use postern_proto::name::{IdentityName, NodeName};
 
 use crate::files::FileError;
 use crate::lock::LockError;
+use crate::membership::MembershipError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum HomeError {
@@ -17,6 +19,10 @@ pub enum HomeError {
     IdentityExists(IdentityName),
     #[error("there is no identity `{0}`")]
     NoIdentity(IdentityName),
+    #[error("identity `{name}`: {source}")]
+    Identity { name: IdentityName, source: IdentityError },
+    #[error("identity `{name}`: {source}")]
+    Membership { name: IdentityName, source: MembershipError },
     #[error("there is already a node `{0}`")]
     NodeExists(NodeName),
     #[error("there is no node `{0}`")]

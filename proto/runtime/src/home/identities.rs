@@ -1,11 +1,16 @@
 //! The identities of a home, and what each knows of the project that it belongs to.
 
+use postern_proto::identity::Identity;
 use postern_proto::name::IdentityName;
-use zeroize::Zeroizing;
+use postern_proto::time::Timestamp;
 
 use super::layout::{self, identity};
 use super::{Home, HomeError};
-use crate::files::{Dir, MAX_SMALL_FILE};
+use crate::files::{Dir, FileError, MAX_SMALL_FILE};
+use crate::membership::Membership;
+
+/// The name of the identity that is made when one is needed and none is named.
+const DEFAULT_IDENTITY: &str = "default";
 
 /// The directory of one identity.
 #[derive(Debug)]
@@ -42,37 +47,45 @@ impl Home {
         Ok(if dir.contains(identity::IDENTITY)? { Some(IdentityHome { name: name.clone(), dir }) } else { None })
     }
 
-    /// Keeps a new identity. The first one becomes the default.
+    /// Makes a new identity. The first one becomes the default.
     ///
     /// # Errors
     /// [`HomeError::IdentityExists`].
-    pub fn create_identity(&self, name: &IdentityName, secret: &[u8]) -> Result<IdentityHome, HomeError> {
+    pub fn create_identity(&self, name: &IdentityName, now: Timestamp) -> Result<IdentityHome, HomeError> {
         let _lock = self.dir.lock_changes()?;
         if self.identity(name)?.is_some() {
             return Err(HomeError::IdentityExists(name.clone()));
         }
-        self.write_identity(name, secret)
+        self.write_identity(name, now)
     }
 
-    /// The identity `name`, made from `make` if there is none; all callers get the one that was made first.
+    /// The identity `name`, made if there is none.
     ///
     /// # Errors
     /// Where it cannot be read or written.
-    pub fn identity_or_create(
-        &self,
-        name: &IdentityName,
-        make: impl FnOnce() -> Zeroizing<Vec<u8>>,
-    ) -> Result<IdentityHome, HomeError> {
+    pub fn identity_or_create(&self, name: &IdentityName, now: Timestamp) -> Result<IdentityHome, HomeError> {
         let _lock = self.dir.lock_changes()?;
         match self.identity(name)? {
             Some(found) => Ok(found),
-            None => self.write_identity(name, &make()),
+            None => self.write_identity(name, now),
         }
     }
 
-    fn write_identity(&self, name: &IdentityName, secret: &[u8]) -> Result<IdentityHome, HomeError> {
+    /// The default identity, made under the name `default` if there is none.
+    ///
+    /// # Errors
+    /// Where it cannot be read or written.
+    pub fn default_identity_or_create(&self, now: Timestamp) -> Result<IdentityHome, HomeError> {
+        let name = match self.default_identity()? {
+            Some(name) => name,
+            None => DEFAULT_IDENTITY.parse().map_err(|_| FileError::Name { name: DEFAULT_IDENTITY.to_owned() })?,
+        };
+        self.identity_or_create(&name, now)
+    }
+
+    fn write_identity(&self, name: &IdentityName, now: Timestamp) -> Result<IdentityHome, HomeError> {
         let dir = self.dir.dir_or_create(layout::IDENTITIES)?.dir_or_create(name.as_str())?;
-        dir.write_new(identity::IDENTITY, secret)?;
+        dir.write_new(identity::IDENTITY, &Identity::generate(now).to_secret_bytes())?;
         self.change_defaults(|defaults| {
             defaults.default_identity.get_or_insert_with(|| name.clone());
         })?;
@@ -127,36 +140,39 @@ impl IdentityHome {
         &self.name
     }
 
-    /// The identity's secret form.
+    /// The identity with its key.
     ///
     /// # Errors
-    /// Where it cannot be read or could be read by others.
-    pub fn secret(&self) -> Result<Zeroizing<Vec<u8>>, HomeError> {
-        self.dir.read(identity::IDENTITY, MAX_SMALL_FILE)?.ok_or_else(|| HomeError::NoIdentity(self.name.clone()))
+    /// Where it cannot be read, could be read by others, or is damaged.
+    pub fn load(&self) -> Result<Identity, HomeError> {
+        let secret =
+            self.dir.read(identity::IDENTITY, MAX_SMALL_FILE)?.ok_or_else(|| HomeError::NoIdentity(self.name.clone()))?;
+        Identity::from_secret_bytes(&secret).map_err(|source| HomeError::Identity { name: self.name.clone(), source })
     }
 
-    /// Replaces the identity's secret form, after a rotation.
+    /// Keeps the identity after its key was replaced.
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub fn set_secret(&self, secret: &[u8]) -> Result<(), HomeError> {
-        Ok(self.dir.write(identity::IDENTITY, secret)?)
+    pub fn store(&self, changed: &Identity) -> Result<(), HomeError> {
+        Ok(self.dir.write(identity::IDENTITY, &changed.to_secret_bytes())?)
     }
 
-    /// The stored membership, if this identity has joined a project.
+    /// The stored membership, verified again, if this identity has joined a project.
     ///
     /// # Errors
-    /// Where it cannot be read or could be read by others.
-    pub fn membership(&self) -> Result<Option<Zeroizing<Vec<u8>>>, HomeError> {
-        Ok(self.dir.read(identity::MEMBERSHIP, MAX_SMALL_FILE)?)
+    /// Where it cannot be read, could be read by others, or does not verify.
+    pub fn membership(&self) -> Result<Option<Membership>, HomeError> {
+        let Some(bytes) = self.dir.read(identity::MEMBERSHIP, MAX_SMALL_FILE)? else { return Ok(None) };
+        Membership::decode(&bytes).map(Some).map_err(|source| HomeError::Membership { name: self.name.clone(), source })
     }
 
     /// Keeps the membership.
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub fn set_membership(&self, membership: &[u8]) -> Result<(), HomeError> {
-        Ok(self.dir.write(identity::MEMBERSHIP, membership)?)
+    pub fn set_membership(&self, membership: &Membership) -> Result<(), HomeError> {
+        Ok(self.dir.write(identity::MEMBERSHIP, &membership.encode())?)
     }
 
     /// The directory itself, for a process that keeps it open.

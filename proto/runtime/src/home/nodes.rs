@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use postern_proto::handshake::StaticKey;
 use postern_proto::id::NodeId;
 use postern_proto::name::NodeName;
 use postern_proto::secret::{SecretBytes, SecretText, random_array};
@@ -111,19 +112,6 @@ impl Home {
             defaults.default_node.take_if(|default| default == name);
         })
     }
-
-    /// A node name that is free: an adjective, an animal and two digits.
-    ///
-    /// # Errors
-    /// Where the nodes cannot be looked at.
-    pub fn free_node_name(&self) -> Result<NodeName, HomeError> {
-        loop {
-            let Ok(name) = random_name().parse::<NodeName>() else { continue };
-            if self.node(&name)?.is_none() {
-                return Ok(name);
-            }
-        }
-    }
 }
 
 impl NodeHome {
@@ -162,12 +150,12 @@ impl NodeHome {
         Ok(NodeId::from_bytes(self.fixed(node::NODE_ID)?))
     }
 
-    /// The node's X25519 secret, made at first use.
+    /// The node's static key, made at first use.
     ///
     /// # Errors
     /// Where it cannot be read or written.
-    pub fn static_secret(&self) -> Result<SecretBytes<32>, HomeError> {
-        Ok(SecretBytes::new(self.fixed(node::STATIC)?))
+    pub fn static_key(&self) -> Result<StaticKey, HomeError> {
+        Ok(StaticKey::from_secret(&SecretBytes::new(self.fixed(node::STATIC)?)))
     }
 
     fn fixed<const N: usize>(&self, name: &str) -> Result<[u8; N], HomeError> {
@@ -259,25 +247,4 @@ pub(crate) fn fixed_file<const N: usize>(dir: &Dir, name: &str) -> Result<[u8; N
         Err(fault @ FileError::Exists { .. }) => read()?.ok_or_else(|| fault.into()),
         Err(fault) => Err(fault.into()),
     }
-}
-
-const ADJECTIVES: [&str; 32] = [
-    "able", "amber", "bold", "brave", "brisk", "calm", "clear", "cool", "dry", "eager", "early", "fair", "fine", "firm", "fresh",
-    "gentle", "glad", "grand", "keen", "kind", "lively", "lucky", "mild", "neat", "proud", "quick", "quiet", "ready", "sharp",
-    "solid", "swift", "warm",
-];
-const ANIMALS: [&str; 32] = [
-    "badger", "bear", "crane", "deer", "dove", "eagle", "falcon", "finch", "fox", "goose", "hare", "hawk", "heron", "ibex",
-    "jackdaw", "kite", "lark", "lynx", "marten", "mole", "moth", "otter", "owl", "plover", "raven", "robin", "seal", "stork",
-    "swan", "tern", "weasel", "wren",
-];
-
-fn random_name() -> String {
-    let [first, second, digits] = random_array::<3>();
-    format!(
-        "{}-{}-{:02}",
-        ADJECTIVES[usize::from(first) % ADJECTIVES.len()],
-        ANIMALS[usize::from(second) % ANIMALS.len()],
-        digits % 100
-    )
 }
