@@ -1,10 +1,15 @@
 //! The tokio shell that the daemons stand on: links, dialling and listening, where state is kept, how a process becomes a
 //! daemon, and what it logs.
 
+pub mod authority;
+pub mod backoff;
+pub mod clock;
 pub mod daemon;
 pub mod files;
 pub mod home;
 pub mod lock;
 pub mod membership;
 pub mod net;
+pub mod session;
+pub mod supervise;
 pub mod telemetry;

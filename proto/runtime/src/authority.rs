@@ -1,0 +1,286 @@
+//! A session with the authority, as members and relays keep it: calls with answers, and what the authority pushes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use postern_proto::address::HostPort;
+use postern_proto::authority::{Answer, Call, Hello, MAX_MESSAGE, Refusal, Reply, Request};
+use postern_proto::handshake::{Label, StaticKey};
+use postern_proto::id::StaticPublic;
+use postern_proto::preface::Service;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::net::{DialError, SocketKind, dial};
+use crate::session::{self, Connect, ConnectError, Session, SessionError, SessionReceiver, SessionSender};
+use crate::supervise::Supervisor;
+
+/// How long one address of the authority gets to be reached.
+const DIAL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long the authority gets to answer. It answers from one database; longer means that it is gone.
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Most calls that wait for their answers. A node has a handful; a console shows pages.
+const MAX_CALLS: usize = 64;
+
+/// Most pushed answers that wait to be taken. One comes every 10 s; who is 64 behind has stopped taking them.
+const MAX_PUSHED: usize = 64;
+
+/// Where an authority is, and the key that it must hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Pinned<'a> {
+    /// Tried in order.
+    pub addresses: &'a [HostPort],
+    pub static_key: StaticPublic,
+}
+
+/// Why the authority did not do it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AuthorityError {
+    /// No address was reached.
+    #[error("cannot reach the authority at {address}")]
+    Unreachable { address: HostPort, source: Arc<DialError> },
+    /// Somebody was reached who is not the pinned authority, or does not let this process in.
+    #[error("{address} did not prove to be this project's authority")]
+    Handshake { address: HostPort, source: Arc<ConnectError> },
+    /// It understood, and refuses.
+    #[error(transparent)]
+    Refused(Refusal),
+    #[error("the authority did not answer within {} s", CALL_DEADLINE.as_secs())]
+    Timeout,
+    /// The authority ended the session.
+    #[error("the authority closed the session")]
+    Closed,
+    #[error("the session with the authority broke")]
+    Broken(#[source] Arc<SessionError>),
+    /// This process did not take what was pushed.
+    #[error("the session was ended: {MAX_PUSHED} pushed messages were not taken")]
+    NotTaken,
+    /// This process asks too much at once.
+    #[error("{MAX_CALLS} calls are waiting for the authority already")]
+    TooManyCalls,
+    /// No address was given.
+    #[error("no address of the authority is known")]
+    NoAddress,
+}
+
+impl From<SessionError> for AuthorityError {
+    fn from(error: SessionError) -> Self {
+        Self::Broken(Arc::new(error))
+    }
+}
+
+/// What the authority says unasked, in order. Ends with the session.
+pub type Pushed = mpsc::Receiver<Answer>;
+
+/// A live session with the authority. Clones share it; it ends when the last is dropped.
+#[derive(Clone)]
+pub struct AuthorityClient {
+    calls: mpsc::Sender<Call>,
+    shared: Arc<Shared>,
+    _ends: Arc<DropGuard>,
+}
+
+impl AuthorityClient {
+    /// Connects to the first address that answers and proves to be the authority, and says `hello`. With an enrolment in it,
+    /// waits for the authority's decision, which then is the first thing pushed. The session's tasks hang on `supervisor`.
+    ///
+    /// # Errors
+    /// [`AuthorityError`]; of several addresses, that of the one that came furthest.
+    pub async fn connect(
+        supervisor: &Supervisor,
+        authority: Pinned<'_>,
+        local: &StaticKey,
+        hello: &Hello,
+    ) -> Result<(Self, Pushed), AuthorityError> {
+        let mut session = reach(authority, local, hello).await?;
+        let (pushes, pushed) = mpsc::channel(MAX_PUSHED);
+        if hello.enrolment.is_some() {
+            let decision = session.receiver.receive_message::<Reply>();
+            let decision = tokio::time::timeout(CALL_DEADLINE, decision).await.map_err(|_| AuthorityError::Timeout)??;
+            match decision.ok_or(AuthorityError::Closed)?.answer {
+                Answer::Refused(refusal) => return Err(AuthorityError::Refused(refusal)),
+                answer => pushes.try_send(answer).map_err(|_| AuthorityError::NotTaken)?,
+            }
+        }
+        let ends = supervisor.stopping().child_token();
+        let shared = Arc::new(Shared { ends: ends.clone(), state: Mutex::default() });
+        let (calls, outgoing) = mpsc::channel(MAX_CALLS);
+        supervisor.spawn("authority session: send", send(session.sender, outgoing, Arc::clone(&shared)));
+        supervisor.spawn("authority session: receive", receive(session.receiver, pushes, Arc::clone(&shared)));
+        Ok((Self { calls, shared, _ends: Arc::new(ends.drop_guard()) }, pushed))
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Refused`] where the authority refuses this; [`AuthorityError::Timeout`], after which the session may
+    /// still live; or what ended the session.
+    pub async fn call(&self, request: Request) -> Result<Answer, AuthorityError> {
+        let (number, answer) = self.shared.register()?;
+        let _forget = Forget { shared: &self.shared, number };
+        let exchange = async {
+            // Fails only where the session has ended, which has told `answer` why.
+            let _ = self.calls.send(Call { number, request }).await;
+            answer.await.unwrap_or_else(|_| Err(self.shared.ended_by()))
+        };
+        match tokio::time::timeout(CALL_DEADLINE, exchange).await.map_err(|_| AuthorityError::Timeout)?? {
+            Answer::Refused(refusal) => Err(AuthorityError::Refused(refusal)),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Waits for the end of the session and says why.
+    pub async fn ended(&self) -> AuthorityError {
+        self.shared.ends.cancelled().await;
+        self.shared.ended_by()
+    }
+}
+
+async fn reach(authority: Pinned<'_>, local: &StaticKey, hello: &Hello) -> Result<Session, AuthorityError> {
+    let payload = session::encoded(hello);
+    let mut failed = AuthorityError::NoAddress;
+    for address in authority.addresses {
+        let stream = match dial(address, SocketKind::Link, DIAL_DEADLINE).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                // A wrong key somewhere says more than a closed port elsewhere.
+                if !matches!(failed, AuthorityError::Handshake { .. }) {
+                    failed = AuthorityError::Unreachable { address: address.clone(), source: Arc::new(error) };
+                }
+                continue;
+            }
+        };
+        let how = Connect {
+            service: Service::Authority,
+            label: Label::Authority,
+            local,
+            remote: authority.static_key,
+            payload: &payload,
+            limit: MAX_MESSAGE,
+        };
+        match session::connect(stream, how).await {
+            Ok((session, _)) => return Ok(session),
+            Err(error) => failed = AuthorityError::Handshake { address: address.clone(), source: Arc::new(error) },
+        }
+    }
+    Err(failed)
+}
+
+type Waiting = oneshot::Sender<Result<Answer, AuthorityError>>;
+
+#[derive(Default)]
+struct State {
+    /// Number of the last call; 0 is the authority's own.
+    last: u32,
+    waiting: HashMap<u32, Waiting>,
+    ended_by: Option<AuthorityError>,
+}
+
+struct Shared {
+    ends: CancellationToken,
+    state: Mutex<State>,
+}
+
+impl Shared {
+    fn register(&self) -> Result<(u32, oneshot::Receiver<Result<Answer, AuthorityError>>), AuthorityError> {
+        let mut state = self.lock();
+        if let Some(error) = &state.ended_by {
+            return Err(error.clone());
+        }
+        if state.waiting.len() >= MAX_CALLS {
+            return Err(AuthorityError::TooManyCalls);
+        }
+        // After 2³² calls numbers come again; one that still waits is passed over.
+        loop {
+            state.last = state.last.wrapping_add(1);
+            if state.last != 0 && !state.waiting.contains_key(&state.last) {
+                break;
+            }
+        }
+        let (answered, answer) = oneshot::channel();
+        let number = state.last;
+        state.waiting.insert(number, answered);
+        Ok((number, answer))
+    }
+
+    /// Ends the session, for the first reason that is given, and tells all who wait.
+    fn end(&self, reason: AuthorityError) {
+        let mut state = self.lock();
+        let reason = state.ended_by.get_or_insert(reason).clone();
+        for (_, waiting) in state.waiting.drain() {
+            // One that gave up is not told.
+            let _ = waiting.send(Err(reason.clone()));
+        }
+        drop(state);
+        self.ends.cancel();
+    }
+
+    fn ended_by(&self) -> AuthorityError {
+        self.lock().ended_by.clone().unwrap_or(AuthorityError::Closed)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Forgets a call whose caller waits no longer.
+struct Forget<'a> {
+    shared: &'a Shared,
+    number: u32,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().waiting.remove(&self.number);
+    }
+}
+
+async fn send(mut sender: SessionSender, mut calls: mpsc::Receiver<Call>, shared: Arc<Shared>) {
+    let sending = async {
+        while let Some(call) = calls.recv().await {
+            sender.send_message(&call).await?;
+        }
+        sender.close().await
+    };
+    match shared.ends.run_until_cancelled(sending).await {
+        Some(Err(error)) => shared.end(error.into()),
+        Some(Ok(())) | None => shared.end(AuthorityError::Closed),
+    }
+}
+
+async fn receive(mut receiver: SessionReceiver, pushes: mpsc::Sender<Answer>, shared: Arc<Shared>) {
+    let receiving = async {
+        loop {
+            let reply = match receiver.receive_message::<Reply>().await {
+                Ok(Some(reply)) => reply,
+                Ok(None) => return AuthorityError::Closed,
+                Err(error) => return error.into(),
+            };
+            match (reply.number, reply.answer) {
+                // Refused as a whole: not a member any more, or too many sessions.
+                (0, Answer::Refused(refusal)) => return AuthorityError::Refused(refusal),
+                (0, answer) => match pushes.try_send(answer) {
+                    Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+                    // What is pushed is state: a session with a hole in it is worse than a new one.
+                    Err(mpsc::error::TrySendError::Full(_)) => return AuthorityError::NotTaken,
+                },
+                (number, answer) => {
+                    let waiting = shared.lock().waiting.remove(&number);
+                    // One that gave up has left nothing to answer.
+                    if let Some(waiting) = waiting {
+                        let _ = waiting.send(Ok(answer));
+                    }
+                }
+            }
+        }
+    };
+    let reason = shared.ends.run_until_cancelled(receiving).await.unwrap_or(AuthorityError::Closed);
+    shared.end(reason);
+}
+
+#[cfg(test)]
+mod tests;
