@@ -84,11 +84,14 @@ fn a_credential_verifies() {
     let verified = verify(&bytes).unwrap();
     assert_eq!(verified.attributes(), &claims().attributes);
     assert_eq!((verified.subject(), verified.static_key(), verified.bytes()), (MEMBER, STATIC, bytes.as_slice()));
+    let facts = verified.facts();
+    assert_eq!((facts.identifier, facts.has_credential, facts.attributes), (Some(MEMBER), true, &claims().attributes));
 
     let bytes = issue(&key(), &relay_claims()).unwrap();
     let verifier = Verifier { ring: &ring(), voided: &Voided::default(), now: NOW };
     let verified = verifier.verify(&bytes, Audience::Relay, Holder::Published).unwrap();
     assert_eq!(verified.relay_names().iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["db", "saas-relay"]);
+    assert!(!verified.facts().has_credential, "no policy takes it for a member's");
 }
 
 /// Another implementation of CWT reads the same claims.

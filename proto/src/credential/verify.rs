@@ -9,6 +9,7 @@ use super::voided::Voided;
 use crate::authority::Attributes;
 use crate::id::{CredentialId, Identifier, KeyId, ProjectId, StaticPublic};
 use crate::name::RelayName;
+use crate::policy::Facts;
 use crate::sign::{Envelope, Purpose, SignError};
 use crate::time::{CLOCK_TOLERANCE, Timestamp};
 
@@ -208,6 +209,17 @@ impl VerifiedCredential {
     #[must_use]
     pub fn id(&self) -> CredentialId {
         self.claims.id
+    }
+
+    /// What policies are asked about this peer. Only a credential for peers is one to them: a relay credential can be had by anybody
+    /// who looks up the name.
+    #[must_use]
+    pub fn facts(&self) -> Facts<'_> {
+        Facts {
+            identifier: Some(self.claims.subject),
+            has_credential: self.claims.audience == Audience::Member,
+            attributes: &self.claims.attributes,
+        }
     }
 
     /// The exact bytes that were verified.

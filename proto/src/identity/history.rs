@@ -10,7 +10,7 @@ use crate::sign::{self, InvalidKey, PublicKey, Purpose, SignError, SigningKey};
 use crate::time::Timestamp;
 
 /// Longest encoded history: it is sent before authentication, where nothing larger than 4 KiB is read, together with an
-/// attestation and a ticket's secret. Nine or more changes fit.
+/// attestation and a ticket's secret. The first record and nine changes fit.
 pub const MAX_HISTORY: usize = 3584;
 
 /// Most records of a history, so that the number of signatures to verify is bounded by more than the length.
@@ -118,7 +118,7 @@ impl History {
         for sequence in 1..count {
             let signed = decoder.bytes().map_err(malformed)?;
             let next = history.last().verify_next(history.identifier(), signed)?;
-            if history.records().any(|record| record.key == next.key) {
+            if history.had_key(&next.key) {
                 return Err(HistoryError::KeyReused { sequence });
             }
             history.later.push(next);
@@ -198,6 +198,11 @@ impl History {
     /// [`AttestationError`].
     pub fn verify_attestation(&self, signed: &[u8], now: Timestamp) -> Result<Attestation, AttestationError> {
         attestation::verify(self, signed, now)
+    }
+
+    /// Whether `key` is or was a key of this identity.
+    pub(super) fn had_key(&self, key: &PublicKey) -> bool {
+        self.records().any(|record| record.key == *key)
     }
 
     fn last(&self) -> &VerifiedChange {

@@ -46,6 +46,8 @@ pub enum RotateError {
     Full,
     #[error("the current key expired at {at}; make a new identity")]
     Expired { at: Timestamp },
+    #[error("the identity had this key before")]
+    KeyReused,
     /// The clock stands before the last change; nobody would accept the record.
     #[error("the last change was at {at}, which is later than now")]
     BeforeLastChange { at: Timestamp },
@@ -106,7 +108,17 @@ impl Identity {
     /// # Errors
     /// [`RotateError`]; the identity is then unchanged.
     pub fn rotate(&mut self, now: Timestamp, reason: ChangeReason) -> Result<(), RotateError> {
-        let key = SigningKey::generate();
+        self.rotate_to(SigningKey::generate(), now, reason)
+    }
+
+    /// As [`Self::rotate`], with a key that the caller made.
+    ///
+    /// # Errors
+    /// [`RotateError`]; the identity is then unchanged.
+    pub fn rotate_to(&mut self, key: SigningKey, now: Timestamp, reason: ChangeReason) -> Result<(), RotateError> {
+        if self.history.had_key(&key.public()) {
+            return Err(RotateError::KeyReused);
+        }
         self.history = self.history.extended(&self.key, &key, now, reason)?;
         self.key = key;
         Ok(())
