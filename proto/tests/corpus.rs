@@ -23,7 +23,10 @@ macro_rules! replay {
 }
 
 replay! {
+    credential,
+    history,
     policy,
+    ticket,
 }
 
 fn folder() -> PathBuf {
