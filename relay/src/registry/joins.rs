@@ -54,7 +54,7 @@ impl<C: Clone, L> Registry<C, L> {
     }
 
     fn park(&mut self, now: Now, id: SessionId, link: L) -> Result<Option<LinkId>, (L, Refusal)> {
-        if self.sessions.get(&id).is_none_or(|session| session.peer.grant.has_expired(now.time)) {
+        if self.sessions.get(&id).is_none_or(|session| session.peer.has_expired(now.time)) {
             return Err((link, Refusal::BadCredential));
         }
         let mut link = Some(link);
@@ -125,7 +125,7 @@ impl<C: Clone, L> Registry<C, L> {
     /// Whether links of `session` may be joined.
     fn admit(&self, now: Now, session: SessionId) -> Result<(), Refusal> {
         let session = self.sessions.get(&session).ok_or(Refusal::NotConnected)?;
-        if session.peer.grant.has_expired(now.time) { Err(Refusal::BadCredential) } else { Ok(()) }
+        if session.peer.has_expired(now.time) { Err(Refusal::BadCredential) } else { Ok(()) }
     }
 
     fn join(&mut self, dialler: SessionId, dialling: L, target: SessionId, parked: L) {

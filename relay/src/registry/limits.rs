@@ -1,4 +1,5 @@
-//! What a peer may take of the relay, and for how long.
+//! What a peer may take of the relay, and for how long. The names that a node registers are bounded by its credential, which
+//! names at most [`MAX_RELAY_NAMES`](postern_proto::credential::MAX_RELAY_NAMES).
 
 use std::time::Duration;
 
@@ -13,9 +14,6 @@ pub struct Limits {
 
 /// Nodes of one identity at one relay. A fleet under one identity fits; a member that floods does not fill the relay.
 pub const SESSIONS_PER_IDENTITY: usize = 256;
-
-/// Names of one node.
-pub const REGISTRATIONS: usize = 64;
 
 /// Names that one node watches: one an inlet, and room.
 pub const WATCHES: usize = 256;
@@ -55,6 +53,3 @@ pub const UPDATE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a departure waits to be told, in case that the node only reconnects.
 pub const SETTLE: Duration = Duration::from_millis(250);
-
-/// Tolerance for clocks that differ, as everywhere where a credential's times are judged.
-pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);

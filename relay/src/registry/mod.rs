@@ -25,7 +25,7 @@ pub use self::joins::{First, LinkId};
 pub use self::limits::Limits;
 use self::names::Names;
 use self::session::Session;
-pub use self::session::{Grant, Peer};
+pub use self::session::Peer;
 
 /// The moment of an event.
 #[derive(Debug, Clone, Copy)]
@@ -286,7 +286,7 @@ impl<C: Clone, L> Registry<C, L> {
         if silent_until <= now.instant {
             return self.end(now, id, None);
         }
-        if session.peer.grant.has_expired(now.time) {
+        if session.peer.has_expired(now.time) {
             return self.end(now, id, Some(Refusal::BadCredential));
         }
         self.timers.insert((silent_until, Timer::Receipt(id)));

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use postern_proto::channel::LinkSession;
+use postern_proto::credential::VerifiedCredential;
 use postern_proto::id::{Identifier, InstanceId, NodeId, SessionId};
 use postern_proto::link::{FromRelay, Instance, Refusal, ToRelay};
 use postern_proto::name::RelayName;
 use postern_proto::replay::OnceWindow;
-use postern_proto::time::Timestamp;
+use postern_proto::time::{CLOCK_TOLERANCE, Timestamp};
 
 use super::joins::{LinkId, Waiting};
 use super::{Now, Registry, Timer, Whom, limits};
@@ -19,17 +20,8 @@ pub struct Peer {
     pub identifier: Identifier,
     pub node_id: NodeId,
     pub instance: InstanceId,
-    pub grant: Grant,
-}
-
-/// What a verified `relay` credential permits. It names relay names and no attributes.
-#[derive(Debug, Clone)]
-pub struct Grant {
-    /// The credential itself, which look-up hands to diallers.
-    pub credential: Vec<u8>,
-    pub names: BTreeSet<RelayName>,
-    pub not_before: Timestamp,
-    pub expires: Timestamp,
+    /// Its `relay` credential, verified against the handshake. It names relay names and no attributes.
+    pub credential: VerifiedCredential,
 }
 
 impl Peer {
@@ -41,11 +33,14 @@ impl Peer {
     pub const fn whom(&self) -> Whom {
         Whom { identifier: self.identifier, instance: self.instance }
     }
-}
 
-impl Grant {
+    fn may_register(&self, name: &RelayName) -> bool {
+        // In ascending order, as the credential has them.
+        self.credential.relay_names().binary_search(name).is_ok()
+    }
+
     pub(super) fn has_expired(&self, now: Timestamp) -> bool {
-        now > self.expires.plus(limits::CLOCK_TOLERANCE)
+        now >= self.credential.expires().plus(CLOCK_TOLERANCE)
     }
 }
 
@@ -192,17 +187,14 @@ impl<C: Clone, L> Registry<C, L> {
 
     fn register(&mut self, now: Now, id: SessionId, name: &RelayName) -> Result<(), Refusal> {
         let session = self.sessions.get_mut(&id).ok_or(Refusal::NotConnected)?;
-        if session.peer.grant.has_expired(now.time) {
+        if session.peer.has_expired(now.time) {
             return Err(Refusal::BadCredential);
         }
-        if !session.peer.grant.names.contains(name) {
+        if !session.peer.may_register(name) {
             return Err(Refusal::NotPermitted);
         }
         if session.names.contains(name) {
             return Ok(());
-        }
-        if session.names.len() >= limits::REGISTRATIONS {
-            return Err(Refusal::Limit);
         }
         session.names.insert(name.clone());
         self.names.register(name, session.peer.node(), id);
@@ -236,20 +228,20 @@ impl<C: Clone, L> Registry<C, L> {
     }
 
     /// `session` showed a newer credential, which was verified for the same identity and key.
-    pub fn handle_renewed(&mut self, now: Now, id: SessionId, grant: Grant) {
+    pub fn handle_renewed(&mut self, now: Now, id: SessionId, credential: VerifiedCredential) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.heard = now.instant;
         if !session.requests.take(now.instant) {
             return self.end(now, id, Some(Refusal::TooManyRequests));
         }
-        if grant.expires < session.peer.grant.expires {
+        if credential.expires() < session.peer.credential.expires() {
             // An older one, in which names may stand that are no longer granted.
             return;
         }
+        session.peer.credential = credential;
         let (kept, lost): (BTreeSet<_>, BTreeSet<_>) =
-            std::mem::take(&mut session.names).into_iter().partition(|name| grant.names.contains(name));
+            std::mem::take(&mut session.names).into_iter().partition(|name| session.peer.may_register(name));
         session.names.clone_from(&kept);
-        session.peer.grant = grant;
         let node = session.peer.node();
         if !lost.is_empty() {
             session.notice(Refusal::NotPermitted);
@@ -324,7 +316,7 @@ impl<C: Clone, L> Registry<C, L> {
                 identifier: session.peer.identifier,
                 node_id: session.peer.node_id,
                 instance: session.peer.instance,
-                credential: session.peer.grant.credential.clone(),
+                credential: session.peer.credential.bytes().to_vec(),
             })
             .collect();
         Some(FromRelay::Instances { name, instances })
