@@ -30,6 +30,12 @@ pub(crate) async fn close(first: TcpStream, second: TcpStream) {
     let _ = timeout(LINGER, both).await;
 }
 
+/// As [`close`], of a link that was not joined.
+pub(crate) async fn close_one(link: &TcpStream) {
+    let _ = shutdown(link, Shutdown::Write);
+    let _ = timeout(LINGER, discard(link)).await;
+}
+
 async fn discard(link: &TcpStream) {
     while link.readable().await.is_ok() {
         match link.try_read(&mut vec![0; 16 * 1024]) {

@@ -19,13 +19,14 @@ use postern_proto::id::{Identifier, InstanceId, NodeId, SessionId};
 use postern_proto::link::Refusal;
 use postern_proto::name::RelayName;
 use postern_proto::time::Timestamp;
+use serde::Serialize;
 
 use self::contention::Contention;
 pub use self::joins::{First, LinkId};
 pub use self::limits::Limits;
 use self::names::Names;
-use self::session::Session;
 pub use self::session::Peer;
+use self::session::Session;
 
 /// The moment of an event.
 #[derive(Debug, Clone, Copy)]
@@ -67,7 +68,7 @@ pub enum StatementKind {
 }
 
 /// What there is, for status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Counts {
     pub sessions: usize,
     pub registrations: usize,

@@ -1,13 +1,13 @@
 use std::time::Duration;
 
 use postern_proto::aead::Suite;
-use postern_proto::handshake::{Initiator, Label, Responder, StaticKey};
 use postern_proto::authority::{Attributes, RingKey};
 use postern_proto::credential::{Audience, Claims, Holder, KeyRing, VerifiedCredential, Verifier, Voided, issue};
+use postern_proto::handshake::{Initiator, Label, Responder, StaticKey};
 use postern_proto::id::{CredentialId, ProjectId};
+use postern_proto::link::{Frame, FromRelay, MAX_INSTANCES, ToRelay};
 use postern_proto::secret::SecretBytes;
 use postern_proto::sign::SigningKey;
-use postern_proto::link::{Frame, FromRelay, MAX_INSTANCES, ToRelay};
 use proptest::prelude::*;
 
 use super::*;

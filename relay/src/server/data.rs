@@ -1,0 +1,138 @@
+//! A data link: its first flight, then parked, refused or joined.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_proto::channel::Side;
+use postern_proto::id::SessionId;
+use postern_proto::link::{Frame, LinkFrames, Opening, Refusal};
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::Shared;
+use super::drops::DropReason;
+use super::link::{Link, Opened, Verdict};
+use crate::ending;
+use crate::registry::{First, LinkId, Whom};
+use crate::splice::End;
+
+/// From the first byte to an authentic frame; a node sends it all at once.
+const FIRST_FLIGHT: Duration = Duration::from_secs(5);
+
+/// What a link sends before it is decided about. The relay reads no byte more: what follows is a stream's.
+const FIRST_LEN: usize = Opening::LEN + Frame::SEALED_LEN;
+
+/// Serves a data link until it ends or is joined; says why, where it was dropped.
+pub(super) async fn serve(shared: &Arc<Shared>, mut link: Link) -> Option<DropReason> {
+    let half_open = shared.half_open_links.enter(link.accepted.peer.ip());
+    let mut first = [0; FIRST_LEN];
+    match half_open.run(timeout(FIRST_FLIGHT, link.accepted.stream.read_exact(&mut first))).await {
+        Ok(Ok(Ok(_))) => {}
+        Ok(Ok(Err(_))) => return Some(DropReason::Closed),
+        Ok(Err(_)) => return Some(DropReason::Deadline),
+        Err(_) => return Some(DropReason::Evicted),
+    }
+    drop(half_open);
+
+    let (opening, sealed) = first.split_first_chunk::<{ Opening::LEN }>()?;
+    let Opening { session, counter } = Opening::decode(opening);
+    let Some(key) = shared.with(|registry, _| registry.link_session(session).cloned()) else {
+        return Some(DropReason::UnknownSession);
+    };
+    let mut frames = LinkFrames::new(&key, counter, Side::Responder);
+    drop(key);
+    let Ok(frame) = frames.open(sealed.try_into().ok()?) else { return Some(DropReason::NotAuthentic) };
+    let mut opened = Opened { link, frames };
+    if matches!(frame, Frame::Join { .. }) && !shared.admits_join() {
+        refuse(opened, Refusal::Limit).await;
+        return Some(DropReason::Full);
+    }
+    let (handle, mut verdict) = oneshot::channel();
+    let parked = shared.with(|registry, now| registry.handle_frame(now, First { session, counter, frame }, handle));
+    let verdict = match parked {
+        Some(id) => match wait_parked(shared, session, id, &opened, &mut verdict).await {
+            Ok(verdict) => verdict,
+            Err(reason) => return Some(reason),
+        },
+        None => verdict.await.ok(),
+    };
+    match verdict {
+        // Its session ended, or its number had been used before.
+        None => Some(DropReason::Closed),
+        Some(Verdict::Refused(reason)) => {
+            refuse(opened, reason).await;
+            None
+        }
+        Some(Verdict::HandOver(to)) => {
+            // The other task is gone only where the dialler is.
+            to.send(opened).err().map(|_| DropReason::Closed)
+        }
+        Some(Verdict::Join { parked, dialled_by, parked_by }) => {
+            let Ok(mut parked) = parked.await else {
+                refuse(opened, Refusal::NoLink).await;
+                return None;
+            };
+            if parked.say(&joined(dialled_by)).await.is_err() {
+                refuse(opened, Refusal::NoLink).await;
+                return None;
+            }
+            if opened.say(&joined(parked_by)).await.is_err() {
+                return Some(DropReason::Closed);
+            }
+            shared.join(opened.link, parked.link);
+            None
+        }
+    }
+}
+
+const fn joined(whom: Whom) -> Frame {
+    Frame::Joined { identifier: whom.identifier, instance: whom.instance }
+}
+
+/// Waits for a parked link's verdict, or its end: nothing may come on it before it is joined.
+async fn wait_parked(
+    shared: &Shared,
+    session: SessionId,
+    id: LinkId,
+    opened: &Opened,
+    verdict: &mut oneshot::Receiver<Verdict>,
+) -> Result<Option<Verdict>, DropReason> {
+    tokio::select! {
+        biased;
+        verdict = &mut *verdict => return Ok(verdict.ok()),
+        _ = opened.link.stream().readable() => {}
+    }
+    match shared.with(|registry, _| registry.handle_link_ended(session, id)) {
+        Some(_) => Err(DropReason::Closed),
+        // It was joined, or dropped, at the same moment.
+        None => Ok(verdict.await.ok()),
+    }
+}
+
+async fn refuse(mut opened: Opened, reason: Refusal) {
+    if opened.say(&Frame::Refused(reason)).await.is_ok() {
+        // The dialler may have sent early data behind its frame. A reset, which unread bytes cause, would overtake the refusal.
+        ending::close_one(opened.link.stream()).await;
+    }
+}
+
+impl Shared {
+    /// Splices two links, in a task of its own: what their tasks needed until here is freed.
+    fn join(self: &Arc<Self>, dialler: Link, parked: Link) {
+        let shared = Arc::clone(self);
+        let peer = dialler.accepted.peer;
+        self.spawn(peer, async move {
+            let Link { accepted: first, counted: first_counted } = dialler;
+            let Link { accepted: second, counted: second_counted } = parked;
+            let report = shared.splicer.join(first.stream, second.stream).await;
+            drop((first.permit, second.permit, first_counted, second_counted));
+            let (to_parked, to_dialler) = (report.forward, report.backward);
+            match report.end {
+                End::Closed(side) => tracing::debug!(?side, to_parked, to_dialler, "a join ended"),
+                End::Failed(side, error) => tracing::debug!(?side, %error, to_parked, to_dialler, "a join failed"),
+            }
+            None
+        });
+    }
+}

@@ -1,0 +1,87 @@
+//! Why connections were dropped without a word: counted by reason, so that an operator sees what kind of trouble there is.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+/// Why a connection was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DropReason {
+    /// It did not speak the protocol, or its handshake did not hold.
+    Handshake,
+    /// It did not prove in time who it is.
+    Deadline,
+    /// Too many connections had not proven who they are, and it was the oldest.
+    Evicted,
+    /// The process has hardly a descriptor left.
+    Full,
+    /// It asked for a service that a relay does not have.
+    Service,
+    /// A data link of a session that does not exist (any more).
+    UnknownSession,
+    /// A data link that did not prove that it belongs to the session that it names.
+    NotAuthentic,
+    /// The peer broke the protocol after it was known.
+    Malformed,
+    /// The peer stopped reading its control link.
+    WriteStalled,
+    /// The connection broke, or was closed by the peer.
+    Closed,
+    /// A node said nothing for too long.
+    Silent,
+    /// The relay is shutting down.
+    Draining,
+    /// A fault in this program. It ended one connection.
+    Panic,
+}
+
+impl DropReason {
+    pub const ALL: [Self; 13] = [
+        Self::Handshake,
+        Self::Deadline,
+        Self::Evicted,
+        Self::Full,
+        Self::Service,
+        Self::UnknownSession,
+        Self::NotAuthentic,
+        Self::Malformed,
+        Self::WriteStalled,
+        Self::Closed,
+        Self::Silent,
+        Self::Draining,
+        Self::Panic,
+    ];
+}
+
+/// How often each happened.
+#[derive(Debug, Default)]
+pub(super) struct Drops([AtomicU64; DropReason::ALL.len()]);
+
+impl Drops {
+    pub(super) fn count(&self, reason: DropReason, peer: SocketAddr) {
+        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+        match reason {
+            DropReason::Panic => tracing::error!(%peer, "a task that served one connection panicked"),
+            DropReason::Full => tracing::warn!(%peer, "a connection was dropped: the limit of open files is reached"),
+            _ => tracing::debug!(%peer, ?reason, "a connection was dropped"),
+        }
+    }
+
+    pub(super) fn counts(&self) -> Vec<(DropReason, u64)> {
+        DropReason::ALL.iter().map(|reason| (*reason, self.0[*reason as usize].load(Ordering::Relaxed))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_place() {
+        for (place, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, place);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! A connection with what it holds of the process, and its bytes.
+
+use std::io;
+use std::time::Duration;
+
+use postern_proto::link::{Frame, LinkFrames, Refusal};
+use postern_runtime::net::Accepted;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::descriptors::Descriptor;
+use crate::registry::Whom;
+
+/// How long a peer may take to take what it is told.
+pub(super) const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A connection, counted for as long as it lives.
+pub(super) struct Link {
+    pub(super) accepted: Accepted,
+    pub(super) counted: Descriptor,
+}
+
+impl Link {
+    pub(super) const fn stream(&self) -> &TcpStream {
+        &self.accepted.stream
+    }
+}
+
+/// What becomes of a data link.
+pub(super) enum Verdict {
+    Refused(Refusal),
+    /// Joined: the dialler's task takes it from here.
+    HandOver(oneshot::Sender<Opened>),
+    Join {
+        parked: oneshot::Receiver<Opened>,
+        dialled_by: Whom,
+        parked_by: Whom,
+    },
+}
+
+/// The registry's hold on a data link. Dropped without a verdict, the link is closed.
+pub(super) type LinkHandle = oneshot::Sender<Verdict>;
+
+/// A data link whose first frame was authentic.
+pub(super) struct Opened {
+    pub(super) link: Link,
+    pub(super) frames: LinkFrames,
+}
+
+impl Opened {
+    /// Seals `frame` and sends it.
+    pub(super) async fn say(&mut self, frame: &Frame) -> io::Result<()> {
+        let sealed = self.frames.seal(frame).map_err(io::Error::other)?;
+        write_all(self.link.stream(), &sealed).await
+    }
+}
+
+/// Writes all of `bytes` within [`WRITE_DEADLINE`].
+pub(super) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    let write = async {
+        while !bytes.is_empty() {
+            stream.writable().await?;
+            match stream.try_write(bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    };
+    timeout(WRITE_DEADLINE, write).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Reads a handshake frame, `u16 length ‖ body`, whose body has 1 to `most` bytes. Nothing longer is allocated.
+pub(super) async fn read_frame(stream: &mut (impl AsyncRead + Unpin), most: usize) -> io::Result<Vec<u8>> {
+    let length = usize::from(stream.read_u16().await?);
+    if length == 0 || length > most {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    Ok(body)
+}
+
+/// `body` as a handshake frame.
+pub(super) fn frame(body: &[u8]) -> Vec<u8> {
+    // No body is longer than a handshake message's limit of 4 KiB.
+    let mut framed = (body.len() as u16).to_be_bytes().to_vec();
+    framed.extend_from_slice(body);
+    framed
+}

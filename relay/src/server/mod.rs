@@ -1,0 +1,350 @@
+//! The relay as it runs: connections come in, sessions and joins come out. The registry decides; this performs.
+
+mod control;
+mod data;
+mod descriptors;
+mod drops;
+mod link;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use postern_proto::handshake::StaticKey;
+use postern_proto::link::Refusal;
+use postern_proto::preface::Service;
+use postern_proto::time::Timestamp;
+use postern_runtime::net::{Accepted, HalfOpen};
+use serde::Serialize;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::control::Control;
+pub use self::descriptors::Descriptors;
+pub use self::drops::DropReason;
+use self::drops::Drops;
+use self::link::{Link, LinkHandle, Verdict};
+use crate::pipes::PoolSettings;
+use crate::registry::{Command, Counts, Limits, Now, Registry, StatementKind};
+use crate::splice::Splicer;
+use crate::trust::TrustState;
+
+/// Control links in the handshake: two round trips each, and some 10 KiB.
+const HALF_OPEN_SESSIONS: usize = 1024;
+const HALF_OPEN_SESSIONS_PER_SOURCE: usize = 256;
+
+/// Data links whose first flight has not arrived: one round trip each, and no state. Counted apart, so that a flood of
+/// handshakes does not keep members from opening links.
+const HALF_OPEN_LINKS: usize = 4096;
+const HALF_OPEN_LINKS_PER_SOURCE: usize = 1024;
+
+/// Sessions in total. Each holds some 30 KiB with its buffers.
+const SESSIONS: usize = 10_000;
+
+/// How long joined links may go on after a stop, of the time that the caller gives.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The project's time.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// What a relay needs.
+pub struct RelaySettings {
+    /// What credentials are verified against, and the statements to pass on. Changes take effect at once.
+    pub trust: watch::Receiver<Arc<TrustState>>,
+    /// The relay's current static key, and the next and the previous one where there are such. One to three.
+    pub statics: Vec<StaticKey>,
+    pub clock: Clock,
+    pub descriptors: Descriptors,
+    pub pool: PoolSettings,
+}
+
+/// The relay.
+pub struct Relay;
+
+impl Relay {
+    /// Starts a relay that serves what it is handed. Must be called in a tokio runtime.
+    #[must_use]
+    pub fn start(settings: RelaySettings) -> RelayHandle {
+        let descriptors = Arc::new(settings.descriptors);
+        let limits = Limits { sessions: SESSIONS.min(descriptors.limit() / 4), parked: descriptors.parked() };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State { registry: Registry::new(limits), armed: None }),
+            timer: Notify::new(),
+            trust: settings.trust,
+            statics: settings.statics,
+            clock: settings.clock,
+            descriptors,
+            half_open_sessions: HalfOpen::new(HALF_OPEN_SESSIONS, HALF_OPEN_SESSIONS_PER_SOURCE),
+            half_open_links: HalfOpen::new(HALF_OPEN_LINKS, HALF_OPEN_LINKS_PER_SOURCE),
+            splicer: Splicer::new(settings.pool),
+            drops: Drops::default(),
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        });
+        tokio::spawn(shared.abort.clone().run_until_cancelled_owned(run_timers(Arc::clone(&shared))));
+        tokio::spawn(shared.abort.clone().run_until_cancelled_owned(follow_trust(Arc::clone(&shared))));
+        RelayHandle { shared }
+    }
+}
+
+/// A running relay. Cheap to clone.
+#[derive(Clone)]
+pub struct RelayHandle {
+    shared: Arc<Shared>,
+}
+
+/// What a relay is doing.
+#[derive(Debug, Clone, Serialize)]
+pub struct RelayStatus {
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Joins alive now.
+    pub joins: usize,
+    /// Bytes moved from diallers to those they dialled.
+    pub bytes_forward: u64,
+    pub bytes_backward: u64,
+    /// Pipes alive, and bytes in buffers of stalled joins.
+    pub pipes: usize,
+    pub buffered: usize,
+    /// Connections now, and how many descriptors the process may have.
+    pub links: usize,
+    pub descriptors: usize,
+    /// How often each refusal was given, in its words.
+    pub refused: Vec<(String, u64)>,
+    /// Why connections were dropped without one.
+    pub dropped: Vec<(DropReason, u64)>,
+    pub draining: bool,
+}
+
+impl RelayHandle {
+    /// Serves a connection whose preface asked for `service`, in a task of its own. Other services than a relay's are dropped.
+    pub fn serve_connection(&self, accepted: Accepted, service: Service) {
+        let (shared, peer) = (&self.shared, accepted.peer);
+        if shared.draining.is_cancelled() {
+            return shared.drops.count(DropReason::Draining, peer);
+        }
+        let Some(counted) = shared.descriptors.enter(shared.splicer.pool().pipes()) else {
+            return shared.drops.count(DropReason::Full, peer);
+        };
+        let link = Link { accepted, counted };
+        let task = Arc::clone(shared);
+        match service {
+            Service::RelayControl => shared.spawn(peer, async move { Some(control::serve(&task, link).await) }),
+            Service::RelayData => shared.spawn(peer, async move { data::serve(&task, link).await }),
+            Service::Authority | Service::Peer => shared.drops.count(DropReason::Service, peer),
+        }
+    }
+
+    #[must_use]
+    pub fn status(&self) -> RelayStatus {
+        let shared = &self.shared;
+        let (counts, refused) = {
+            let state = shared.lock();
+            (state.registry.counts(), state.registry.refusals().map(|(reason, n)| (reason.to_string(), n)).collect())
+        };
+        let (totals, pool) = (shared.splicer.totals(), shared.splicer.pool());
+        let load = std::sync::atomic::Ordering::Relaxed;
+        RelayStatus {
+            counts,
+            joins: totals.live.load(load),
+            bytes_forward: totals.forward.load(load),
+            bytes_backward: totals.backward.load(load),
+            pipes: pool.pipes(),
+            buffered: pool.buffered(),
+            links: shared.descriptors.links(),
+            descriptors: shared.descriptors.limit(),
+            refused,
+            dropped: shared.drops.counts(),
+            draining: shared.draining.is_cancelled(),
+        }
+    }
+
+    /// Stops: every node is told to go, joined links may go on until `deadline` has passed, then what is left is aborted.
+    /// Nothing is left running when it returns.
+    pub async fn shutdown(&self, deadline: Duration) {
+        let shared = &self.shared;
+        shared.draining.cancel();
+        shared.with(|registry, now| registry.end_unless(now, Refusal::ShuttingDown, |_| false));
+        shared.tasks.close();
+        let joins = self.status().joins;
+        tracing::info!(joins, ?deadline, "draining: nodes are told to go, joined links may finish");
+        if tokio::time::timeout(deadline, shared.tasks.wait()).await.is_err() {
+            tracing::warn!(joins = self.status().joins, "the deadline has passed: what is left is aborted");
+        }
+        shared.abort.cancel();
+        let _ = tokio::time::timeout(LAST_WORDS, shared.tasks.wait()).await;
+        tracing::info!("stopped");
+    }
+}
+
+type SessionRegistry = Registry<Arc<Control>, LinkHandle>;
+
+struct State {
+    registry: SessionRegistry,
+    /// For when the timer task sleeps.
+    armed: Option<Instant>,
+}
+
+/// What all tasks of a relay share.
+struct Shared {
+    /// Never held over an await.
+    state: Mutex<State>,
+    timer: Notify,
+    trust: watch::Receiver<Arc<TrustState>>,
+    statics: Vec<StaticKey>,
+    clock: Clock,
+    descriptors: Arc<Descriptors>,
+    half_open_sessions: HalfOpen,
+    half_open_links: HalfOpen,
+    splicer: Splicer,
+    drops: Drops,
+    tasks: TaskTracker,
+    draining: CancellationToken,
+    abort: CancellationToken,
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // A panic that left the registry half changed cannot be told from one that did not; going on serves the others.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Now {
+        Now { instant: tokio::time::Instant::now().into_std(), time: (self.clock)() }
+    }
+
+    fn trust(&self) -> Arc<TrustState> {
+        Arc::clone(&self.trust.borrow())
+    }
+
+    fn admits_join(&self) -> bool {
+        self.descriptors.admits_join(self.splicer.pool().pipes())
+    }
+
+    /// Lets `act` happen to the registry, and performs what it commands.
+    fn with<R>(&self, act: impl FnOnce(&mut SessionRegistry, Now) -> R) -> R {
+        let now = self.now();
+        let (result, commands) = {
+            let mut state = self.lock();
+            let result = act(&mut state.registry, now);
+            let commands: Vec<_> = std::iter::from_fn(|| state.registry.poll_command()).collect();
+            let next = state.registry.poll_timeout();
+            if next.is_some_and(|next| state.armed.is_none_or(|armed| next < armed)) {
+                state.armed = next;
+                self.timer.notify_one();
+            }
+            (result, commands)
+        };
+        commands.into_iter().for_each(perform);
+        result
+    }
+
+    /// Runs `work`, which serves one connection, until it ends or the relay is aborted.
+    fn spawn(self: &Arc<Self>, peer: SocketAddr, work: impl Future<Output = Option<DropReason>> + Send + 'static) {
+        let shared = Arc::clone(self);
+        let abort = self.abort.clone();
+        self.tasks.spawn(async move {
+            let watcher = PanicWatcher { shared: &shared, peer };
+            if let Some(Some(reason)) = abort.run_until_cancelled(work).await {
+                shared.drops.count(reason, peer);
+            }
+            drop(watcher);
+        });
+    }
+}
+
+/// Counts a panic of the task that it lives in. The task alone ends.
+struct PanicWatcher<'a> {
+    shared: &'a Shared,
+    peer: SocketAddr,
+}
+
+impl Drop for PanicWatcher<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.drops.count(DropReason::Panic, self.peer);
+        }
+    }
+}
+
+/// A handle whose task is gone needs nothing any more: results of sends are not looked at.
+fn perform(command: Command<Arc<Control>, LinkHandle>) {
+    match command {
+        Command::Wake(control) => control.notify.notify_one(),
+        Command::End { control, reason } => {
+            let _ = control.end.set(reason);
+            control.notify.notify_one();
+        }
+        Command::Join { dialler, dialled_by, parked, parked_by } => {
+            let (to, from) = oneshot::channel();
+            let _ = parked.send(Verdict::HandOver(to));
+            let _ = dialler.send(Verdict::Join { parked: from, dialled_by, parked_by });
+        }
+        Command::Refuse { link, reason } => {
+            let _ = link.send(Verdict::Refused(reason));
+        }
+        Command::Drop(link) => drop(link),
+    }
+}
+
+async fn run_timers(shared: Arc<Shared>) {
+    loop {
+        let next = {
+            let mut state = shared.lock();
+            state.armed = state.registry.poll_timeout();
+            state.armed
+        };
+        let due = async {
+            match next {
+                Some(next) => tokio::time::sleep_until(next.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => shared.with(|registry, now| registry.handle_timeout(now)),
+            () = shared.timer.notified() => {}
+        }
+    }
+}
+
+/// Passes new statements on, and ends the sessions that a change of trust leaves without a valid credential.
+async fn follow_trust(shared: Arc<Shared>) {
+    let mut changes = shared.trust.clone();
+    let mut known: Option<Arc<TrustState>> = None;
+    loop {
+        let trust = Arc::clone(&changes.borrow_and_update());
+        let before = known.as_ref();
+        shared.with(|registry, now| {
+            let (new, old) = (&trust.statements, before.map(|before| &before.statements));
+            if old.is_none_or(|old| old.project_info != new.project_info) {
+                registry.handle_statement(StatementKind::ProjectInfo, new.project_info.to_vec());
+            }
+            for (kind, new, old) in [
+                (StatementKind::Voiding, &new.voiding, old.map(|old| &old.voiding)),
+                (StatementKind::Heartbeat, &new.heartbeat, old.map(|old| &old.heartbeat)),
+            ] {
+                if let Some(statement) = new.as_ref().filter(|_| old != Some(new)) {
+                    registry.handle_statement(kind, statement.to_vec());
+                }
+            }
+            let same = before.is_some_and(|before| {
+                Arc::ptr_eq(&before.membership, &trust.membership) && Arc::ptr_eq(&before.voided, &trust.voided)
+            });
+            if !same {
+                let verifier = trust.verifier(now.time);
+                registry.end_unless(now, Refusal::BadCredential, |peer| verifier.recheck(&peer.credential).is_ok());
+            }
+        });
+        known = Some(trust);
+        if changes.changed().await.is_err() {
+            // Nobody will change it any more: the caller is stopping, or a test.
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
