@@ -15,9 +15,9 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::Instrument as _;
 
+use super::Shared;
 use super::drops::DropReason;
 use super::link::{Link, frame, read_frame, write_all};
-use super::Shared;
 use crate::ending;
 use crate::registry::Peer;
 

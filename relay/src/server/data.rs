@@ -98,10 +98,12 @@ async fn wait_parked(
     opened: &Opened,
     verdict: &mut oneshot::Receiver<Verdict>,
 ) -> Result<Option<Verdict>, DropReason> {
+    let mut byte = [0];
     tokio::select! {
         biased;
         verdict = &mut *verdict => return Ok(verdict.ok()),
-        _ = opened.link.stream().readable() => {}
+        // Readiness alone may be left over from the first flight; this sees an end, an error or a byte.
+        _ = opened.link.stream().peek(&mut byte) => {}
     }
     match shared.with(|registry, _| registry.handle_link_ended(session, id)) {
         Some(_) => Err(DropReason::Closed),
