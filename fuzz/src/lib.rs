@@ -1,6 +1,8 @@
 //! What the fuzz targets check: a function per target, from any bytes. `proto/tests/corpus.rs` includes this file and runs the same
 //! functions over the committed corpus.
 
+mod wire;
+
 use std::collections::BTreeMap;
 
 use postern_proto::authority::RingKey;
@@ -12,6 +14,8 @@ use postern_proto::secret::SecretBytes;
 use postern_proto::sign::{self, Purpose, SigningKey};
 use postern_proto::ticket::Ticket;
 use postern_proto::time::Timestamp;
+
+pub use self::wire::{handshake, link_frame, link_message, session};
 
 /// Any text parses or is refused with a place in it. What parses prints to a form that parses back, and decides alike; a refusal
 /// names terms of that form.

@@ -24,8 +24,12 @@ macro_rules! replay {
 
 replay! {
     credential,
+    handshake,
     history,
+    link_frame,
+    link_message,
     policy,
+    session,
     ticket,
 }
 

@@ -225,4 +225,31 @@ mod tests {
         assert_eq!(Refusal::from_wire(0), None);
         assert_eq!(Refusal::from_wire(11), None);
     }
+
+    #[test]
+    fn the_examples_of_the_document() {
+        let to_relay = |message: ToRelay| hex::encode(minicbor::to_vec(message).unwrap());
+        let from_relay = |message: FromRelay| hex::encode(minicbor::to_vec(message).unwrap());
+        let examples = [
+            (
+                "register `saas-relay` as request 5",
+                to_relay(ToRelay::Register { request: 5, name: "saas-relay".parse().unwrap() }),
+            ),
+            ("ping 42", to_relay(ToRelay::Ping { number: 42 })),
+            ("answer: request 5 was done", from_relay(FromRelay::Answer { request: 5, refused: None })),
+            (
+                "answer: request 5 refused, copied home",
+                from_relay(FromRelay::Answer { request: 5, refused: Some(Refusal::CopiedHome) }),
+            ),
+            ("closing: taken over", from_relay(FromRelay::Closing { reason: Refusal::TakenOver })),
+            ("refused, no link", hex::encode(Frame::Refused(Refusal::NoLink).encode())),
+        ];
+        let document = include_str!("../../../docs/protocol/links.md");
+        for (name, hex) in &examples {
+            assert!(document.contains(&format!("| {name} | `{hex}` |")), "| {name} | `{hex}` |");
+        }
+        let shown =
+            document.lines().filter(|line| line.starts_with("| ") && line.ends_with("` |") && !line.contains("Noise")).count();
+        assert_eq!(shown, examples.len(), "every example is checked");
+    }
 }
