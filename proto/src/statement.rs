@@ -20,8 +20,7 @@ pub trait Statement: sealed::Sealed + Encode<()> + for<'b> Decode<'b, ()> {
     fn project(&self) -> ProjectId;
 
     /// Whether it speaks for the identity that `history` belongs to.
-    fn is_of(&self, history: &History) -> bool {
-        let _ = history;
+    fn is_of(&self, _history: &History) -> bool {
         true
     }
 }

@@ -74,8 +74,8 @@ impl Verifier<'_> {
     pub fn verify(&self, bytes: &[u8], audience: Audience, holder: Holder) -> Result<VerifiedCredential, CredentialError> {
         let envelope = Envelope::parse(Purpose::Credential, bytes)?;
         let key = envelope.key_id();
-        let payload =
-            self.ring.key(key, self.now).map_err(|reason| self.unusable(key, reason)).map(|key| envelope.open(key))??;
+        let public = self.ring.key(key, self.now).map_err(|reason| self.unusable(key, reason))?;
+        let payload = envelope.open(public)?;
         let claims = Claims::decode(&payload).map_err(|_| CredentialError::Malformed)?;
         if claims.encode() != payload {
             return Err(CredentialError::NotDeterministic);
