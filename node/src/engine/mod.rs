@@ -1,5 +1,216 @@
 //! What runs: relay links, channels, streams, inlets, outlets and the decisions about them.
+//!
+//! [`Engine`] is the whole of a running node, as plan, control and daemon use it. It never waits for the network: what cannot
+//! work yet is started, tried again, and told in [`Engine::status`].
 
 mod buffers;
+mod channel;
+mod credentials;
+mod direct;
+mod failure;
+mod inlet;
 mod link;
+mod live;
+mod peers;
+mod policy;
+mod presence;
 mod pump;
+mod relay_link;
+mod serve;
+mod shared;
+mod status;
+mod trust;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_proto::address::HostPort;
+use postern_proto::handshake::StaticKey;
+use postern_proto::id::{InstanceId, NodeId};
+use postern_proto::identity::Identity;
+use postern_proto::name::{Alias, OutletName, RelayName};
+use postern_proto::secret::SecretBytes;
+use postern_proto::spec::{InletSpec, OutletSpec, PolicySpec, RelaySpec};
+use postern_runtime::clock::Clock;
+use postern_runtime::home::{Home, IdentityHome, NodeHome};
+use postern_runtime::membership::Membership;
+use postern_runtime::net::{Acceptor, BindError, SocketKind, bind};
+use postern_runtime::supervise::Supervisor;
+use tokio::sync::watch;
+use tracing::info;
+
+pub use self::failure::{Failure, Step};
+pub use self::policy::PolicySource;
+pub use self::status::{EngineStatus, InletStatus, PortalCheck, RelayState, RelayStatus};
+
+use self::inlet::Inlet;
+use self::shared::Shared;
+
+/// Most connections that one inlet serves at once; further ones wait in the kernel's queue.
+const MAX_INLET_CONNECTIONS: usize = 8_192;
+
+/// Most direct paths that are served at once.
+const MAX_DIRECT_PATHS: usize = 4_096;
+
+/// What a node is made of when it starts.
+pub struct Settings {
+    pub home: Home,
+    pub node_home: NodeHome,
+    pub identity_home: IdentityHome,
+    pub identity: Identity,
+    pub node_id: NodeId,
+    pub static_key: StaticKey,
+    /// The project that the identity is a member of.
+    pub membership: Option<Membership>,
+    /// The key by which a home without a project issues credentials; `None` for a node that waits to be enrolled.
+    pub local_issuer: Option<SecretBytes<32>>,
+    /// Where peers may connect without a relay. Without it, only nodes of the same machine find this one.
+    pub listener: Option<HostPort>,
+    pub clock: Arc<Clock>,
+    pub supervisor: Supervisor,
+}
+
+/// Why something could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Listen(#[from] BindError),
+    #[error("the listener has no address")]
+    Address(#[from] io::Error),
+}
+
+/// Everything that runs in one node. Cheap to clone; clones are the same engine.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+impl Engine {
+    /// Starts without any resources. Does not wait for the network.
+    ///
+    /// # Errors
+    /// [`EngineError`] where the listener for peers cannot be bound.
+    pub async fn start(settings: Settings) -> Result<Self, EngineError> {
+        let address = settings.listener.clone().unwrap_or_else(presence::default_listener);
+        let acceptor = Acceptor::new(bind(&address).await?, SocketKind::Link, MAX_DIRECT_PATHS);
+        let bound = acceptor.local_addr()?;
+        let shared = Arc::new(Shared::new(settings));
+        presence::publish(&shared, bound);
+        info!(listener = %bound, instance = %shared.trust.instance, "node started");
+        shared.spawn("credentials", credentials::run(Arc::clone(&shared)));
+        let stop = shared.stop.child_token();
+        shared.spawn("direct listener", direct::listen(Arc::clone(&shared), acceptor, stop));
+        Ok(Self { shared })
+    }
+
+    /// The node's identity joined a project, or learned something new about it.
+    pub fn set_membership(&self, membership: Membership) {
+        self.shared.membership.send_replace(Some(membership));
+        self.shared.changed();
+    }
+
+    #[must_use]
+    pub fn node_id(&self) -> NodeId {
+        self.shared.trust.node_id
+    }
+
+    #[must_use]
+    pub fn instance(&self) -> InstanceId {
+        self.shared.trust.instance
+    }
+
+    /// Runs an outlet, in place of one of the same name.
+    pub async fn add_outlet(&self, spec: OutletSpec) {
+        info!(outlet = %spec.name, to = %spec.to, "outlet added");
+        self.shared.outlets().insert(spec.name.clone(), spec);
+        self.shared.review();
+        self.shared.changed();
+    }
+
+    /// Ends an outlet and its streams.
+    pub async fn remove_outlet(&self, name: &OutletName) {
+        self.shared.outlets().remove(name);
+        self.shared.review();
+        self.shared.changed();
+    }
+
+    /// Runs an inlet. Returns it with the port that it listens on, where any port was asked for.
+    ///
+    /// # Errors
+    /// [`EngineError::Listen`].
+    pub async fn add_inlet(&self, spec: InletSpec) -> Result<InletSpec, EngineError> {
+        self.remove_inlet(&spec.alias).await;
+        let acceptor = Acceptor::new(bind(&spec.from).await?, SocketKind::Application, MAX_INLET_CONNECTIONS);
+        let bound = acceptor.local_addr()?;
+        let spec = InletSpec { from: spec.from.with_port(bound.port()), ..spec };
+        info!(inlet = %spec.alias, from = %bound, to = %spec.to, "inlet added");
+        let inlet = Arc::new(Inlet::new(spec.clone(), bound, self.shared.stop.child_token()));
+        self.shared.inlets().insert(spec.alias.clone(), Arc::clone(&inlet));
+        self.shared.spawn("inlet", inlet::run(Arc::clone(&self.shared), inlet, acceptor));
+        self.shared.changed();
+        Ok(spec)
+    }
+
+    /// Ends an inlet and its streams.
+    pub async fn remove_inlet(&self, alias: &Alias) {
+        let removed = self.shared.inlets().remove(alias);
+        if let Some(inlet) = removed {
+            inlet.stop.cancel();
+            self.shared.review();
+            self.shared.changed();
+        }
+    }
+
+    /// Claims a relay name and registers it. Whether it is permitted shows in [`Self::status`].
+    pub async fn add_relay(&self, spec: RelaySpec) {
+        self.shared.relay_specs().insert(spec.name.clone(), spec);
+        self.shared.names_changed();
+    }
+
+    pub async fn remove_relay(&self, name: &RelayName) {
+        self.shared.relay_specs().remove(name);
+        self.shared.names_changed();
+    }
+
+    /// Replaces the policies that do not stand on a resource itself. Live streams are judged again at once.
+    pub async fn set_policies(&self, policies: Vec<PolicySpec>) {
+        self.shared.policies.set(policies);
+        self.shared.review();
+        self.shared.changed();
+    }
+
+    #[must_use]
+    pub fn status(&self) -> EngineStatus {
+        status::status(&self.shared)
+    }
+
+    /// Ticks whenever [`Self::status`] may say something new.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.shared.ticks.subscribe()
+    }
+
+    /// Asks whether a byte can pass through an inlet's portal now: through relay, peer and policies to the target, which is dialled
+    /// and sent nothing. `None` where there is no such inlet.
+    pub async fn probe(&self, alias: &Alias) -> Option<PortalCheck> {
+        let inlet = self.shared.inlets().get(alias).cloned()?;
+        let failure = inlet::probe(&self.shared, &inlet).await.err();
+        self.shared.changed();
+        Some(PortalCheck { alias: alias.clone(), failure })
+    }
+
+    /// Stops: no new connections, then up to `deadline` for live streams to finish, then the rest is cut.
+    pub async fn shutdown(&self, deadline: Duration) {
+        self.shared.inlets().values().for_each(|inlet| inlet.stop.cancel());
+        let drained = self.shared.live.drained();
+        if self.shared.live.total() > 0 && tokio::time::timeout(deadline, drained).await.is_err() {
+            info!(streams = self.shared.live.total(), "cutting the streams that did not finish in time");
+        }
+        self.shared.stop.cancel();
+        presence::withdraw(&self.shared);
+    }
+}
+
+#[cfg(test)]
+mod tests;

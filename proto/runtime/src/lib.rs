@@ -5,6 +5,7 @@ pub mod authority;
 pub mod backoff;
 pub mod clock;
 pub mod daemon;
+pub mod enrol;
 pub mod files;
 pub mod home;
 pub mod lock;

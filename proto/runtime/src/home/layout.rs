@@ -33,7 +33,10 @@ pub mod node {
     pub const PRESENCE: &str = "presence";
     /// The newest epoch and void list that the node has seen.
     pub const EPOCH: &str = "epoch";
-    pub(in super::super) const ALL: &[&str] = &[STORED, STATIC, NODE_ID, TICKET, CONTROL_SOCKET, LOG, PRESENCE, EPOCH, LOCK];
+    /// The newest credentials, so that the node can start while its authority is away.
+    pub const CREDENTIALS: &str = "credentials";
+    pub(in super::super) const ALL: &[&str] =
+        &[STORED, STATIC, NODE_ID, TICKET, CONTROL_SOCKET, LOG, PRESENCE, EPOCH, CREDENTIALS, LOCK];
 }
 
 /// Files of `authority`.

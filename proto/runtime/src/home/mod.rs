@@ -2,7 +2,7 @@
 
 mod error;
 mod identities;
-mod layout;
+pub mod layout;
 mod nodes;
 mod place;
 mod reset;

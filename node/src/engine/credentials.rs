@@ -1,0 +1,288 @@
+//! Where this node's credentials come from: its project's authority, or, in a home that has joined no project, the home's own
+//! issuer. Keeps them fresh.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use minicbor::{Decode, Encode};
+use postern_proto::authority::{Answer, Heartbeat, Refusal, Request, RingKey};
+use postern_proto::credential::{Audience, Claims, KeyRing, Voided, issue};
+use postern_proto::id::{CredentialId, ProjectId};
+use postern_proto::identity::Identity;
+use postern_proto::name::RelayName;
+use postern_proto::secret::SecretBytes;
+use postern_proto::sign::SigningKey;
+use postern_proto::statement;
+use postern_proto::time::Timestamp;
+use postern_runtime::authority::{AuthorityClient, AuthorityError, Pinned, Pushed};
+use postern_runtime::backoff::Backoff;
+use postern_runtime::enrol::hello;
+use postern_runtime::home::layout;
+use postern_runtime::membership::Membership;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::shared::Shared;
+use super::trust::Domain;
+
+/// Credentials are renewed so often, ± 10 %. Revocations do not wait for it.
+const RENEWAL: Duration = Duration::from_secs(3600);
+
+/// How long a credential of a home's own issuer is valid.
+const HOME_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// Credentials are valid from a little before now on, for peers whose clock is behind.
+const BACKDATE: Duration = Duration::from_secs(60);
+
+/// Largest file of stored credentials: two credentials, and room.
+const MAX_STORED: usize = 16 * 1024;
+
+/// Which relay names this node may register, as its authority last said.
+pub type NameAnswers = BTreeMap<RelayName, Result<(), Refusal>>;
+
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct Stored {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    member: Vec<u8>,
+    #[cbor(n(1), with = "minicbor::bytes")]
+    relay: Vec<u8>,
+}
+
+/// Keeps the node's credentials fresh until it stops.
+pub async fn run(shared: Arc<Shared>) {
+    let mut membership = shared.membership.subscribe();
+    loop {
+        let current = membership.borrow_and_update().clone();
+        let work = async {
+            match current {
+                Some(membership) => in_project(&shared, membership).await,
+                None => in_home(&shared).await,
+            }
+        };
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = work => {}
+            changed = membership.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// A home without a project is a domain of its own: its issuer's key signs for its own nodes, and for nobody else.
+async fn in_home(shared: &Arc<Shared>) {
+    let Some(issuer) = &shared.local_issuer else {
+        // The node waits to be enrolled.
+        return std::future::pending().await;
+    };
+    loop {
+        if let Err(error) = issue_for_home(shared, issuer) {
+            warn!(%error, "the home's own issuer failed");
+        }
+        shared.changed();
+        tokio::time::sleep(RENEWAL).await;
+    }
+}
+
+fn issue_for_home(shared: &Shared, seed: &SecretBytes<32>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let now = shared.trust.now();
+    // The issuer's identity is only a name here, so it does not depend on when it is asked for.
+    let authority = Identity::from_seed(seed, Timestamp::from_unix(0)).identifier();
+    let mut project = [0; ProjectId::LEN];
+    project.copy_from_slice(&authority.as_bytes()[..ProjectId::LEN]);
+    let project = ProjectId::from_bytes(project);
+    let key = SigningKey::from_seed(seed);
+    let ring = RingKey::new(&key.public(), Timestamp::from_unix(0), Timestamp::from_unix(u64::MAX));
+    shared.trust.set_domain(Domain { ring: KeyRing::new(project, authority, vec![ring])?, voided: Voided::default() });
+    let claims = |audience| Claims {
+        issuer: authority,
+        subject: shared.trust.identifier,
+        project,
+        audience,
+        not_before: now.minus(BACKDATE),
+        expires: now.plus(HOME_LIFETIME),
+        id: CredentialId::random(),
+        confirmation: shared.trust.static_key.public(),
+        attributes: Default::default(),
+        relay_names: Vec::new(),
+    };
+    shared.trust.set_own(&issue(&key, &claims(Audience::Member))?, &issue(&key, &claims(Audience::Relay))?)?;
+    Ok(())
+}
+
+async fn in_project(shared: &Arc<Shared>, membership: Membership) {
+    use_membership(shared, &membership);
+    load_stored(shared);
+    let mut membership = membership;
+    let mut backoff = Backoff::default();
+    loop {
+        let ended = session(shared, &mut membership, &mut backoff).await;
+        let text = chain(&ended);
+        if shared.set_authority_trouble(Some(text.clone())) {
+            warn!(reason = %text, "the authority is not connected; trying again");
+        }
+        shared.changed();
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+}
+
+/// Believes what `membership` says: its key ring and its relays.
+fn use_membership(shared: &Arc<Shared>, membership: &Membership) {
+    shared.trust.set_domain(Domain { ring: membership.ring().clone(), voided: Voided::default() });
+    shared.relays.set(shared, &membership.info().relays, &shared.wanted_names());
+}
+
+/// One session with the authority; returns why it ended.
+async fn session(shared: &Arc<Shared>, membership: &mut Membership, backoff: &mut Backoff) -> AuthorityError {
+    let addresses = membership.authority_addresses();
+    let pinned = Pinned { addresses: &addresses, static_key: membership.authority_static() };
+    let hello = hello(&shared.identity, shared.trust.node_id, &shared.trust.static_key, shared.trust.now());
+    let connected = AuthorityClient::connect(&shared.supervisor, pinned, &shared.trust.static_key, &hello).await;
+    let (client, mut pushed) = match connected {
+        Ok(connected) => connected,
+        Err(error) => return error,
+    };
+    if let Err(error) = refresh(shared, membership, &client).await {
+        return error;
+    }
+    backoff.reset();
+    info!("connected to the authority");
+    shared.set_authority_trouble(None);
+    let mut names = shared.names.subscribe();
+    // What was wanted before is asked for first.
+    names.mark_changed();
+    let mut renew_at = Instant::now();
+    loop {
+        tokio::select! {
+            ended = client.ended() => return ended,
+            push = pushed.recv() => match push {
+                Some(push) => take_push(shared, membership, push),
+                None => return client.ended().await,
+            },
+            () = tokio::time::sleep_until(renew_at) => {
+                if let Err(error) = renew(shared, &client, &mut pushed).await {
+                    return error;
+                }
+                renew_at = Instant::now() + jittered(RENEWAL);
+            }
+            changed = names.changed() => {
+                if changed.is_err() {
+                    return AuthorityError::Closed;
+                }
+                let wanted = names.borrow_and_update().clone();
+                shared.relays.set(shared, &membership.info().relays, &wanted);
+                renew_at = Instant::now();
+            }
+        }
+    }
+}
+
+async fn refresh(shared: &Arc<Shared>, membership: &mut Membership, client: &AuthorityClient) -> Result<(), AuthorityError> {
+    if let answer @ Answer::ProjectInfo { .. } = client.call(Request::ProjectInfo).await? {
+        take_push(shared, membership, answer);
+    }
+    Ok(())
+}
+
+/// Claims the wanted relay names and gets new credentials that hold them.
+async fn renew(shared: &Arc<Shared>, client: &AuthorityClient, _pushed: &mut Pushed) -> Result<(), AuthorityError> {
+    let mut answers = NameAnswers::new();
+    for name in shared.wanted_names() {
+        let answer = match client.call(Request::ClaimRelayName { name: name.clone() }).await {
+            Ok(_) => Ok(()),
+            Err(AuthorityError::Refused(refusal)) => {
+                warn!(%name, %refusal, "the authority refused the relay name");
+                Err(refusal)
+            }
+            Err(error) => return Err(error),
+        };
+        answers.insert(name, answer);
+    }
+    let relay_names: Vec<RelayName> = answers.iter().filter(|(_, answer)| answer.is_ok()).map(|(name, _)| name.clone()).collect();
+    shared.set_name_answers(answers);
+    match client.call(Request::Credentials { relay_names }).await? {
+        Answer::Credentials { member, relay } => {
+            match shared.trust.set_own(&member, &relay) {
+                Ok(()) => store(shared, member, relay),
+                Err(error) => warn!(%error, "the authority issued a credential that does not verify"),
+            }
+            debug!("credentials renewed");
+        }
+        _ => warn!("the authority answered a renewal with something else"),
+    }
+    shared.changed();
+    Ok(())
+}
+
+fn take_push(shared: &Arc<Shared>, membership: &mut Membership, push: Answer) {
+    match push {
+        Answer::ProjectInfo { statement, history } => match membership.update(history, statement) {
+            Ok(true) => {
+                if let Err(error) = shared.identity_home.set_membership(membership) {
+                    warn!(%error, "the project information was not stored");
+                }
+                use_membership(shared, membership);
+                shared.changed();
+            }
+            Ok(false) => {}
+            Err(error) => warn!(%error, "ignored project information"),
+        },
+        Answer::Heartbeat { statement } => {
+            match statement::verify::<Heartbeat>(membership.history(), membership.project(), &statement) {
+                Ok(heartbeat) => shared.trust.clock().synchronise(heartbeat.time),
+                Err(error) => warn!(%error, "ignored a heartbeat"),
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Credentials are kept, so that a node can be started while its authority is away.
+fn store(shared: &Shared, member: Vec<u8>, relay: Vec<u8>) {
+    let mut bytes = Vec::new();
+    // Writing to a vector does not fail.
+    let _ = minicbor::encode(Stored { member, relay }, &mut bytes);
+    if let Err(error) = shared.node_home.dir().write(layout::node::CREDENTIALS, &bytes) {
+        warn!(%error, "the credentials were not stored");
+    }
+}
+
+fn load_stored(shared: &Shared) {
+    let stored = match shared.node_home.dir().read(layout::node::CREDENTIALS, MAX_STORED) {
+        Ok(Some(bytes)) => minicbor::decode::<Stored>(&bytes).ok(),
+        Ok(None) => None,
+        Err(error) => {
+            warn!(%error, "the stored credentials were not read");
+            None
+        }
+    };
+    // Of another project, or expired: the authority gives new ones.
+    if let Some(stored) = stored
+        && let Err(error) = shared.trust.set_own(&stored.member, &stored.relay)
+    {
+        debug!(%error, "the stored credentials are of no use");
+    }
+}
+
+/// An error with its causes, on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// `duration` ± 10 %, so that what began together does not go on together.
+pub(super) fn jittered(duration: Duration) -> Duration {
+    let [byte] = postern_proto::secret::random_array::<1>();
+    duration.mul_f64(0.9 + 0.2 * f64::from(byte) / 255.0)
+}
+
+/// The relay names that a node wants.
+pub type Names = BTreeSet<RelayName>;

@@ -1,0 +1,220 @@
+//! Inlets: local listeners, each connection of which becomes a stream to the inlet's outlet.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use postern_proto::name::RelayName;
+use postern_proto::path::{Open, OpenHead};
+use postern_proto::policy::Decision;
+use postern_proto::record::{Kind, ResetCode};
+use postern_proto::spec::{InletSpec, PeerRoute, ResourceType};
+use postern_proto::stream::{Received, Stream, StreamError};
+use postern_runtime::net::Acceptor;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::channel::Channel;
+use super::failure::{Failure, Step};
+use super::link::Link;
+use super::live::Through;
+use super::pump::{self, End, Pump, reset_application};
+use super::shared::Shared;
+
+/// How long the outlet's node may take to answer a probe: its dial's deadline, and the way there and back.
+const PROBE_DEADLINE: Duration = Duration::from_secs(12);
+
+/// A running inlet.
+pub struct Inlet {
+    pub spec: InletSpec,
+    pub bound: SocketAddr,
+    pub stop: CancellationToken,
+    /// What the last attempt to open a stream or to find the peer came to.
+    last: Mutex<Option<Failure>>,
+}
+
+impl Inlet {
+    #[must_use]
+    pub fn new(spec: InletSpec, bound: SocketAddr, stop: CancellationToken) -> Self {
+        Self { spec, bound, stop, last: Mutex::default() }
+    }
+
+    /// Why the last stream was not opened; `None` after one that was.
+    #[must_use]
+    pub fn last_failure(&self) -> Option<Failure> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, failure: Option<Failure>) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    fn relay_name(&self) -> Option<&RelayName> {
+        match &self.spec.to.peer {
+            PeerRoute::Relay(name) => Some(name),
+            PeerRoute::Node(_) | PeerRoute::Address(_) => None,
+        }
+    }
+}
+
+/// Takes connections until the inlet is stopped.
+pub async fn run(shared: Arc<Shared>, inlet: Arc<Inlet>, mut acceptor: Acceptor) {
+    // Its peer is looked up before the first connection, so that that one need not wait.
+    if let Some(name) = inlet.relay_name() {
+        shared.relays.watch(name);
+    }
+    loop {
+        let accepted = tokio::select! {
+            () = inlet.stop.cancelled() => return,
+            accepted = acceptor.accept() => accepted,
+        };
+        let (shared_too, inlet) = (Arc::clone(&shared), Arc::clone(&inlet));
+        shared.spawn("inlet connection", async move {
+            let accepted = accepted;
+            connection(shared_too, inlet, accepted.stream).await;
+            drop(accepted.permit);
+        });
+    }
+}
+
+async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, application: TcpStream) {
+    match open(&shared, &inlet).await {
+        Ok((channel, link)) => carry(&shared, &inlet, channel, link, application).await,
+        Err(failure) => {
+            refuse(&inlet, failure);
+            reset_application(application);
+        }
+    }
+}
+
+fn refuse(inlet: &Inlet, failure: Failure) {
+    warn!(
+        inlet = %inlet.spec.alias,
+        to = %inlet.spec.to,
+        step = failure.step.as_str(),
+        code = failure.code,
+        reason = %failure.reason,
+        "a connection was not carried"
+    );
+    inlet.note(Some(failure));
+}
+
+/// Finds the peer, its channel, this node's decision, and a path to it.
+async fn open(shared: &Arc<Shared>, inlet: &Inlet) -> Result<(Arc<Channel>, Link), Failure> {
+    let channel = shared.peers.channel(shared, &inlet.spec.to.peer).await?;
+    let credential = channel.credential();
+    shared.trust.recheck(&credential).map_err(|error| Failure::new(Step::Channel, "CREDENTIAL", error.to_string()))?;
+    let allow = inlet.spec.allow.as_ref();
+    match shared.policies.decide(ResourceType::TcpInlet, inlet.spec.alias.as_str(), allow, &credential) {
+        Decision::Allowed => {}
+        Decision::Denied(reason) => return Err(Failure::denied(&reason)),
+    }
+    let link = match channel.take_idle() {
+        Some(link) => link,
+        None => shared.peers.path(shared, &channel).await?,
+    };
+    Ok((channel, link))
+}
+
+/// A new stream with the frame that opens it.
+fn begin(channel: &Channel, inlet: &Inlet, probe: bool) -> Result<(u64, Stream, Vec<u8>), StreamError> {
+    let (id, mut stream) = channel.open_stream();
+    let head = OpenHead { channel: channel.id(), stream: id }.to_bytes();
+    let open = Open { outlet: inlet.spec.to.outlet.clone(), probe, hops: 0 };
+    let mut first = Vec::new();
+    let mut text = Vec::new();
+    // Writing to a vector does not fail.
+    let _ = minicbor::encode(&open, &mut text);
+    stream.seal_open(&head, text, &mut first)?;
+    Ok((id, stream, first))
+}
+
+async fn carry(shared: &Arc<Shared>, inlet: &Arc<Inlet>, channel: Arc<Channel>, link: Link, application: TcpStream) {
+    let (id, mut stream, first) = match begin(&channel, inlet, false) {
+        Ok(begun) => begun,
+        Err(error) => {
+            refuse(inlet, Failure::new(Step::Outlet, "INTERNAL", error.to_string()));
+            return reset_application(application);
+        }
+    };
+    let peer = channel.peer();
+    let (_guard, mut kill) = shared.live.enter(Arc::clone(&channel), Through::Inlet(inlet.spec.alias.clone()));
+    let (mut link, mut first, mut again) = (link, first, true);
+    let end = loop {
+        let pump = Pump { stream: &mut stream, application: &application, link: &mut link, kill: &mut kill };
+        match pump::run(pump, first, false).await {
+            // A path that waited may have died unnoticed. Nothing was answered, so the same bytes mean the same elsewhere.
+            (End::PathLost { opened: false, .. }, Some(said)) if again => {
+                again = false;
+                match shared.peers.path(shared, &channel).await {
+                    Ok(fresh) => (link, first) = (fresh, said),
+                    Err(failure) => {
+                        refuse(inlet, failure);
+                        return reset_application(application);
+                    }
+                }
+            }
+            (end, _) => break end,
+        }
+    };
+    let (sent, received) = stream.bytes();
+    match end {
+        End::Clean => {
+            debug!(%peer, inlet = %inlet.spec.alias, stream = id, sent, received, "stream ended");
+            inlet.note(None);
+            channel.give_idle(link);
+            return;
+        }
+        End::Rejected(code) => refuse(inlet, Failure::rejected(code)),
+        End::PathLost { opened: false, error } => {
+            refuse(
+                inlet,
+                Failure::new(Step::Outlet, "PATH_LOST", format!("the path to the peer was lost before it answered: {error}")),
+            );
+        }
+        End::Protocol(StreamError::UnexpectedKind(Kind::NoChannel)) => {
+            // The peer's node forgot the channel; the next connection makes a new one.
+            channel.close();
+            refuse(inlet, Failure::new(Step::Channel, "NO_CHANNEL", "the peer's node no longer knows the channel; try again"));
+        }
+        End::Reset(code @ (ResetCode::Policy | ResetCode::Credential)) => {
+            warn!(%peer, inlet = %inlet.spec.alias, stream = id, reason = %code, "a live stream was cut");
+        }
+        End::ResetByPeer(code) if code != ResetCode::Application => {
+            warn!(%peer, inlet = %inlet.spec.alias, stream = id, reason = %code, "the peer's node cut a live stream");
+        }
+        other => debug!(%peer, inlet = %inlet.spec.alias, stream = id, sent, received, end = ?other, "stream broke"),
+    }
+    reset_application(application);
+}
+
+/// Whether a byte could pass now: opens a stream that asks only that. The target is dialled and sent nothing.
+///
+/// # Errors
+/// The step that fails.
+pub async fn probe(shared: &Arc<Shared>, inlet: &Inlet) -> Result<(), Failure> {
+    let checked = match open(shared, inlet).await {
+        Ok((channel, link)) => ask(inlet, &channel, link).await,
+        Err(failure) => Err(failure),
+    };
+    inlet.note(checked.clone().err());
+    checked
+}
+
+async fn ask(inlet: &Inlet, channel: &Channel, mut link: Link) -> Result<(), Failure> {
+    let lost =
+        |error: &dyn std::fmt::Display| Failure::new(Step::Outlet, "PATH_LOST", format!("the probe got no answer: {error}"));
+    let (_, mut stream, first) = begin(channel, inlet, true).map_err(|error| lost(&error))?;
+    link.write_all(&first, PROBE_DEADLINE).await.map_err(|error| lost(&error))?;
+    let (header, mut record) = link.read_frame(PROBE_DEADLINE).await.map_err(|error| lost(&error))?;
+    if header.kind == Kind::NoChannel {
+        channel.close();
+        return Err(Failure::new(Step::Channel, "NO_CHANNEL", "the peer's node no longer knows the channel; try again"));
+    }
+    match stream.handle_record(header, &mut record).map_err(|error| lost(&error))? {
+        Received::Accepted => Ok(()),
+        Received::Rejected(code) => Err(Failure::rejected(code)),
+        _ => Err(lost(&"an answer that does not belong to a probe")),
+    }
+}

@@ -1,0 +1,203 @@
+//! Paths that peers opened to this node: handshakes of new channels, and streams to its outlets, one after another.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_proto::id::{Identifier, InstanceId};
+use postern_proto::name::OutletName;
+use postern_proto::path::{Open, OpenHead};
+use postern_proto::policy::Decision;
+use postern_proto::record::{HEADER_LEN, Header, Kind, RejectCode, ResetCode};
+use postern_proto::spec::ResourceType;
+use postern_proto::stream::Stream;
+use postern_runtime::net::{SocketKind, dial};
+use tokio::net::TcpStream;
+use tracing::{debug, info, warn};
+
+use super::channel::{self, Channel, ChannelError, PATH_IDLE};
+use super::failure::reject_of_dial;
+use super::link::{Link, LinkError};
+use super::live::Through;
+use super::pump::{self, End, Pump, reset_application};
+use super::shared::Shared;
+
+/// How long a path that was just joined may take to say what it is for.
+const FIRST_FRAME: Duration = Duration::from_secs(5);
+
+/// How long an outlet's target may take to accept.
+const DIAL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long the answer to an open may take to leave; paths are always read.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Most portals that one connection may pass, one behind the other.
+const MAX_HOPS: u8 = 8;
+
+/// Most streams through one node's outlets at once. Each costs two descriptors; the rest stay for links.
+const MAX_STREAMS: usize = 16_384;
+
+/// Serves a path until it is closed or breaks. `joined` is whom the relay says that it joined, if there is a relay.
+pub async fn serve_path(shared: Arc<Shared>, socket: TcpStream, joined: Option<(Identifier, InstanceId)>) {
+    let mut link = Link::new(socket);
+    let mut patience = FIRST_FRAME;
+    loop {
+        let (header, frame) = match link.read_frame(patience).await {
+            Ok(read) => read,
+            Err(LinkError::Closed | LinkError::Timeout) => return,
+            Err(error) => {
+                debug!(%error, "a path broke");
+                return;
+            }
+        };
+        match header.kind {
+            Kind::Handshake => return serve_handshake(&shared, &frame[HEADER_LEN..], joined, link).await,
+            Kind::Open => match serve_open(&shared, frame, link).await {
+                Some(free) => link = free,
+                None => return,
+            },
+            // Attaching a stream to another path is answered as an unknown channel until this node keeps streams that lost theirs.
+            Kind::Attach => return no_channel(&mut link).await,
+            Kind::Data | Kind::Control | Kind::NoChannel => {
+                debug!(kind = ?header.kind, "a path began with a frame that cannot begin anything");
+                return;
+            }
+        }
+        patience = PATH_IDLE + FIRST_FRAME;
+    }
+}
+
+async fn serve_handshake(shared: &Arc<Shared>, offer: &[u8], joined: Option<(Identifier, InstanceId)>, link: Link) {
+    match channel::answer(&shared.trust, offer, joined, link).await {
+        Ok((channel, control)) => {
+            info!(peer = %channel.peer(), channel = %channel.id(), "a peer made a channel");
+            shared.peers.accepted(Arc::clone(&channel));
+            shared.run_control(channel, control).await;
+        }
+        Err(ChannelError::Link(error)) => debug!(%error, "a peer's handshake was not finished"),
+        Err(error) => warn!(%error, joined = ?joined.map(|(identifier, _)| identifier), "a peer's channel was refused"),
+    }
+}
+
+/// Serves one stream; returns the path if it can carry another one.
+async fn serve_open(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) -> Option<Link> {
+    let head = OpenHead::of_frame(&frame)?;
+    let Some(channel) = shared.peers.by_id(head.channel) else {
+        no_channel(&mut link).await;
+        return None;
+    };
+    // A repeated id has no keys left to answer with; closing the path is the only answer that cannot repeat a nonce.
+    let mut stream = match channel.accept_stream(head.stream) {
+        Ok(stream) => stream,
+        Err(error) => {
+            warn!(peer = %channel.peer(), stream = head.stream, %error, "a stream id came again");
+            return None;
+        }
+    };
+    let open: Open = match stream.open_open(OpenHead::LEN, &mut frame) {
+        Ok(text) => minicbor::decode(text).ok()?,
+        Err(error) => {
+            warn!(peer = %channel.peer(), %error, "an open that its channel's peer did not seal");
+            return None;
+        }
+    };
+    match reach(shared, &channel, &open).await {
+        Ok(application) => {
+            stream.accept();
+            if open.probe {
+                drop(application);
+                answer(&mut stream, &mut link).await?;
+                return None;
+            }
+            carry(shared, channel, open.outlet, (head.stream, stream), application, link).await
+        }
+        Err(code) => {
+            stream.reject(code);
+            answer(&mut stream, &mut link).await?;
+            None
+        }
+    }
+}
+
+/// Decides about an open and dials the outlet's target. An unknown outlet and a denied one take the same steps and give the same
+/// code; only this node's log tells them apart.
+async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<TcpStream, RejectCode> {
+    let peer = channel.peer();
+    let outlet = shared.outlet(&open.outlet);
+    let allow = outlet.as_ref().and_then(|outlet| outlet.allow.as_ref());
+    let credential = channel.credential();
+    let decision = shared.policies.decide(ResourceType::TcpOutlet, open.outlet.as_str(), allow, &credential);
+    if let Err(error) = shared.trust.recheck(&credential) {
+        warn!(%peer, outlet = %open.outlet, %error, code = "CREDENTIAL", "refused a stream: the peer's credential is no longer good");
+        return Err(RejectCode::NotAvailable);
+    }
+    let Some(outlet) = outlet else {
+        warn!(%peer, outlet = %open.outlet, code = "NO_SUCH_OUTLET", "refused a stream: there is no such outlet here");
+        return Err(RejectCode::NotAvailable);
+    };
+    if let Decision::Denied(reason) = decision {
+        warn!(%peer, outlet = %open.outlet, %reason, code = "DENIED", "refused a stream: the outlet's policy does not allow the peer");
+        shared.note_refusal(&open.outlet, &reason);
+        return Err(RejectCode::NotAvailable);
+    }
+    if open.hops >= MAX_HOPS {
+        return Err(RejectCode::Loop);
+    }
+    if shared.live.total() >= MAX_STREAMS {
+        warn!(%peer, outlet = %open.outlet, "refused a stream: too many live streams");
+        return Err(RejectCode::Busy);
+    }
+    let application = dial(&outlet.to, SocketKind::Application, DIAL_DEADLINE).await.map_err(|error| {
+        warn!(%peer, outlet = %open.outlet, target = %outlet.to, %error, "the outlet's target was not reached");
+        reject_of_dial(&error)
+    })?;
+    if application.peer_addr().is_ok_and(|address| shared.is_own_inlet(address)) {
+        warn!(outlet = %open.outlet, target = %outlet.to, "the outlet's target is an inlet of this node");
+        return Err(RejectCode::Loop);
+    }
+    Ok(application)
+}
+
+async fn answer(stream: &mut Stream, link: &mut Link) -> Option<()> {
+    let mut out = Vec::new();
+    stream.poll_transmit(&mut out).ok()?;
+    link.write_all(&out, ANSWER_DEADLINE).await.ok()
+}
+
+async fn carry(
+    shared: &Arc<Shared>,
+    channel: Arc<Channel>,
+    outlet: OutletName,
+    (id, mut stream): (u64, Stream),
+    application: TcpStream,
+    mut link: Link,
+) -> Option<Link> {
+    let peer = channel.peer();
+    let (_guard, mut kill) = shared.live.enter(Arc::clone(&channel), Through::Outlet(outlet.clone()));
+    debug!(%peer, %outlet, stream = id, "stream opened");
+    let pump = Pump { stream: &mut stream, application: &application, link: &mut link, kill: &mut kill };
+    let (end, _) = pump::run(pump, Vec::new(), true).await;
+    let (sent, received) = stream.bytes();
+    match end {
+        End::Clean => {
+            debug!(%peer, %outlet, stream = id, sent, received, "stream ended");
+            Some(link)
+        }
+        End::Reset(code @ (ResetCode::Policy | ResetCode::Credential)) => {
+            warn!(%peer, %outlet, stream = id, reason = %code, "a live stream was cut");
+            reset_application(application);
+            None
+        }
+        other => {
+            debug!(%peer, %outlet, stream = id, sent, received, end = ?other, "stream broke");
+            reset_application(application);
+            None
+        }
+    }
+}
+
+/// Says that a channel is not known here. Not authenticated; the peer makes a new channel.
+async fn no_channel(link: &mut Link) {
+    let frame = Header { kind: Kind::NoChannel, length: 0 }.to_bytes();
+    // The path is closed next; who does not read this finds that out too.
+    let _ = link.write_all(&frame, ANSWER_DEADLINE).await;
+}

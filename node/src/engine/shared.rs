@@ -1,0 +1,211 @@
+//! What all parts of a running node share.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use postern_proto::identity::Identity;
+use postern_proto::name::{Alias, OutletName, RelayName};
+use postern_proto::policy::{Decision, Reason};
+use postern_proto::record::ResetCode;
+use postern_proto::secret::SecretBytes;
+use postern_proto::spec::{OutletSpec, RelaySpec, ResourceType};
+use postern_runtime::home::{Home, IdentityHome, NodeHome};
+use postern_runtime::membership::Membership;
+use postern_runtime::supervise::Supervisor;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::Settings;
+use super::channel::{Channel, Control, ControlEvent};
+use super::credentials::{NameAnswers, Names};
+use super::direct::Direct;
+use super::inlet::Inlet;
+use super::live::{LiveStreams, Through};
+use super::peers::Peers;
+use super::policy::Policies;
+use super::relay_link::RelayLinks;
+use super::trust::Trust;
+
+pub struct Shared {
+    pub home: Home,
+    pub node_home: NodeHome,
+    pub identity_home: IdentityHome,
+    pub identity: Identity,
+    pub trust: Trust,
+    pub local_issuer: Option<SecretBytes<32>>,
+    pub membership: watch::Sender<Option<Membership>>,
+    /// The relay names that are wanted of the authority.
+    pub names: watch::Sender<Names>,
+    name_answers: Mutex<NameAnswers>,
+    authority_trouble: Mutex<Option<String>>,
+    pub policies: Policies,
+    pub peers: Peers,
+    pub relays: RelayLinks,
+    pub direct: Direct,
+    pub live: Arc<LiveStreams>,
+    outlets: Mutex<BTreeMap<OutletName, OutletSpec>>,
+    inlets: Mutex<BTreeMap<Alias, Arc<Inlet>>>,
+    relay_specs: Mutex<BTreeMap<RelayName, RelaySpec>>,
+    /// Why the last stream of an outlet was refused by its policy.
+    refusals: Mutex<HashMap<OutletName, String>>,
+    pub ticks: watch::Sender<u64>,
+    pub supervisor: Supervisor,
+    pub stop: CancellationToken,
+}
+
+impl Shared {
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let trust = Trust::new(settings.identity.identifier(), settings.node_id, settings.static_key, settings.clock);
+        let stop = settings.supervisor.stopping().child_token();
+        Self {
+            home: settings.home,
+            node_home: settings.node_home,
+            identity_home: settings.identity_home,
+            identity: settings.identity,
+            trust,
+            local_issuer: settings.local_issuer,
+            membership: watch::Sender::new(settings.membership),
+            names: watch::Sender::default(),
+            name_answers: Mutex::default(),
+            authority_trouble: Mutex::default(),
+            policies: Policies::default(),
+            peers: Peers::default(),
+            relays: RelayLinks::default(),
+            direct: Direct,
+            live: Arc::default(),
+            outlets: Mutex::default(),
+            inlets: Mutex::default(),
+            relay_specs: Mutex::default(),
+            refusals: Mutex::default(),
+            ticks: watch::Sender::new(0),
+            supervisor: settings.supervisor,
+            stop,
+        }
+    }
+
+    /// Runs `task` until it ends or the engine stops. A panic in it ends it alone.
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.supervisor.spawn(name, async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    pub fn changed(&self) {
+        self.ticks.send_modify(|tick| *tick = tick.wrapping_add(1));
+    }
+
+    pub fn outlets(&self) -> MutexGuard<'_, BTreeMap<OutletName, OutletSpec>> {
+        lock(&self.outlets)
+    }
+
+    pub fn outlet(&self, name: &OutletName) -> Option<OutletSpec> {
+        self.outlets().get(name).cloned()
+    }
+
+    pub fn inlets(&self) -> MutexGuard<'_, BTreeMap<Alias, Arc<Inlet>>> {
+        lock(&self.inlets)
+    }
+
+    pub fn relay_specs(&self) -> MutexGuard<'_, BTreeMap<RelayName, RelaySpec>> {
+        lock(&self.relay_specs)
+    }
+
+    /// Whether an inlet of this node listens at `address`.
+    pub fn is_own_inlet(&self, address: SocketAddr) -> bool {
+        self.inlets().values().any(|inlet| {
+            inlet.bound.port() == address.port()
+                && (inlet.bound.ip() == address.ip() || (inlet.bound.ip().is_unspecified() && address.ip().is_loopback()))
+        })
+    }
+
+    #[must_use]
+    pub fn wanted_names(&self) -> Names {
+        self.relay_specs().keys().cloned().collect()
+    }
+
+    pub fn names_changed(&self) {
+        let wanted = self.wanted_names();
+        self.names.send_if_modified(|names| std::mem::replace(names, wanted.clone()) != wanted);
+        self.changed();
+    }
+
+    pub fn set_name_answers(&self, answers: NameAnswers) {
+        *lock(&self.name_answers) = answers;
+    }
+
+    /// What the authority said of a relay name, if it was asked.
+    #[must_use]
+    pub fn name_answer(&self, name: &RelayName) -> Option<Result<(), postern_proto::authority::Refusal>> {
+        lock(&self.name_answers).get(name).cloned()
+    }
+
+    /// Remembers why the authority is not connected; returns whether that is news.
+    pub fn set_authority_trouble(&self, trouble: Option<String>) -> bool {
+        std::mem::replace(&mut *lock(&self.authority_trouble), trouble.clone()) != trouble
+    }
+
+    #[must_use]
+    pub fn authority_trouble(&self) -> Option<String> {
+        lock(&self.authority_trouble).clone()
+    }
+
+    #[must_use]
+    pub fn why_no_credential(&self) -> String {
+        match self.authority_trouble() {
+            Some(trouble) => format!("this node has no valid credential: {trouble}"),
+            None => "this node has no credential yet: it is being enrolled, or waits for its authority".to_owned(),
+        }
+    }
+
+    pub fn note_refusal(&self, outlet: &OutletName, reason: &Reason) {
+        lock(&self.refusals).insert(outlet.clone(), reason.to_string());
+    }
+
+    /// Judges every live stream again, by the policies and credentials of now.
+    pub fn review(&self) {
+        self.live.review(|channel, through| self.verdict(channel, through));
+    }
+
+    /// Why a live stream may not go on; `None` where it may.
+    fn verdict(&self, channel: &Channel, through: &Through) -> Option<ResetCode> {
+        let credential = channel.credential();
+        if self.trust.recheck(&credential).is_err() {
+            return Some(ResetCode::Credential);
+        }
+        let decision = match through {
+            Through::Inlet(alias) => {
+                let Some(inlet) = self.inlets().get(alias).cloned() else { return Some(ResetCode::Deleted) };
+                self.policies.decide(ResourceType::TcpInlet, alias.as_str(), inlet.spec.allow.as_ref(), &credential)
+            }
+            Through::Outlet(name) => {
+                let Some(outlet) = self.outlet(name) else { return Some(ResetCode::Deleted) };
+                self.policies.decide(ResourceType::TcpOutlet, name.as_str(), outlet.allow.as_ref(), &credential)
+            }
+        };
+        match decision {
+            Decision::Allowed => None,
+            Decision::Denied(reason) => {
+                tracing::warn!(peer = %channel.peer(), ?through, %reason, "a live stream is no longer allowed");
+                Some(ResetCode::Policy)
+            }
+        }
+    }
+
+    /// Runs a channel's control stream to its end.
+    pub async fn run_control(self: &Arc<Self>, channel: Arc<Channel>, control: Control) {
+        let event = |_: ControlEvent| self.review();
+        // Why it ended is in the log already; its streams end by themselves.
+        let _ = control.run(&self.trust, &channel, event).await;
+        self.peers.forget(&channel);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,134 @@
+//! How a running node is, told truthfully: what works, and which step the rest waits for.
+
+use postern_proto::authority::Refusal;
+use postern_proto::name::Alias;
+use postern_proto::spec::{InletSpec, OutletSpec, PeerRoute, RelaySpec};
+use postern_proto::time::Timestamp;
+
+use super::failure::{Failure, Step};
+use super::inlet::Inlet;
+use super::live::Through;
+use super::relay_link::Registration;
+use super::shared::Shared;
+
+/// What runs, and how it is.
+#[derive(Debug, Clone, Default)]
+pub struct EngineStatus {
+    pub inlets: Vec<InletStatus>,
+    pub outlets: Vec<OutletSpec>,
+    pub relays: Vec<RelayStatus>,
+    /// When this node's credential expires; `None` where it has none.
+    pub credential_expires: Option<Timestamp>,
+    /// Why the authority is not connected, where it should be.
+    pub authority_trouble: Option<String>,
+    /// Live streams.
+    pub streams: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct InletStatus {
+    pub spec: InletSpec,
+    /// `None`: the peer was found and the last stream, if there was one, was opened.
+    pub failure: Option<Failure>,
+    pub streams: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct RelayStatus {
+    pub spec: RelaySpec,
+    pub state: RelayState,
+    /// The relay server that the name is registered at.
+    pub remote_address: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RelayState {
+    /// Registered, and a relay is connected.
+    Up,
+    Waiting(Failure),
+    /// The credential does not permit the name: no retry will change that.
+    Refused(Failure),
+}
+
+/// What a probe of a portal came to.
+#[derive(Debug, Clone)]
+pub struct PortalCheck {
+    pub alias: Alias,
+    /// `None`: a byte can pass now.
+    pub failure: Option<Failure>,
+}
+
+pub fn status(shared: &Shared) -> EngineStatus {
+    let inlets = shared.inlets().values().cloned().collect::<Vec<_>>();
+    let specs = shared.relay_specs().values().cloned().collect::<Vec<_>>();
+    EngineStatus {
+        inlets: inlets
+            .iter()
+            .map(|inlet| InletStatus {
+                spec: inlet.spec.clone(),
+                failure: inlet_failure(shared, inlet),
+                streams: shared.live.count(&Through::Inlet(inlet.spec.alias.clone())),
+            })
+            .collect(),
+        outlets: shared.outlets().values().cloned().collect(),
+        relays: specs.into_iter().map(|spec| relay_status(shared, spec)).collect(),
+        credential_expires: shared.trust.own().map(|own| own.member.expires()),
+        authority_trouble: shared.authority_trouble(),
+        streams: shared.live.total(),
+    }
+}
+
+fn relay_status(shared: &Shared, spec: RelaySpec) -> RelayStatus {
+    let links = shared.relays.all();
+    let registered = links.iter().find(|link| link.is_up() && link.registration(&spec.name) == Some(Registration::Up));
+    if let Some(link) = registered {
+        return RelayStatus { spec, state: RelayState::Up, remote_address: Some(link.address().to_string()) };
+    }
+    let remote_address = links.first().map(|link| link.address().to_string());
+    let refused = links.iter().find_map(|link| match link.registration(&spec.name) {
+        Some(Registration::Refused(refusal)) => Some(refusal),
+        _ => None,
+    });
+    let state = match (shared.name_answer(&spec.name), refused) {
+        (Some(Err(refusal @ (Refusal::NotPermitted { .. } | Refusal::RelayNameHeld { .. } | Refusal::Invalid { .. }))), _) => {
+            RelayState::Refused(Failure::new(Step::Relay, "NOT_PERMITTED", refusal.to_string()))
+        }
+        (Some(Err(refusal)), _) => RelayState::Waiting(Failure::new(Step::Credential, "AUTHORITY_REFUSED", refusal.to_string())),
+        (_, Some(refusal)) => {
+            RelayState::Waiting(Failure::new(Step::Relay, "RELAY_REFUSED", format!("the relay refuses: {refusal}")))
+        }
+        _ => RelayState::Waiting(relay_failure(shared).unwrap_or_else(|| {
+            Failure::new(Step::Relay, "REGISTERING", format!("the relay name `{}` is being registered", spec.name))
+        })),
+    };
+    RelayStatus { spec, state, remote_address }
+}
+
+/// Why no relay can be used now.
+fn relay_failure(shared: &Shared) -> Option<Failure> {
+    if shared.trust.own().is_none() {
+        return Some(Failure::new(Step::Credential, "NO_CREDENTIAL", shared.why_no_credential()));
+    }
+    let links = shared.relays.all();
+    if links.is_empty() {
+        return Some(Failure::new(Step::Relay, "NO_RELAY", "the project has no relay that this node knows of"));
+    }
+    if links.iter().any(|link| link.is_up()) {
+        return None;
+    }
+    let link = links.first()?;
+    let why = link.last_error().unwrap_or_else(|| "it is being connected".to_owned());
+    Some(Failure::new(Step::Relay, "RELAY_DOWN", format!("the relay at {} is not connected: {why}", link.address())))
+}
+
+fn inlet_failure(shared: &Shared, inlet: &Inlet) -> Option<Failure> {
+    if let PeerRoute::Relay(name) = &inlet.spec.to.peer {
+        if let Some(failure) = relay_failure(shared) {
+            return Some(failure);
+        }
+        if !shared.relays.is_registered(name) {
+            return Some(Failure::new(Step::Peer, "NO_PEER", format!("no node is registered under the relay name `{name}` now")));
+        }
+    }
+    inlet.last_failure()
+}

@@ -1,0 +1,171 @@
+//! Two nodes of one home that has joined no project, with real sockets between them.
+
+use postern_proto::spec::{Destination, PolicyTarget, ResourceType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+
+struct TestHome {
+    home: Home,
+    _dir: tempfile::TempDir,
+}
+
+impl TestHome {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { home: Home::open(&dir.path().join("home")).unwrap(), _dir: dir }
+    }
+
+    async fn node(&self, name: &str) -> Engine {
+        let name = name.parse().unwrap();
+        let clock = Clock::new();
+        let node_home = self.home.create_node(&name, b"{}").unwrap();
+        let identity_home = self.home.default_identity_or_create(clock.now()).unwrap();
+        let seed = self.home.local_issuer_or(|| zeroize::Zeroizing::new(vec![7; 32])).unwrap();
+        let settings = Settings {
+            home: Home::open(self.home.path()).unwrap(),
+            node_id: node_home.node_id().unwrap(),
+            static_key: node_home.static_key().unwrap(),
+            node_home,
+            identity: identity_home.load().unwrap(),
+            identity_home,
+            membership: None,
+            local_issuer: Some(SecretBytes::new(seed.as_slice().try_into().unwrap())),
+            listener: None,
+            clock: Arc::new(clock),
+            supervisor: Supervisor::new(),
+        };
+        Engine::start(settings).await.unwrap()
+    }
+}
+
+/// Echoes each connection until its end, then ends its own direction.
+async fn echo_server() -> HostPort {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let (mut read, mut write) = socket.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.shutdown().await;
+            });
+        }
+    });
+    HostPort::from(address)
+}
+
+fn inlet(alias: &str, to: &str) -> InletSpec {
+    InletSpec {
+        alias: alias.parse().unwrap(),
+        from: "127.0.0.1:0".parse().unwrap(),
+        to: Destination::try_from(to.to_owned()).unwrap(),
+        allow: None,
+    }
+}
+
+async fn ask(inlet: &InletSpec, question: &[u8]) -> io::Result<Vec<u8>> {
+    let mut socket = TcpStream::connect(inlet.from.to_string()).await?;
+    socket.write_all(question).await?;
+    socket.shutdown().await?;
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).await?;
+    Ok(answer)
+}
+
+/// Behaviour 9b.
+#[tokio::test]
+async fn two_nodes_of_one_home() {
+    let home = TestHome::new();
+    let (a, b) = (home.node("a").await, home.node("b").await);
+    b.add_outlet(OutletSpec { name: "echo".parse().unwrap(), to: echo_server().await, allow: None }).await;
+    let inlet = a.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
+    for round in 0..20 {
+        let question = vec![round; 1000 * usize::from(round)];
+        assert_eq!(ask(&inlet, &question).await.unwrap(), question);
+    }
+    assert!(a.probe(&inlet.alias).await.unwrap().failure.is_none());
+    assert!(a.status().inlets[0].failure.is_none());
+    assert_eq!(a.status().streams, 0);
+}
+
+#[tokio::test]
+async fn a_node_of_another_home_is_refused() {
+    let (home, other) = (TestHome::new(), TestHome::new());
+    // The same seed would be the same home.
+    other.home.local_issuer_or(|| zeroize::Zeroizing::new(vec![8; 32])).unwrap();
+    let (a, b) = (other.node("a").await, home.node("b").await);
+    b.add_outlet(OutletSpec { name: "echo".parse().unwrap(), to: echo_server().await, allow: None }).await;
+    let presence = b.shared.presence_of(&"b".parse().unwrap()).unwrap();
+    let route = format!("/ip4/127.0.0.1/tcp/{}/service/echo", presence.address.port());
+    let inlet = a.add_inlet(inlet("in", &route)).await.unwrap();
+    assert!(ask(&inlet, b"x").await.is_err());
+    let failure = a.probe(&inlet.alias).await.unwrap().failure.unwrap();
+    assert_eq!((failure.step, failure.code), (Step::Peer, "REFUSED"));
+}
+
+/// What a peer may not use looks like what does not exist; this node's own refusals name the term.
+#[tokio::test]
+async fn refusals() {
+    let home = TestHome::new();
+    let (a, b) = (home.node("a").await, home.node("b").await);
+    let allow = Some("trusted".parse().unwrap());
+    b.add_outlet(OutletSpec { name: "closed".parse().unwrap(), to: echo_server().await, allow: allow.clone() }).await;
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    b.add_outlet(OutletSpec { name: "dead".parse().unwrap(), to: HostPort::from(nobody), allow: None }).await;
+    let mut refused = Vec::new();
+    for (alias, to) in [("i1", "closed"), ("i2", "missing"), ("i3", "dead")] {
+        let inlet = a.add_inlet(inlet(alias, &format!("/node/b/service/{to}"))).await.unwrap();
+        assert!(ask(&inlet, b"x").await.is_err());
+        let failure = a.probe(&inlet.alias).await.unwrap().failure.unwrap();
+        refused.push((failure.step, failure.code, failure.reason));
+    }
+    assert_eq!(refused[0], refused[1], "denied and unknown cannot be told apart");
+    assert_eq!((refused[0].0, refused[0].1), (Step::Outlet, "NOT_AVAILABLE"));
+    assert_eq!((refused[2].0, refused[2].1), (Step::Target, "TARGET_REFUSED"));
+    let closed = a.add_inlet(InletSpec { allow, ..inlet("i4", "/node/b/service/dead") }).await.unwrap();
+    assert!(ask(&closed, b"x").await.is_err());
+    let failure = a.probe(&closed.alias).await.unwrap().failure.unwrap();
+    assert_eq!((failure.step, failure.code), (Step::InletPolicy, "DENIED"));
+    assert!(failure.reason.contains("trusted"), "{}", failure.reason);
+}
+
+/// Behaviour 20: a policy that changes cuts live streams, and lets new ones pass once it allows them again.
+#[tokio::test]
+async fn a_changed_policy_cuts_live_streams() {
+    let home = TestHome::new();
+    let (a, b) = (home.node("a").await, home.node("b").await);
+    b.add_outlet(OutletSpec { name: "echo".parse().unwrap(), to: echo_server().await, allow: None }).await;
+    let inlet = a.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
+    let mut live = TcpStream::connect(inlet.from.to_string()).await.unwrap();
+    live.write_all(b"x").await.unwrap();
+    live.read_exact(&mut [0]).await.unwrap();
+    let target = PolicyTarget::ResourceType(ResourceType::TcpOutlet);
+    b.set_policies(vec![PolicySpec { target, expression: "nobody-has-this".parse().unwrap() }]).await;
+    assert!(live.read_exact(&mut [0]).await.is_err());
+    assert!(ask(&inlet, b"x").await.is_err());
+    b.set_policies(Vec::new()).await;
+    assert_eq!(ask(&inlet, b"x").await.unwrap(), b"x");
+    b.remove_outlet(&"echo".parse().unwrap()).await;
+    assert!(ask(&inlet, b"x").await.is_err());
+}
+
+/// A node that comes back is found again, though the channel to its former run is gone.
+#[tokio::test]
+async fn a_peer_that_restarts() {
+    let home = TestHome::new();
+    let (a, b) = (home.node("a").await, home.node("b").await);
+    let echo = OutletSpec { name: "echo".parse().unwrap(), to: echo_server().await, allow: None };
+    b.add_outlet(echo.clone()).await;
+    let inlet = a.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
+    assert_eq!(ask(&inlet, b"x").await.unwrap(), b"x");
+    b.shutdown(Duration::ZERO).await;
+    drop(b);
+    assert!(ask(&inlet, b"x").await.is_err());
+    home.home.delete_node(&"b".parse().unwrap()).unwrap();
+    let b = home.node("b").await;
+    b.add_outlet(echo).await;
+    assert_eq!(ask(&inlet, b"x").await.unwrap(), b"x");
+}
