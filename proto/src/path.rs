@@ -53,6 +53,46 @@ pub struct Open {
     pub hops: u8,
 }
 
+/// What an attach says in clear: the head of the stream's open, and which attach this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttachHead {
+    pub head: OpenHead,
+    /// Higher than that of every attach of this stream before; 0 is the open's. Control keys of this path are made with it.
+    pub attach: u64,
+}
+
+impl AttachHead {
+    /// Length in bytes.
+    pub const LEN: usize = OpenHead::LEN + 8;
+
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..OpenHead::LEN].copy_from_slice(&self.head.to_bytes());
+        bytes[OpenHead::LEN..].copy_from_slice(&self.attach.to_be_bytes());
+        bytes
+    }
+
+    /// Reads the head of an attach frame (header included); `None` where it is too short.
+    #[must_use]
+    pub fn of_frame(frame: &[u8]) -> Option<Self> {
+        let attach = frame.get(HEADER_LEN + OpenHead::LEN..)?.first_chunk::<8>()?;
+        Some(Self { head: OpenHead::of_frame(frame)?, attach: u64::from_be_bytes(*attach) })
+    }
+}
+
+/// What an attach says sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Attach {
+    /// How many of the peer's data records were opened here; no more are read from the path before.
+    #[n(0)]
+    pub received: u64,
+    /// The open, where it has not been answered: it may never have arrived.
+    #[n(1)]
+    pub open: Option<Open>,
+}
+
 /// A message on a channel's control stream (stream 0). On the stream each stands behind its length as `u16`.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum ChannelMessage {
@@ -184,5 +224,12 @@ mod tests {
         frame.extend_from_slice(&head.to_bytes());
         assert_eq!(OpenHead::of_frame(&frame), Some(head));
         assert_eq!(OpenHead::of_frame(&frame[..frame.len() - 1]), None);
+
+        let attach = AttachHead { head, attach: 3 };
+        let mut frame = vec![3, 0, 0, 50];
+        frame.extend_from_slice(&attach.to_bytes());
+        assert_eq!(AttachHead::of_frame(&frame), Some(attach));
+        assert_eq!(OpenHead::of_frame(&frame), Some(head));
+        assert_eq!(AttachHead::of_frame(&frame[..frame.len() - 1]), None);
     }
 }
