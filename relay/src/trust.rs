@@ -18,7 +18,8 @@ pub struct TrustState {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Statements {
     pub project_info: Arc<[u8]>,
-    pub voiding: Option<Arc<[u8]>>,
+    /// Several where the list is long.
+    pub voidings: Vec<Arc<[u8]>>,
     pub heartbeat: Option<Arc<[u8]>>,
 }
 

@@ -12,6 +12,7 @@ mod names;
 mod session;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use postern_proto::channel::LinkSession;
@@ -59,7 +60,7 @@ pub struct Whom {
     pub instance: InstanceId,
 }
 
-/// A signed statement of the authority that is passed on. Only the newest of each kind is kept.
+/// Signed statements of the authority that are passed on. Only the newest of each kind are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatementKind {
     ProjectInfo = 0,
@@ -104,8 +105,8 @@ pub struct Registry<C, L> {
     identities: HashMap<Identifier, usize>,
     names: Names,
     contention: HashMap<(Identifier, NodeId), Contention>,
-    /// The newest statement of each kind, and how many of that kind there have been.
-    statements: [(u64, Vec<u8>); 3],
+    /// The newest statements of each kind, and how often they have changed.
+    statements: [(u64, Vec<Arc<[u8]>>); 3],
     timers: BTreeSet<(Instant, Timer)>,
     commands: VecDeque<Command<C, L>>,
     counts: Counts,
@@ -241,11 +242,11 @@ impl<C: Clone, L> Registry<C, L> {
         Some(session.control)
     }
 
-    /// Keeps `statement` as the newest of its kind, to be passed on to every node once.
-    pub fn handle_statement(&mut self, kind: StatementKind, statement: Vec<u8>) {
-        let (version, bytes) = &mut self.statements[kind as usize];
+    /// Keeps `statements` as the newest of their kind, to be passed on to every node once.
+    pub fn handle_statements(&mut self, kind: StatementKind, statements: Vec<Arc<[u8]>>) {
+        let (version, kept) = &mut self.statements[kind as usize];
         *version += 1;
-        *bytes = statement;
+        *kept = statements;
         self.commands.extend(self.sessions.values().map(|session| Command::Wake(session.control.clone())));
     }
 

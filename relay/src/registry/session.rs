@@ -56,8 +56,8 @@ pub(super) struct Session<C, L> {
     answers: VecDeque<FromRelay>,
     /// How many more data links the node is to be asked to park.
     pub(super) more: u8,
-    /// Which statements the node was sent.
-    told: [u64; 3],
+    /// Which statements the node was sent, by kind: of which change, and how many of them.
+    told: [(u64, usize); 3],
     requests: Bucket,
     pub(super) joins: Bucket,
     pub(super) parked: Vec<(LinkId, L)>,
@@ -120,7 +120,7 @@ impl<C, L> Session<C, L> {
             watches: BTreeMap::new(),
             answers: VecDeque::new(),
             more: 0,
-            told: [0; 3],
+            told: [(0, 0); 3],
             requests: Bucket::new(now.instant, limits::REQUEST_BURST, limits::REQUESTS_PER_SECOND),
             joins: Bucket::new(now.instant, limits::JOIN_BURST, limits::JOINS_PER_SECOND),
             parked: Vec::new(),
@@ -292,10 +292,13 @@ impl<C: Clone, L> Registry<C, L> {
         if session.more > 0 {
             return Some(FromRelay::MoreLinks { count: std::mem::take(&mut session.more) });
         }
-        for (told, (version, statement)) in session.told.iter_mut().zip(&self.statements) {
+        for ((told, sent), (version, statements)) in session.told.iter_mut().zip(&self.statements) {
             if *told < *version {
-                *told = *version;
-                return Some(FromRelay::Statement { statement: statement.clone() });
+                (*told, *sent) = (*version, 0);
+            }
+            if let Some(statement) = statements.get(*sent) {
+                *sent += 1;
+                return Some(FromRelay::Statement { statement: statement.to_vec() });
             }
         }
         let due = session.watches.iter_mut().find(|(_, watch)| watch.due().is_some_and(|due| due <= now.instant));

@@ -531,13 +531,13 @@ fn statements_reach_everybody_once_and_only_the_newest() {
     let node = bench.open(peer(1, 1, 1, &[])).unwrap();
     let statement = |text: &str| FromRelay::Statement { statement: text.as_bytes().to_vec() };
     for text in ["h1", "h2"] {
-        bench.registry.handle_statement(StatementKind::Heartbeat, text.as_bytes().to_vec());
+        bench.registry.handle_statements(StatementKind::Heartbeat, vec![text.as_bytes().into()]);
     }
-    bench.registry.handle_statement(StatementKind::Voiding, b"v".to_vec());
-    assert_eq!(bench.hear(node), [statement("v"), statement("h2")]);
+    bench.registry.handle_statements(StatementKind::Voiding, vec![b"v1"[..].into(), b"v2"[..].into()]);
+    assert_eq!(bench.hear(node), [statement("v1"), statement("v2"), statement("h2")]);
     assert_eq!(bench.hear(node), []);
     let late = bench.open(peer(2, 2, 2, &[])).unwrap();
-    assert_eq!(bench.hear(late), [statement("v"), statement("h2")]);
+    assert_eq!(bench.hear(late), [statement("v1"), statement("v2"), statement("h2")]);
 }
 
 #[test]

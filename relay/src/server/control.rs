@@ -1,28 +1,25 @@
 //! A control link: the handshake, then messages until either side ends it.
 
-use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use postern_proto::channel::Side;
 use postern_proto::credential::{Audience, Holder, VerifiedCredential};
-use postern_proto::handshake::{Finished, Label, MAX_FIRST, MAX_THIRD, Responder, StaticKey};
+use postern_proto::handshake::{Label, StaticKey};
 use postern_proto::id::{SessionId, StaticPublic};
 use postern_proto::link::{FromRelay, Hello, MAX_CONTROL_MESSAGE, Refusal, ToRelay};
-use postern_proto::session::{SessionOpener, SessionSealer, session};
-use tokio::net::TcpStream;
+use postern_runtime::net::Accepted;
+use postern_runtime::session::{self, Accept, ConnectError, HANDSHAKE_DEADLINE, SessionReceiver, SessionSender};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::Instrument as _;
 
 use super::Shared;
 use super::drops::DropReason;
-use super::link::{Link, frame, read_frame, write_all};
-use crate::ending;
+use super::link::{Link, WRITE_DEADLINE};
 use crate::registry::Peer;
 
-/// From the first byte to an authenticated peer.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long a node that was told the last word may take to close, so that no reset overtakes the word.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// The registry's hold on a control link.
 #[derive(Default)]
@@ -32,180 +29,158 @@ pub(super) struct Control {
     pub(super) end: OnceLock<Option<Refusal>>,
 }
 
-/// A link that proved who it is.
-struct Admitted {
-    finished: Finished,
-    hello: Hello,
-}
-
 /// Serves a control link until it ends, and says why.
-pub(super) async fn serve(shared: &Arc<Shared>, mut link: Link) -> DropReason {
-    let half_open = shared.half_open_sessions.enter(link.accepted.peer.ip());
-    let handshake = timeout(HANDSHAKE, shake_hands(&shared.statics, &mut link.accepted.stream));
-    let Admitted { finished, hello } = match half_open.run(handshake).await {
-        Ok(Ok(Ok(admitted))) => admitted,
-        Ok(Ok(Err(error))) => {
-            tracing::debug!(peer = %link.accepted.peer, %error, "a handshake failed");
+pub(super) async fn serve(shared: &Arc<Shared>, link: Link) -> DropReason {
+    let Link { accepted: Accepted { stream, peer: address, permit }, counted } = link;
+    let half_open = shared.half_open_sessions.enter(address.ip());
+    let statics: Vec<&StaticKey> = shared.statics.iter().collect();
+    let how = Accept {
+        label: Label::RelayLink,
+        statics: &statics,
+        payload: &[],
+        limit: MAX_CONTROL_MESSAGE,
+        deadline: Instant::now() + HANDSHAKE_DEADLINE,
+    };
+    let (session, hello) = match half_open.run(session::accept(stream, how)).await {
+        Ok(Ok(admitted)) => admitted,
+        Ok(Err(ConnectError::Timeout)) => return DropReason::Deadline,
+        Ok(Err(error)) => {
+            tracing::debug!(peer = %address, %error, "a handshake failed");
             return DropReason::Handshake;
         }
-        Ok(Err(_)) => return DropReason::Deadline,
         Err(_) => return DropReason::Evicted,
     };
-    drop(half_open);
+    drop((half_open, statics));
 
-    let (mut sealer, opener) = session(&finished.secret, Side::Responder, MAX_CONTROL_MESSAGE);
-    let credential = match verify(shared, &hello.credential, finished.remote_static) {
+    let (remote_static, links) = (session.finished.remote_static, session.finished.secret.link_session());
+    let mut conversation = Conversation { sender: session.sender, receiver: session.receiver };
+    let Ok(Hello { credential, node_id, instance }) = minicbor::decode(&hello) else { return DropReason::Handshake };
+    let credential = match verify(shared, &credential, remote_static) {
         Ok(credential) => credential,
         Err(reason) => {
-            refuse(link.stream(), &mut sealer, reason).await;
+            conversation.close(Some(reason)).await;
             return DropReason::Handshake;
         }
     };
     let identifier = credential.subject();
-    let peer = Peer { identifier, node_id: hello.node_id, instance: hello.instance, credential };
-    let span = tracing::info_span!("session", %identifier, node = %hello.node_id);
-    let (link_session, control) = (finished.secret.link_session(), Arc::new(Control::default()));
-    let id = link_session.id;
-    let session = Session { shared, id, control: Arc::clone(&control), remote_static: finished.remote_static };
-    drop(finished.secret);
-    let opened = shared.with(|registry, now| registry.handle_open(now, peer, link_session, control));
-    async move {
+    let span = tracing::info_span!("session", %identifier, node = %node_id);
+    let control = Arc::new(Control::default());
+    let id = links.id;
+    let peer = Peer { identifier, node_id, instance, credential };
+    let served = Served { shared, id, control: Arc::clone(&control), remote_static };
+    let opened = shared.with(|registry, now| registry.handle_open(now, peer, links, control));
+    let reason = async {
         if let Err(reason) = opened {
             tracing::info!(%reason, "a node was refused");
-            refuse(link.stream(), &mut sealer, reason).await;
+            conversation.close(Some(reason)).await;
             return DropReason::Closed;
         }
-        tracing::info!(address = %link.accepted.peer, "a node connected");
-        let reason = session.run(&link, sealer, opener).await;
+        tracing::info!(%address, "a node connected");
+        let reason = served.run(address.to_string(), &mut conversation).await;
         tracing::info!(?reason, "a node's session ended");
         reason
     }
     .instrument(span)
-    .await
-}
-
-/// A handshake that failed. The peer learns nothing but, perhaps, which version this program speaks.
-#[derive(Debug, thiserror::Error)]
-enum ShakeError {
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    Handshake(#[from] postern_proto::handshake::HandshakeError),
-    #[error("the payload is no greeting of a node")]
-    Hello,
-}
-
-async fn shake_hands(statics: &[StaticKey], stream: &mut TcpStream) -> Result<Admitted, ShakeError> {
-    let first = read_frame(stream, MAX_FIRST).await?;
-    let statics: Vec<&StaticKey> = statics.iter().collect();
-    let responder = match Responder::read_offer(Label::RelayLink, &first, &statics) {
-        Ok(responder) => responder,
-        Err(error) => {
-            if let Some(reply) = error.reply() {
-                write_all(stream, &frame(&reply)).await?;
-            }
-            return Err(error.into());
-        }
-    };
-    let (answered, second) = responder.answer(&[])?;
-    write_all(stream, &frame(&second)).await?;
-    let third = read_frame(stream, MAX_THIRD).await?;
-    let (finished, payload) = answered.read_final(&third)?;
-    let hello = minicbor::decode(&payload).map_err(|_| ShakeError::Hello)?;
-    Ok(Admitted { finished, hello })
+    .await;
+    drop((permit, counted));
+    reason
 }
 
 fn verify(shared: &Shared, credential: &[u8], remote_static: StaticPublic) -> Result<VerifiedCredential, Refusal> {
-    let trust = shared.trust();
-    trust.verifier((shared.clock)()).verify(credential, Audience::Relay, Holder::Handshake(remote_static)).map_err(|error| {
+    let verified =
+        shared.trust().verifier(shared.clock.now()).verify(credential, Audience::Relay, Holder::Handshake(remote_static));
+    verified.map_err(|error| {
         tracing::info!(%error, "a credential was refused");
         Refusal::BadCredential
     })
 }
 
-async fn refuse(stream: &TcpStream, sealer: &mut SessionSealer, reason: Refusal) {
-    if send(stream, sealer, &FromRelay::Closing { reason }).await.is_ok() {
-        ending::close_one(stream).await;
+struct Conversation {
+    sender: SessionSender,
+    receiver: SessionReceiver,
+}
+
+impl Conversation {
+    /// Says why, where there is a reason, and closes once the node has heard it.
+    async fn close(&mut self, reason: Option<Refusal>) {
+        let last = async {
+            if let Some(reason) = reason {
+                self.sender.send_message(&FromRelay::Closing { reason }).await?;
+            }
+            self.sender.close().await?;
+            while self.receiver.receive().await?.is_some() {}
+            Ok::<_, session::SessionError>(())
+        };
+        // A node that is gone or does not listen has missed it.
+        let _ = timeout(LAST_WORD, last).await;
     }
 }
 
-async fn send(stream: &TcpStream, sealer: &mut SessionSealer, message: &FromRelay) -> io::Result<()> {
-    let (mut encoded, mut sealed) = (Vec::new(), Vec::new());
-    minicbor::encode(message, &mut encoded).map_err(io::Error::other)?;
-    sealer.seal(&encoded, &mut sealed).map_err(io::Error::other)?;
-    write_all(stream, &sealed).await
-}
-
 /// A session that the registry knows. However its task ends, the registry hears of it.
-struct Session<'a> {
+struct Served<'a> {
     shared: &'a Arc<Shared>,
     id: SessionId,
     control: Arc<Control>,
     remote_static: StaticPublic,
 }
 
-impl Drop for Session<'_> {
+impl Drop for Served<'_> {
     fn drop(&mut self) {
         // The id is of this handshake alone, so a session that was never opened, or is gone, is not another's.
         self.shared.with(|registry, now| registry.handle_closed(now, self.id));
     }
 }
 
-impl Session<'_> {
-    async fn run(&self, link: &Link, sealer: SessionSealer, opener: SessionOpener) -> DropReason {
-        tokio::select! {
-            reason = self.write(link, sealer) => reason,
-            reason = self.read(link.stream(), opener) => reason,
-        }
-    }
-
-    async fn write(&self, link: &Link, mut sealer: SessionSealer) -> DropReason {
-        let stream = link.stream();
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::TimedOut => DropReason::WriteStalled,
-            _ => DropReason::Closed,
+impl Served<'_> {
+    async fn run(&self, observed: String, conversation: &mut Conversation) -> DropReason {
+        let Conversation { sender, receiver } = conversation;
+        let ended = tokio::select! {
+            ended = self.speak(observed, sender) => ended,
+            reason = self.listen(receiver) => Err(reason),
         };
-        let welcome = FromRelay::Welcome { observed: link.accepted.peer.to_string() };
-        if let Err(error) = send(stream, &mut sealer, &welcome).await {
-            return failed(error);
-        }
-        loop {
-            while let Some(message) = self.shared.with(|registry, now| registry.poll_transmit(now, self.id)) {
-                if let Err(error) = send(stream, &mut sealer, &message).await {
-                    return failed(error);
+        match ended {
+            Ok(last) => {
+                conversation.close(last).await;
+                match last {
+                    None => DropReason::Silent,
+                    Some(Refusal::ShuttingDown) => DropReason::Draining,
+                    Some(Refusal::Malformed) => DropReason::Malformed,
+                    Some(_) => DropReason::Closed,
                 }
             }
-            match self.control.end.get() {
-                Some(Some(reason)) => {
-                    refuse(stream, &mut sealer, *reason).await;
-                    return if *reason == Refusal::ShuttingDown { DropReason::Draining } else { DropReason::Closed };
-                }
-                Some(None) => return DropReason::Silent,
-                None => self.control.notify.notified().await,
-            }
+            Err(reason) => reason,
         }
     }
 
-    async fn read(&self, stream: &TcpStream, mut opener: SessionOpener) -> DropReason {
+    /// Says what there is to say, until the registry ends the session: then returns the last word.
+    async fn speak(&self, observed: String, sender: &mut SessionSender) -> Result<Option<Refusal>, DropReason> {
+        let mut next = Some(FromRelay::Welcome { observed });
         loop {
-            if stream.readable().await.is_err() {
-                return DropReason::Closed;
-            }
-            match read_some(stream, &mut opener) {
-                Ok(0) => return DropReason::Closed,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(_) => return DropReason::Closed,
-            }
-            loop {
-                match opener.poll_message() {
-                    Ok(Some(message)) => self.handle(&message),
-                    Ok(None) => break,
-                    Err(_) => return DropReason::Malformed,
+            while let Some(message) = next.take() {
+                match timeout(WRITE_DEADLINE, sender.send_message(&message)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Err(DropReason::Closed),
+                    Err(_) => return Err(DropReason::WriteStalled),
                 }
+                next = self.shared.with(|registry, now| registry.poll_transmit(now, self.id));
+            }
+            if let Some(last) = self.control.end.get() {
+                return Ok(*last);
+            }
+            self.control.notify.notified().await;
+            next = self.shared.with(|registry, now| registry.poll_transmit(now, self.id));
+        }
+    }
+
+    /// Hears what comes, until the node closes the link. Returns no more once the registry has ended the session.
+    async fn listen(&self, receiver: &mut SessionReceiver) -> DropReason {
+        loop {
+            match receiver.receive().await {
+                Ok(Some(message)) => self.handle(&message),
+                Ok(None) | Err(session::SessionError::Io(_) | session::SessionError::Cut) => return DropReason::Closed,
+                Err(_) => return DropReason::Malformed,
             }
             if self.control.end.get().is_some() {
-                // The last word is being said; what comes now is too late.
                 std::future::pending::<()>().await;
             }
             // A peer that always has more to say lets others have their turn, too.
@@ -228,12 +203,4 @@ impl Session<'_> {
             Err(_) => self.shared.with(|registry, now| registry.end(now, self.id, Some(Refusal::Malformed))),
         }
     }
-}
-
-/// Reads once. Its buffer is no part of the task's memory while the task waits.
-fn read_some(stream: &TcpStream, opener: &mut SessionOpener) -> io::Result<usize> {
-    let mut bytes = [0; 8 * 1024];
-    let count = stream.try_read(&mut bytes)?;
-    opener.handle_input(&bytes[..count]);
-    Ok(count)
 }

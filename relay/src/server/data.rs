@@ -124,7 +124,7 @@ impl Shared {
     fn join(self: &Arc<Self>, dialler: Link, parked: Link) {
         let shared = Arc::clone(self);
         let peer = dialler.accepted.peer;
-        self.spawn(peer, async move {
+        self.spawn("relay: join", peer, async move {
             let Link { accepted: first, counted: first_counted } = dialler;
             let Link { accepted: second, counted: second_counted } = parked;
             let report = shared.splicer.join(first.stream, second.stream).await;

@@ -33,12 +33,10 @@ pub enum DropReason {
     Silent,
     /// The relay is shutting down.
     Draining,
-    /// A fault in this program. It ended one connection.
-    Panic,
 }
 
 impl DropReason {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 12] = [
         Self::Handshake,
         Self::Deadline,
         Self::Evicted,
@@ -51,7 +49,6 @@ impl DropReason {
         Self::Closed,
         Self::Silent,
         Self::Draining,
-        Self::Panic,
     ];
 }
 
@@ -63,7 +60,6 @@ impl Drops {
     pub(super) fn count(&self, reason: DropReason, peer: SocketAddr) {
         self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
         match reason {
-            DropReason::Panic => tracing::error!(%peer, "a task that served one connection panicked"),
             DropReason::Full => tracing::warn!(%peer, "a connection was dropped: the limit of open files is reached"),
             _ => tracing::debug!(%peer, ?reason, "a connection was dropped"),
         }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use postern_proto::link::{Frame, LinkFrames, Refusal};
 use postern_runtime::net::Accepted;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -71,23 +70,4 @@ pub(super) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Resul
         Ok(())
     };
     timeout(WRITE_DEADLINE, write).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
-/// Reads a handshake frame, `u16 length ‖ body`, whose body has 1 to `most` bytes. Nothing longer is allocated.
-pub(super) async fn read_frame(stream: &mut (impl AsyncRead + Unpin), most: usize) -> io::Result<Vec<u8>> {
-    let length = usize::from(stream.read_u16().await?);
-    if length == 0 || length > most {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).await?;
-    Ok(body)
-}
-
-/// `body` as a handshake frame.
-pub(super) fn frame(body: &[u8]) -> Vec<u8> {
-    // No body is longer than a handshake message's limit of 4 KiB.
-    let mut framed = (body.len() as u16).to_be_bytes().to_vec();
-    framed.extend_from_slice(body);
-    framed
 }

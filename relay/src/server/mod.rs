@@ -14,12 +14,11 @@ use std::time::{Duration, Instant};
 use postern_proto::handshake::StaticKey;
 use postern_proto::link::Refusal;
 use postern_proto::preface::Service;
-use postern_proto::time::Timestamp;
+use postern_runtime::clock::Clock;
 use postern_runtime::net::{Accepted, HalfOpen};
+use postern_runtime::supervise::{Shutdown, Supervisor};
 use serde::Serialize;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use self::control::Control;
 pub use self::descriptors::Descriptors;
@@ -43,12 +42,6 @@ const HALF_OPEN_LINKS_PER_SOURCE: usize = 1024;
 /// Sessions in total. Each holds some 30 KiB with its buffers.
 const SESSIONS: usize = 10_000;
 
-/// How long joined links may go on after a stop, of the time that the caller gives.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// The project's time.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
 /// What a relay needs.
 pub struct RelaySettings {
     /// What credentials are verified against, and the statements to pass on. Changes take effect at once.
@@ -58,6 +51,8 @@ pub struct RelaySettings {
     pub clock: Clock,
     pub descriptors: Descriptors,
     pub pool: PoolSettings,
+    /// What the relay's tasks hang on. When it stops, every node is told to go, and joined links go on until it aborts.
+    pub supervisor: Supervisor,
 }
 
 /// The relay.
@@ -80,12 +75,11 @@ impl Relay {
             half_open_links: HalfOpen::new(HALF_OPEN_LINKS, HALF_OPEN_LINKS_PER_SOURCE),
             splicer: Splicer::new(settings.pool),
             drops: Drops::default(),
-            tasks: TaskTracker::new(),
-            draining: CancellationToken::new(),
-            abort: CancellationToken::new(),
+            supervisor: settings.supervisor,
         });
-        tokio::spawn(shared.abort.clone().run_until_cancelled_owned(run_timers(Arc::clone(&shared))));
-        tokio::spawn(shared.abort.clone().run_until_cancelled_owned(follow_trust(Arc::clone(&shared))));
+        shared.spawn_until_stopped("relay: timers", run_timers(Arc::clone(&shared)));
+        shared.spawn_until_stopped("relay: trust", follow_trust(Arc::clone(&shared)));
+        shared.supervisor.spawn("relay: drain", drain(Arc::clone(&shared)));
         RelayHandle { shared }
     }
 }
@@ -123,7 +117,7 @@ impl RelayHandle {
     /// Serves a connection whose preface asked for `service`, in a task of its own. Other services than a relay's are dropped.
     pub fn serve_connection(&self, accepted: Accepted, service: Service) {
         let (shared, peer) = (&self.shared, accepted.peer);
-        if shared.draining.is_cancelled() {
+        if shared.is_draining() {
             return shared.drops.count(DropReason::Draining, peer);
         }
         let Some(counted) = shared.descriptors.enter(shared.splicer.pool().pipes()) else {
@@ -132,8 +126,10 @@ impl RelayHandle {
         let link = Link { accepted, counted };
         let task = Arc::clone(shared);
         match service {
-            Service::RelayControl => shared.spawn(peer, async move { Some(control::serve(&task, link).await) }),
-            Service::RelayData => shared.spawn(peer, async move { data::serve(&task, link).await }),
+            Service::RelayControl => {
+                shared.spawn("relay: session", peer, async move { Some(control::serve(&task, link).await) });
+            }
+            Service::RelayData => shared.spawn("relay: link", peer, async move { data::serve(&task, link).await }),
             Service::Authority | Service::Peer => shared.drops.count(DropReason::Service, peer),
         }
     }
@@ -158,25 +154,14 @@ impl RelayHandle {
             descriptors: shared.descriptors.limit(),
             refused,
             dropped: shared.drops.counts(),
-            draining: shared.draining.is_cancelled(),
+            draining: shared.is_draining(),
         }
     }
 
     /// Stops: every node is told to go, joined links may go on until `deadline` has passed, then what is left is aborted.
     /// Nothing is left running when it returns.
-    pub async fn shutdown(&self, deadline: Duration) {
-        let shared = &self.shared;
-        shared.draining.cancel();
-        shared.with(|registry, now| registry.end_unless(now, Refusal::ShuttingDown, |_| false));
-        shared.tasks.close();
-        let joins = self.status().joins;
-        tracing::info!(joins, ?deadline, "draining: nodes are told to go, joined links may finish");
-        if tokio::time::timeout(deadline, shared.tasks.wait()).await.is_err() {
-            tracing::warn!(joins = self.status().joins, "the deadline has passed: what is left is aborted");
-        }
-        shared.abort.cancel();
-        let _ = tokio::time::timeout(LAST_WORDS, shared.tasks.wait()).await;
-        tracing::info!("stopped");
+    pub async fn shutdown(&self, deadline: Duration) -> Shutdown {
+        self.shared.supervisor.shutdown(deadline).await
     }
 }
 
@@ -201,9 +186,7 @@ struct Shared {
     half_open_links: HalfOpen,
     splicer: Splicer,
     drops: Drops,
-    tasks: TaskTracker,
-    draining: CancellationToken,
-    abort: CancellationToken,
+    supervisor: Supervisor,
 }
 
 impl Shared {
@@ -213,11 +196,15 @@ impl Shared {
     }
 
     fn now(&self) -> Now {
-        Now { instant: tokio::time::Instant::now().into_std(), time: (self.clock)() }
+        Now { instant: tokio::time::Instant::now().into_std(), time: self.clock.now() }
     }
 
     fn trust(&self) -> Arc<TrustState> {
         Arc::clone(&self.trust.borrow())
+    }
+
+    fn is_draining(&self) -> bool {
+        self.supervisor.stopping().is_cancelled()
     }
 
     fn admits_join(&self) -> bool {
@@ -243,30 +230,25 @@ impl Shared {
     }
 
     /// Runs `work`, which serves one connection, until it ends or the relay is aborted.
-    fn spawn(self: &Arc<Self>, peer: SocketAddr, work: impl Future<Output = Option<DropReason>> + Send + 'static) {
+    fn spawn(
+        self: &Arc<Self>,
+        name: &'static str,
+        peer: SocketAddr,
+        work: impl Future<Output = Option<DropReason>> + Send + 'static,
+    ) {
         let shared = Arc::clone(self);
-        let abort = self.abort.clone();
-        self.tasks.spawn(async move {
-            let watcher = PanicWatcher { shared: &shared, peer };
-            if let Some(Some(reason)) = abort.run_until_cancelled(work).await {
+        self.supervisor.spawn(name, async move {
+            if let Some(reason) = work.await {
                 shared.drops.count(reason, peer);
             }
-            drop(watcher);
         });
     }
-}
 
-/// Counts a panic of the task that it lives in. The task alone ends.
-struct PanicWatcher<'a> {
-    shared: &'a Shared,
-    peer: SocketAddr,
-}
-
-impl Drop for PanicWatcher<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.shared.drops.count(DropReason::Panic, self.peer);
-        }
+    fn spawn_until_stopped(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let stopping = self.supervisor.stopping().clone();
+        self.supervisor.spawn(name, async move {
+            stopping.run_until_cancelled(work).await;
+        });
     }
 }
 
@@ -310,6 +292,14 @@ async fn run_timers(shared: Arc<Shared>) {
     }
 }
 
+/// At a stop, tells every node to go. What is joined goes on.
+async fn drain(shared: Arc<Shared>) {
+    shared.supervisor.stopping().cancelled().await;
+    let joins = shared.splicer.totals().live.load(std::sync::atomic::Ordering::Relaxed);
+    tracing::info!(joins, "stopping: nodes are told to go, joined links may finish");
+    shared.with(|registry, now| registry.end_unless(now, Refusal::ShuttingDown, |_| false));
+}
+
 /// Passes new statements on, and ends the sessions that a change of trust leaves without a valid credential.
 async fn follow_trust(shared: Arc<Shared>) {
     let mut changes = shared.trust.clone();
@@ -320,15 +310,13 @@ async fn follow_trust(shared: Arc<Shared>) {
         shared.with(|registry, now| {
             let (new, old) = (&trust.statements, before.map(|before| &before.statements));
             if old.is_none_or(|old| old.project_info != new.project_info) {
-                registry.handle_statement(StatementKind::ProjectInfo, new.project_info.to_vec());
+                registry.handle_statements(StatementKind::ProjectInfo, vec![Arc::clone(&new.project_info)]);
             }
-            for (kind, new, old) in [
-                (StatementKind::Voiding, &new.voiding, old.map(|old| &old.voiding)),
-                (StatementKind::Heartbeat, &new.heartbeat, old.map(|old| &old.heartbeat)),
-            ] {
-                if let Some(statement) = new.as_ref().filter(|_| old != Some(new)) {
-                    registry.handle_statement(kind, statement.to_vec());
-                }
+            if old.map_or(&[][..], |old| &old.voidings) != new.voidings {
+                registry.handle_statements(StatementKind::Voiding, new.voidings.clone());
+            }
+            if old.and_then(|old| old.heartbeat.as_ref()) != new.heartbeat.as_ref() {
+                registry.handle_statements(StatementKind::Heartbeat, new.heartbeat.iter().cloned().collect());
             }
             let same = before.is_some_and(|before| {
                 Arc::ptr_eq(&before.membership, &trust.membership) && Arc::ptr_eq(&before.voided, &trust.voided)

@@ -1,24 +1,23 @@
 use std::collections::BTreeSet;
 
-use postern_proto::aead::Suite;
 use postern_proto::authority::{Attributes, Heartbeat, ProjectInfo, RingKey, VoidEntry, Voiding};
 use postern_proto::channel::{LinkSession, Side};
 use postern_proto::credential::{Audience, Claims, Voided, issue};
-use postern_proto::handshake::{Initiator, Label};
+use postern_proto::handshake::Label;
 use postern_proto::id::{CredentialId, Identifier, InstanceId, NodeId, ProjectId};
 use postern_proto::identity::Identity;
 use postern_proto::link::{Frame, FromRelay, Hello, LinkFrames, MAX_CONTROL_MESSAGE, ToRelay};
 use postern_proto::name::RelayName;
-use postern_proto::session::{SessionOpener, SessionSealer, session};
 use postern_proto::sign::SigningKey;
 use postern_proto::statement;
+use postern_proto::time::Timestamp;
 use postern_runtime::membership::Membership;
 use postern_runtime::net::{Acceptor, SocketKind, bind, read_preface};
+use postern_runtime::session::{self, Connect, Session};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::link::{frame, read_frame};
 use super::*;
 use crate::trust::Statements;
 
@@ -32,6 +31,12 @@ fn run(test: impl Future<Output = ()>) {
 
 fn time() -> Timestamp {
     Timestamp::from_unix(1_800_000_000)
+}
+
+fn clock() -> Clock {
+    let clock = Clock::new();
+    clock.synchronise(time());
+    clock
 }
 
 /// An authority that only signs.
@@ -74,7 +79,7 @@ impl Authority {
             voided: Arc::new(voided),
             statements: Statements {
                 project_info: signed.into(),
-                voiding: voiding.last().map(|voiding| statement::sign(&self.identity, voiding).unwrap().into()),
+                voidings: voiding.iter().map(|voiding| statement::sign(&self.identity, voiding).unwrap().into()).collect(),
                 heartbeat: Some(statement::sign(&self.identity, &heartbeat).unwrap().into()),
             },
         })
@@ -144,9 +149,10 @@ impl Rig {
         let relay = Relay::start(RelaySettings {
             trust: receiver,
             statics: vec![StaticKey::from_secret(&key.secret())],
-            clock: Arc::new(time),
+            clock: clock(),
             descriptors,
             pool: PoolSettings::default(),
+            supervisor: Supervisor::new(),
         });
         let listener = bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -174,15 +180,17 @@ impl Rig {
 
     /// A control link whose handshake ended with `hello`.
     async fn control(&self, node: &Node, hello: &[u8]) -> ControlLink {
-        let mut stream = self.dial(Service::RelayControl).await;
-        let (initiator, first) = Initiator::new(Label::RelayLink, Suite::AesGcm, &node.key, self.key.public()).unwrap();
-        stream.write_all(&frame(&first)).await.unwrap();
-        let second = read_frame(&mut stream, 4096).await.unwrap();
-        let (answered, _) = initiator.read_answer(&second).unwrap();
-        let (third, finished) = answered.finish(hello).unwrap();
-        stream.write_all(&frame(&third)).await.unwrap();
-        let (sealer, opener) = session(&finished.secret, Side::Initiator, MAX_CONTROL_MESSAGE);
-        ControlLink { stream, sealer, opener, links: finished.secret.link_session(), counter: 0 }
+        let how = Connect {
+            service: Service::RelayControl,
+            label: Label::RelayLink,
+            local: &node.key,
+            remote: self.key.public(),
+            payload: hello,
+            limit: MAX_CONTROL_MESSAGE,
+        };
+        let (session, _) = session::connect(TcpStream::connect(self.address).await.unwrap(), how).await.unwrap();
+        let links = session.finished.secret.link_session();
+        ControlLink { session, links, counter: 0 }
     }
 
     /// A node's session, past its welcome and the statements that everybody gets.
@@ -215,9 +223,7 @@ impl Rig {
 }
 
 struct ControlLink {
-    stream: TcpStream,
-    sealer: SessionSealer,
-    opener: SessionOpener,
+    session: Session,
     links: LinkSession,
     counter: u64,
 }
@@ -228,23 +234,12 @@ impl ControlLink {
     }
 
     async fn say_bytes(&mut self, message: &[u8]) {
-        let mut sealed = Vec::new();
-        self.sealer.seal(message, &mut sealed).unwrap();
-        self.stream.write_all(&sealed).await.unwrap();
+        self.session.sender.send(message).await.unwrap();
     }
 
     /// The next message, or `None` at the end.
     async fn next(&mut self) -> Option<FromRelay> {
-        loop {
-            if let Some(message) = self.opener.poll_message().unwrap() {
-                return Some(minicbor::decode(&message).unwrap());
-            }
-            let mut bytes = [0; 4096];
-            match self.stream.read(&mut bytes).await {
-                Ok(count @ 1..) => self.opener.handle_input(&bytes[..count]),
-                Ok(0) | Err(_) => return None,
-            }
-        }
+        self.session.receiver.receive_message().await.unwrap_or_default()
     }
 
     /// The next message that is no statement.
