@@ -1,10 +1,11 @@
 //! How an act fails.
 
 use postern_proto::authority::Refusal;
+use postern_proto::statement::StatementError;
 
 use crate::store::StoreError;
 
-/// Why an act was not done. Either way it changed nothing.
+/// Why an act was not done. A refusal changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ActError {
     /// The caller may not, or what it asks for is not there: told to it in full.
@@ -13,4 +14,7 @@ pub enum ActError {
     /// The authority could not: told to the log only.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The act is done, but what everybody is to be told of it could not be signed: told to the log only.
+    #[error(transparent)]
+    Statement(#[from] StatementError),
 }

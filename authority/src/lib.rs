@@ -3,11 +3,17 @@
 #![forbid(unsafe_code)]
 
 mod act;
+mod clock;
 pub mod enrol;
 mod failpoint;
+pub mod keys;
 pub mod rules;
+pub mod service;
 pub mod store;
 #[cfg(test)]
 mod testing;
 
 pub use act::ActError;
+pub use clock::Clock;
+pub use enrol::Newcomer;
+pub use service::{Caller, Service};

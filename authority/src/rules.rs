@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use postern_proto::authority::{Attributes, Grant, Refusal, RelayPermission, Role, TicketRequest};
+use postern_proto::credential::{MAX_RELAY_NAMES, check_attributes};
 use postern_proto::id::Identifier;
 use postern_proto::name::RelayName;
 
@@ -18,30 +19,14 @@ pub const MAX_TICKET_USES: u32 = 10_000;
 /// Most tickets of one enroller that can be redeemed at the same time, so that a member cannot fill the disk.
 pub const MAX_OPEN_TICKETS: u64 = 1_000;
 
-/// Most relay permissions of one ticket, so that a `relay` credential that names them all stays within its size.
-pub const MAX_RELAY_PERMISSIONS: usize = 32;
+/// Most relay permissions of one ticket: what one `relay` credential can name.
+pub const MAX_RELAY_PERMISSIONS: usize = MAX_RELAY_NAMES;
 
-/// Most relay names that one member holds.
-pub const MAX_RELAY_NAMES: u64 = 32;
+/// Most relay names that one member holds: what one `relay` credential can name.
+pub const MAX_HELD_NAMES: u64 = MAX_RELAY_NAMES as u64;
 
 /// Most grants of one enroller.
 pub const MAX_GRANTS: usize = 32;
-
-/// Most attributes of one member.
-pub const MAX_ATTRIBUTES: usize = 32;
-
-/// Longest key of an attribute, in bytes.
-pub const MAX_ATTRIBUTE_KEY: usize = 64;
-
-/// Longest value of an attribute, in bytes.
-pub const MAX_ATTRIBUTE_VALUE: usize = 256;
-
-/// All attributes of a member together, in bytes: what a credential of 3,584 bytes holds beside its other claims, its header
-/// and its signature.
-pub const MAX_ATTRIBUTE_BYTES: usize = 3_000;
-
-/// Attributes that begin so are Postern's own.
-pub const RESERVED_ATTRIBUTES: &str = "postern-";
 
 fn not_permitted<T>(reason: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::NotPermitted { reason: reason.into() })
@@ -51,44 +36,12 @@ fn invalid<T>(reason: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::Invalid { reason: reason.into() })
 }
 
-/// Whether attributes are within the limits and leave Postern's own names alone.
-///
-/// # Errors
-/// [`Refusal::Invalid`], naming the attribute.
-pub fn check_attributes(attributes: &Attributes) -> Result<(), Refusal> {
-    if attributes.len() > MAX_ATTRIBUTES {
-        return invalid(format!("{} attributes: a member has at most {MAX_ATTRIBUTES}", attributes.len()));
-    }
-    for (key, value) in attributes {
-        let shown = key.chars().take(80).collect::<String>();
-        if key.is_empty() || key.len() > MAX_ATTRIBUTE_KEY || key.chars().any(char::is_control) {
-            return invalid(format!(
-                "attribute `{}`: a key is 1 to {MAX_ATTRIBUTE_KEY} bytes without control characters",
-                shown.escape_debug()
-            ));
-        }
-        if value.len() > MAX_ATTRIBUTE_VALUE || value.chars().any(char::is_control) {
-            return invalid(format!(
-                "attribute `{shown}`: a value is at most {MAX_ATTRIBUTE_VALUE} bytes without control characters"
-            ));
-        }
-        if key.starts_with(RESERVED_ATTRIBUTES) {
-            return invalid(format!("attribute `{shown}`: names that begin with `{RESERVED_ATTRIBUTES}` are reserved"));
-        }
-    }
-    let bytes: usize = attributes.iter().map(|(key, value)| key.len() + value.len()).sum();
-    if bytes > MAX_ATTRIBUTE_BYTES {
-        return invalid(format!("attributes of {bytes} bytes: together they are at most {MAX_ATTRIBUTE_BYTES} bytes"));
-    }
-    Ok(())
-}
-
 /// Whether a ticket makes sense, whoever asks for it.
 ///
 /// # Errors
 /// [`Refusal::Invalid`].
 pub fn check_ticket(request: &TicketRequest) -> Result<(), Refusal> {
-    check_attributes(&request.attributes)?;
+    check_attributes(&request.attributes).or_else(|error| invalid(error.to_string()))?;
     if request.expires_in == 0 || request.expires_in > MAX_TICKET_LIFETIME.as_secs() {
         return invalid(format!("a ticket lives from 1 s to {} days", MAX_TICKET_LIFETIME.as_secs() / 86_400));
     }
@@ -126,7 +79,8 @@ pub fn check_ticket(request: &TicketRequest) -> Result<(), Refusal> {
 fn check_grant(grant: &Grant) -> Result<(), Refusal> {
     match grant {
         Grant::Attribute { key, value } => {
-            check_attributes(&Attributes::from([(key.clone(), value.clone().unwrap_or_default())]))
+            let attribute = Attributes::from([(key.clone(), value.clone().unwrap_or_default())]);
+            check_attributes(&attribute).or_else(|error| invalid(error.to_string()))
         }
         Grant::Relay { pattern } => {
             let prefix = pattern.strip_suffix('*').unwrap_or(pattern);

@@ -214,6 +214,13 @@ pub enum Answer {
         #[n(0)]
         rows: Vec<ProjectPolicyRow>,
     },
+    /// A signed [`Voiding`]; pushed when a session begins and at every change.
+    #[n(10)]
+    #[cbor(map)]
+    Voiding {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        statement: Vec<u8>,
+    },
 }
 
 /// Who a member may admit, fixed by the ticket it joined with.

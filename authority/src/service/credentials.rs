@@ -1,0 +1,99 @@
+//! Credentials and the relay names that they may carry.
+
+use postern_proto::authority::{Answer, Refusal};
+use postern_proto::credential::{self, Audience, Claims};
+use postern_proto::id::CredentialId;
+use postern_proto::name::RelayName;
+
+use super::{BACKDATE, Caller, Service, member};
+use crate::ActError;
+use crate::rules::{self, Claim, MAX_HELD_NAMES};
+use crate::store::{Action, Entry, Issued, Member, ShownTo, Write, relay_names};
+
+impl Service {
+    /// Issues both credentials, bound to the caller's static key. The one for relays names `names`; those that its permission for
+    /// any name covers are claimed by this.
+    pub(super) async fn credentials(&self, caller: &Caller, names: &[RelayName]) -> Result<Answer, ActError> {
+        if names.len() as u64 > MAX_HELD_NAMES {
+            return Err(Refusal::Invalid { reason: format!("a credential names at most {MAX_HELD_NAMES} relay names") }.into());
+        }
+        let now = self.now();
+        let mut write = self.0.store.write().await?;
+        let holder = member(&mut write, caller.identifier).await?;
+        rules::no_relay_server(&holder)?;
+        for name in names {
+            self.take_name(&mut write, &holder, name).await?;
+        }
+        // Not before the membership: what was valid before it may be void.
+        let not_before = now.minus(BACKDATE).max(holder.added_at);
+        let expires = now.max(not_before).plus(self.0.credential_lifetime);
+        write.forget_credentials(holder.identifier, now).await?;
+        let mut issue = async |audience, shown_to| -> Result<Vec<u8>, ActError> {
+            let claims = Claims {
+                issuer: self.0.keys.identity.identifier(),
+                subject: holder.identifier,
+                project: self.0.published.borrow().project(),
+                audience,
+                not_before,
+                expires,
+                id: CredentialId::random(),
+                confirmation: caller.static_key,
+                attributes: if audience == Audience::Member { holder.attributes.clone() } else { Default::default() },
+                relay_names: if audience == Audience::Relay { names.to_vec() } else { Vec::new() },
+            };
+            let signed = credential::issue(&self.0.keys.signing, &claims)
+                .map_err(|error| Refusal::Invalid { reason: error.to_string() })?;
+            let issued =
+                Issued { id: claims.id, member: holder.identifier, static_key: caller.static_key, shown_to, at: now, expires };
+            write.insert_credential(&issued).await?;
+            Ok(signed)
+        };
+        let member = issue(Audience::Member, ShownTo::Members).await?;
+        let relay = issue(Audience::Relay, ShownTo::Relays).await?;
+        let named: Vec<&str> = names.iter().map(RelayName::as_str).collect();
+        let entry = Entry::ok(now, Some(holder.identifier), Action::IssueCredentials, holder.identifier);
+        write.audit(&entry.because(named.join(", "))).await?;
+        write.commit().await?;
+        Ok(Answer::Credentials { member, relay })
+    }
+
+    pub(super) async fn claim(&self, caller: &Caller, name: &RelayName) -> Result<Answer, ActError> {
+        let mut write = self.0.store.write().await?;
+        let holder = member(&mut write, caller.identifier).await?;
+        rules::no_relay_server(&holder)?;
+        if self.take_name(&mut write, &holder, name).await? {
+            write.commit().await?;
+        }
+        Ok(Answer::Done)
+    }
+
+    /// True where the member did not hold the name before.
+    async fn take_name(&self, write: &mut Write, holder: &Member, name: &RelayName) -> Result<bool, ActError> {
+        let holders = relay_names::holders(write, name).await?;
+        match rules::may_claim(holder, name, &holders)? {
+            Claim::Held => Ok(false),
+            Claim::Take => {
+                if relay_names::count(write, holder.identifier).await? >= MAX_HELD_NAMES {
+                    let reason = format!("a member holds at most {MAX_HELD_NAMES} relay names: release one");
+                    return Err(Refusal::NotPermitted { reason }.into());
+                }
+                let now = self.now();
+                write.grant_name(name, holder.identifier, true, true, now).await?;
+                write.audit(&Entry::ok(now, Some(holder.identifier), Action::ClaimRelayName, name)).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Gives up a claimed name, so that others may take it. What the member's ticket granted stays its own; so this never fails.
+    pub(super) async fn release(&self, caller: &Caller, name: &RelayName) -> Result<Answer, ActError> {
+        let mut write = self.0.store.write().await?;
+        let holder = member(&mut write, caller.identifier).await?;
+        if write.release_name(name, holder.identifier).await? {
+            let entry = Entry::ok(self.now(), Some(holder.identifier), Action::ReleaseRelayName, name);
+            write.audit(&entry).await?;
+            write.commit().await?;
+        }
+        Ok(Answer::Done)
+    }
+}

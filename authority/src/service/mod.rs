@@ -1,0 +1,323 @@
+//! What members may ask, and how it is answered. A caller is who the handshake proved it to be; its role is read from the
+//! database in the transaction that does what it asks.
+
+mod burst;
+mod credentials;
+mod members;
+mod policies;
+mod project;
+mod tickets;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use postern_proto::authority::{Answer, Refusal, Request};
+use postern_proto::credential::MAX_LIFETIME;
+use postern_proto::id::{Identifier, StaticPublic};
+use postern_proto::identity::{History, Order};
+use postern_proto::secret::SecretBytes;
+use postern_proto::statement::StatementError;
+use postern_proto::time::{CLOCK_TOLERANCE, Timestamp};
+use tokio::sync::{broadcast, watch};
+
+use self::burst::Bursts;
+use crate::ActError;
+use crate::clock::Clock;
+use crate::enrol::{self, Newcomer, Redeemed};
+use crate::keys::Keys;
+use crate::store::{Action, Connection, Entry, Member, Outcome, Store, StoreError, audit, members as stored, project as kept};
+
+pub use self::project::Published;
+
+/// How far back a credential's validity begins, for peers whose clock is behind.
+pub const BACKDATE: Duration = CLOCK_TOLERANCE;
+
+/// Longest life of a credential that can be set: with [`BACKDATE`], what verifiers accept.
+pub const MAX_CREDENTIAL_LIFETIME: Duration = MAX_LIFETIME.saturating_sub(BACKDATE);
+
+/// Rows of a list that are read at once; of these, as many are sent as fit [`PAGE_BYTES`].
+const PAGE_ROWS: u32 = 256;
+
+/// Longest encoded rows of one answer: half of a message, which leaves room for whatever else it says.
+const PAGE_BYTES: usize = postern_proto::authority::MAX_MESSAGE / 2;
+
+/// How many removals a session may be late to notice; one that is later looks at the database itself.
+const REMOVALS: usize = 256;
+
+/// Who asks: proven by the handshake and the identity's attestation of its static key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    pub identifier: Identifier,
+    /// The static key of the handshake, which credentials are bound to.
+    pub static_key: StaticPublic,
+}
+
+/// The authority without its network.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    keys: Keys,
+    clock: Clock,
+    credential_lifetime: Duration,
+    published: watch::Sender<Arc<Published>>,
+    removed: broadcast::Sender<Identifier>,
+    bursts: Mutex<Bursts>,
+}
+
+/// Why the service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the key files are of another authority than the database: restore both from the same back-up")]
+    OtherKeys,
+    #[error("the project information cannot be signed")]
+    Statement(#[from] StatementError),
+}
+
+impl Service {
+    pub(crate) async fn start(
+        store: Store,
+        keys: Keys,
+        clock: Clock,
+        credential_lifetime: Duration,
+    ) -> Result<Self, ServiceError> {
+        let published = project::publish(&store, &keys).await?;
+        Ok(Self(Arc::new(Inner {
+            store,
+            keys,
+            clock,
+            credential_lifetime: credential_lifetime.clamp(Duration::from_secs(1), MAX_CREDENTIAL_LIFETIME),
+            published: watch::Sender::new(Arc::new(published)),
+            removed: broadcast::Sender::new(REMOVALS),
+            bursts: Mutex::default(),
+        })))
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    /// The authority's time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    /// The newest signed statements; the receiver is told of every change.
+    #[must_use]
+    pub fn published(&self) -> watch::Receiver<Arc<Published>> {
+        self.0.published.subscribe()
+    }
+
+    /// Tells which members are removed.
+    pub(crate) fn removals(&self) -> broadcast::Receiver<Identifier> {
+        self.0.removed.subscribe()
+    }
+
+    /// Answers a request of `caller`. Never fails: what goes wrong is an answer too.
+    pub async fn answer(&self, caller: &Caller, request: Request) -> Answer {
+        let (action, subject) = describe(&request);
+        let done = match request {
+            Request::ProjectInfo => self.project_info(caller).await,
+            Request::Credentials { relay_names } => self.credentials(caller, &relay_names).await,
+            Request::ClaimRelayName { name } => self.claim(caller, &name).await,
+            Request::ReleaseRelayName { name } => self.release(caller, &name).await,
+            Request::IssueTicket(ticket) => self.issue_ticket(caller, &ticket).await,
+            Request::ListTickets { after } => self.list_tickets(caller, after).await,
+            Request::RevokeTicket { ticket } => self.revoke_ticket(caller, ticket).await,
+            Request::ListMembers { after } => self.list_members(caller, after).await,
+            Request::DeleteMember { member } => self.delete_member(caller, member).await,
+            Request::AdvertiseRelay { address } => self.advertise_relay(caller, &address).await,
+            Request::ListAudit { after } => self.list_audit(caller, after).await,
+            Request::SetProjectPolicy { resource_type, expression } => {
+                self.set_policy(caller, &resource_type, expression.as_deref()).await
+            }
+            Request::ListProjectPolicies => self.list_policies(caller).await,
+        };
+        match done {
+            Ok(answer) => answer,
+            Err(error) => Answer::Refused(self.refuse(Some(caller.identifier), action, subject, error).await),
+        }
+    }
+
+    /// Admits a newcomer by ticket, or finds that it is a member.
+    ///
+    /// # Errors
+    /// The refusal to send; it was audited.
+    pub async fn redeem(
+        &self,
+        newcomer: &Newcomer,
+        ticket: postern_proto::id::TicketId,
+        secret: &SecretBytes<32>,
+    ) -> Result<Redeemed, Refusal> {
+        let redeemed = async {
+            let redeemed = enrol::redeem(&self.0.store, newcomer, ticket, secret, self.now()).await?;
+            if let Redeemed::Joined(member) = &redeemed {
+                tracing::info!(member = %member.identifier, name = %member.name, %ticket, "a member joined");
+                self.republish().await?;
+            }
+            Ok(redeemed)
+        };
+        match redeemed.await {
+            Ok(redeemed) => Ok(redeemed),
+            Err(error) => {
+                let actor = Some(newcomer.identifier);
+                Err(self.refuse(actor, Action::RedeemTicket, ticket.to_string(), error).await)
+            }
+        }
+    }
+
+    /// The member that calls, with its change history compared to the one that is known of it.
+    ///
+    /// # Errors
+    /// [`Refusal::NotAMember`]; [`Refusal::NotPermitted`] where the history went back or was forked.
+    pub async fn recognise(&self, identifier: Identifier, history: &History) -> Result<Member, Refusal> {
+        match self.recognise_or_fail(identifier, history).await {
+            Ok(member) => Ok(member),
+            Err(error) => Err(self.refuse(Some(identifier), Action::ChangeIdentity, identifier.to_string(), error).await),
+        }
+    }
+
+    async fn recognise_or_fail(&self, identifier: Identifier, history: &History) -> Result<Member, ActError> {
+        let known = member(&mut self.0.store.read().await?, identifier).await?;
+        let encoded = history.encode();
+        if known.history == encoded {
+            return Ok(known);
+        }
+        let mut write = self.0.store.write().await?;
+        let mut known = member(&mut write, identifier).await?;
+        let seen = History::decode(&known.history)
+            .map_err(|error| StoreError::Damaged { what: format!("the history of {identifier}: {error}") })?;
+        match history.succeeds(&seen) {
+            Ok(Order::Same) => {}
+            Ok(Order::Newer) => {
+                write.set_history(identifier, &encoded).await?;
+                let reason = format!("change {}", history.sequence());
+                let entry = Entry::ok(self.now(), Some(identifier), Action::ChangeIdentity, identifier);
+                write.audit(&entry.because(reason)).await?;
+                write.commit().await?;
+                known.history = encoded;
+            }
+            Err(error) => return Err(Refusal::NotPermitted { reason: error.to_string() }.into()),
+        }
+        Ok(known)
+    }
+
+    /// Turns a failure into what the caller may know of it, and writes it to the audit or the log.
+    async fn refuse(&self, actor: Option<Identifier>, action: Action, subject: String, error: ActError) -> Refusal {
+        match error {
+            ActError::Store(error) if error.is_transient() => {
+                tracing::warn!(%action, %error, "the database is busy");
+                Refusal::Busy { after: 1 }
+            }
+            ActError::Store(error) => {
+                tracing::error!(%action, error = &error as &dyn std::error::Error, "the database failed");
+                Refusal::Internal
+            }
+            ActError::Statement(error) => {
+                tracing::error!(%action, %error, "a statement could not be made");
+                Refusal::Internal
+            }
+            ActError::Refused(refusal) => {
+                tracing::info!(actor = ?actor, %action, subject, reason = %refusal, "refused");
+                self.audit_refusal(actor, action, subject, &refusal).await;
+                refusal
+            }
+        }
+    }
+
+    async fn audit_refusal(&self, actor: Option<Identifier>, action: Action, subject: String, refusal: &Refusal) {
+        let at = self.now();
+        let noted = self.0.bursts.lock().unwrap_or_else(PoisonError::into_inner).note(actor, action, at);
+        let Some(left_out) = noted else { return };
+        let mut reason = refusal.to_string();
+        if left_out > 0 {
+            reason.push_str(&format!(" (and {left_out} more since the last row)"));
+        }
+        let entry = Entry { at, actor, action, subject, outcome: Outcome::Refused, reason };
+        let written = async {
+            let mut write = self.0.store.write().await?;
+            write.audit(&entry).await?;
+            write.commit().await
+        };
+        if let Err(error) = written.await {
+            tracing::error!(%action, error = &error as &dyn std::error::Error, "a refusal could not be written to the audit");
+        }
+    }
+
+    async fn list_audit(&self, caller: &Caller, after: u64) -> Result<Answer, ActError> {
+        let mut read = self.0.store.read().await?;
+        let caller = member(&mut read, caller.identifier).await?;
+        crate::rules::administrators_only(&caller, "read the audit")?;
+        let (rows, more) = page(audit::list(&mut read, after, PAGE_ROWS).await?);
+        Ok(Answer::Audit { rows, more })
+    }
+
+    /// Signs the project information again if it changed, and tells every session.
+    async fn republish(&self) -> Result<(), ActError> {
+        let newest = project::publish(&self.0.store, &self.0.keys).await.map_err(|error| match error {
+            ServiceError::Store(error) => ActError::Store(error),
+            ServiceError::Statement(error) => ActError::Statement(error),
+            ServiceError::OtherKeys => ActError::Store(StoreError::Damaged { what: "the project".to_owned() }),
+        })?;
+        self.0.published.send_if_modified(|published| {
+            // Acts finish in any order; what was read last is not always what is newest.
+            let newer = newest.is_newer_than(published);
+            if newer {
+                *published = Arc::new(newest);
+            }
+            newer
+        });
+        Ok(())
+    }
+}
+
+/// The caller as a member.
+async fn member(from: &mut impl Connection, identifier: Identifier) -> Result<Member, ActError> {
+    stored::find(from, identifier).await?.ok_or(ActError::Refused(Refusal::NotAMember))
+}
+
+/// Cuts rows to what fits an answer. True where there may be more.
+fn page<T: minicbor::Encode<()>>(mut rows: Vec<T>) -> (Vec<T>, bool) {
+    let full = rows.len() as u64 == u64::from(PAGE_ROWS);
+    let mut bytes = 0;
+    let fitting = rows
+        .iter()
+        .take_while(|row| {
+            bytes += minicbor::to_vec(row).map_or(0, |encoded| encoded.len());
+            bytes <= PAGE_BYTES
+        })
+        .count();
+    let cut = fitting < rows.len();
+    rows.truncate(fitting);
+    (rows, full || cut)
+}
+
+/// What the audit calls a request, and what it is about.
+fn describe(request: &Request) -> (Action, String) {
+    match request {
+        Request::ProjectInfo => (Action::ProjectInfo, String::new()),
+        Request::Credentials { .. } => (Action::IssueCredentials, String::new()),
+        Request::ClaimRelayName { name } => (Action::ClaimRelayName, name.to_string()),
+        Request::ReleaseRelayName { name } => (Action::ReleaseRelayName, name.to_string()),
+        Request::IssueTicket(_) => (Action::IssueTicket, String::new()),
+        Request::ListTickets { .. } => (Action::ListTickets, String::new()),
+        Request::RevokeTicket { ticket } => (Action::RevokeTicket, ticket.to_string()),
+        Request::ListMembers { .. } => (Action::ListMembers, String::new()),
+        Request::DeleteMember { member } => (Action::DeleteMember, member.to_string()),
+        Request::AdvertiseRelay { address } => (Action::AdvertiseRelay, address.to_string()),
+        Request::ListAudit { .. } => (Action::ListAudit, String::new()),
+        Request::SetProjectPolicy { resource_type, .. } => (Action::SetPolicy, resource_type.chars().take(80).collect()),
+        Request::ListProjectPolicies => (Action::ListPolicies, String::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! What the authority signs for everybody: project information, heartbeats and voidings.
+
+use postern_proto::authority::{Answer, Heartbeat, ProjectInfo, VoidEntry, Voiding};
+use postern_proto::id::ProjectId;
+use postern_proto::statement::{self, StatementError};
+
+use super::tickets::no_project;
+use super::{Caller, Service, ServiceError, kept, member};
+use crate::ActError;
+use crate::keys::Keys;
+use crate::store::{Store, project};
+
+/// Most entries of one voiding statement, so that it stays within a statement's length (120 KiB) at 50 bytes each. What is void
+/// is the sum of all statements, so the rest go into further ones.
+const MAX_ENTRIES: usize = 2_000;
+
+/// The signed statements that every session is told.
+#[derive(Debug)]
+pub struct Published {
+    info: ProjectInfo,
+    /// The signed [`ProjectInfo`].
+    pub statement: Vec<u8>,
+    /// The change history of the authority's identity, encoded.
+    pub history: Vec<u8>,
+    /// Signed [`Voiding`]s; none where nothing is void.
+    pub voidings: Vec<Vec<u8>>,
+}
+
+impl Published {
+    #[must_use]
+    pub const fn project(&self) -> ProjectId {
+        self.info.project
+    }
+
+    /// What [`Self::statement`] says.
+    #[must_use]
+    pub const fn info(&self) -> &ProjectInfo {
+        &self.info
+    }
+
+    /// As the answer that members get.
+    #[must_use]
+    pub fn to_answer(&self) -> Answer {
+        Answer::ProjectInfo { statement: self.statement.clone(), history: self.history.clone() }
+    }
+
+    pub(super) fn is_newer_than(&self, other: &Self) -> bool {
+        // Every voiding raises the sequence too.
+        self.info.sequence > other.info.sequence
+    }
+}
+
+/// Reads the project and signs what it says.
+pub(super) async fn publish(store: &Store, keys: &Keys) -> Result<Published, ServiceError> {
+    let mut read = store.read().await?;
+    let project = kept::load(&mut read).await?.ok_or_else(no_project)?;
+    if project.authority != keys.identity.identifier() || project.static_key != keys.static_key.public() {
+        return Err(ServiceError::OtherKeys);
+    }
+    let info = ProjectInfo {
+        project: project.id,
+        name: project.name,
+        authority: project.authority,
+        authority_static: project.static_key,
+        authority_addresses: project.addresses,
+        key_ring: project.key_ring,
+        relays: project::relays(&mut read).await?,
+        epoch: project.epoch,
+        sequence: project.sequence,
+        issued_at: project.changed_at,
+    };
+    let statement = statement::sign(&keys.identity, &info)?;
+    let voided = project::voided(&mut read).await?;
+    let voidings = voided.chunks(MAX_ENTRIES).map(|entries| voiding(keys, &info, entries)).collect::<Result<_, _>>()?;
+    Ok(Published { info, statement, history: keys.identity.history().encode(), voidings })
+}
+
+fn voiding(keys: &Keys, info: &ProjectInfo, entries: &[VoidEntry]) -> Result<Vec<u8>, StatementError> {
+    let voiding = Voiding { project: info.project, epoch: info.epoch, time: info.issued_at, entries: entries.to_vec() };
+    statement::sign(&keys.identity, &voiding)
+}
+
+impl Service {
+    pub(super) async fn project_info(&self, caller: &Caller) -> Result<Answer, ActError> {
+        member(&mut self.0.store.read().await?, caller.identifier).await?;
+        Ok(self.0.published.borrow().to_answer())
+    }
+
+    /// A signed heartbeat of this moment.
+    ///
+    /// # Errors
+    /// Never in practice: its length is fixed.
+    pub fn heartbeat(&self) -> Result<Vec<u8>, StatementError> {
+        let (project, epoch) = {
+            let published = self.0.published.borrow();
+            (published.project(), published.info.epoch)
+        };
+        statement::sign(&self.0.keys.identity, &Heartbeat { project, epoch, time: self.now() })
+    }
+}
