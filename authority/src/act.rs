@@ -1,8 +1,8 @@
 //! How an act fails.
 
 use postern_proto::authority::Refusal;
-use postern_proto::statement::StatementError;
 
+use crate::service::ServiceError;
 use crate::store::StoreError;
 
 /// Why an act was not done. A refusal changed nothing.
@@ -14,7 +14,7 @@ pub enum ActError {
     /// The authority could not: told to the log only.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The act is done, but what everybody is to be told of it could not be signed: told to the log only.
+    /// The act is done, but what everybody is to be told of it could not be made: told to the log only.
     #[error(transparent)]
-    Statement(#[from] StatementError),
+    Publish(#[from] ServiceError),
 }

@@ -2,6 +2,7 @@
 
 use postern_proto::authority::{Refusal, RelayPermission, Role};
 use postern_proto::id::{Identifier, StaticPublic, TicketId};
+use postern_proto::identity::Identity;
 use postern_proto::name::IdentityName;
 use postern_proto::secret::SecretBytes;
 use postern_proto::time::Timestamp;
@@ -19,6 +20,14 @@ pub struct Newcomer {
     /// The handshake's remote static, attested by the identity.
     pub static_key: StaticPublic,
     pub name: IdentityName,
+}
+
+impl Newcomer {
+    /// An identity that is this process's own.
+    #[must_use]
+    pub fn of(identity: &Identity, static_key: StaticPublic, name: IdentityName) -> Self {
+        Self { identifier: identity.identifier(), history: identity.history().encode(), static_key, name }
+    }
 }
 
 /// What came of a redemption.

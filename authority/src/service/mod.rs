@@ -221,8 +221,8 @@ impl Service {
                 tracing::error!(%action, error = &error as &dyn std::error::Error, "the database failed");
                 Refusal::Internal
             }
-            ActError::Statement(error) => {
-                tracing::error!(%action, %error, "a statement could not be made");
+            ActError::Publish(error) => {
+                tracing::error!(%action, error = &error as &dyn std::error::Error, "done, but it could not be published");
                 Refusal::Internal
             }
             ActError::Refused(refusal) => {
@@ -261,12 +261,8 @@ impl Service {
     }
 
     /// Signs the project information again if it changed, and tells every session.
-    async fn republish(&self) -> Result<(), ActError> {
-        let newest = project::publish(&self.0.store, &self.0.keys).await.map_err(|error| match error {
-            ServiceError::Store(error) => ActError::Store(error),
-            ServiceError::Statement(error) => ActError::Statement(error),
-            ServiceError::OtherKeys => ActError::Store(StoreError::Damaged { what: "the project".to_owned() }),
-        })?;
+    async fn republish(&self) -> Result<(), ServiceError> {
+        let newest = project::publish(&self.0.store, &self.0.keys).await?;
         self.0.published.send_if_modified(|published| {
             // Acts finish in any order; what was read last is not always what is newest.
             let newer = newest.is_newer_than(published);

@@ -1,5 +1,6 @@
 //! What the authority signs for everybody: project information, heartbeats and voidings.
 
+use postern_proto::address::HostPort;
 use postern_proto::authority::{Answer, Heartbeat, ProjectInfo, VoidEntry, Voiding};
 use postern_proto::id::ProjectId;
 use postern_proto::statement::{self, StatementError};
@@ -8,7 +9,7 @@ use super::tickets::no_project;
 use super::{Caller, Service, ServiceError, kept, member};
 use crate::ActError;
 use crate::keys::Keys;
-use crate::store::{Store, project};
+use crate::store::{Action, Entry, Store, project};
 
 /// Most entries of one voiding statement, so that it stays within a statement's length (120 KiB) at 50 bytes each. What is void
 /// is the sum of all statements, so the rest go into further ones.
@@ -71,7 +72,13 @@ pub(super) async fn publish(store: &Store, keys: &Keys) -> Result<Published, Ser
     };
     let statement = statement::sign(&keys.identity, &info)?;
     let voided = project::voided(&mut read).await?;
-    let voidings = voided.chunks(MAX_ENTRIES).map(|entries| voiding(keys, &info, entries)).collect::<Result<_, _>>()?;
+    // Empty, it still carries the epoch: peers that learn of it ask each other for the statement.
+    let chunks: Vec<&[VoidEntry]> = match (voided.is_empty(), info.epoch) {
+        (true, 0) => Vec::new(),
+        (true, _) => vec![&[]],
+        (false, _) => voided.chunks(MAX_ENTRIES).collect(),
+    };
+    let voidings = chunks.into_iter().map(|entries| voiding(keys, &info, entries)).collect::<Result<_, _>>()?;
     Ok(Published { info, statement, history: keys.identity.history().encode(), voidings })
 }
 
@@ -84,6 +91,33 @@ impl Service {
     pub(super) async fn project_info(&self, caller: &Caller) -> Result<Answer, ActError> {
         member(&mut self.0.store.read().await?, caller.identifier).await?;
         Ok(self.0.published.borrow().to_answer())
+    }
+
+    /// Changes where members reach the authority.
+    pub(crate) async fn set_addresses(&self, addresses: &[HostPort]) -> Result<(), ServiceError> {
+        let now = self.now();
+        let mut write = self.0.store.write().await?;
+        let known = kept::load(&mut write).await?.ok_or_else(no_project)?;
+        if known.addresses == addresses {
+            return Ok(());
+        }
+        write.update_project(addresses, &known.key_ring).await?;
+        write.raise_sequence(now).await?;
+        let listed: Vec<String> = addresses.iter().map(HostPort::to_string).collect();
+        write.audit(&Entry::ok(now, None, Action::ChangeProject, known.id).because(listed.join(", "))).await?;
+        write.commit().await?;
+        self.republish().await
+    }
+
+    /// Raises epoch and sequence above everything that members can have seen before the clock's time.
+    pub(crate) async fn recover(&self) -> Result<(), ServiceError> {
+        let now = self.now();
+        let mut write = self.0.store.write().await?;
+        let known = kept::load(&mut write).await?.ok_or_else(no_project)?;
+        write.raise_epoch(now).await?;
+        write.audit(&Entry::ok(now, None, Action::RecoverProject, known.id)).await?;
+        write.commit().await?;
+        self.republish().await
     }
 
     /// A signed heartbeat of this moment.

@@ -14,6 +14,7 @@ use super::{Connection, StoreError, Write};
 pub enum Action {
     CreateProject,
     ChangeProject,
+    RecoverProject,
     BootstrapAdministrator,
     AdmitRelay,
     AdvertiseRelay,
@@ -39,6 +40,7 @@ impl Action {
         match self {
             Self::CreateProject => "create-project",
             Self::ChangeProject => "change-project",
+            Self::RecoverProject => "recover-project",
             Self::BootstrapAdministrator => "bootstrap-administrator",
             Self::AdmitRelay => "admit-relay",
             Self::AdvertiseRelay => "advertise-relay",
