@@ -235,7 +235,10 @@ fn key_ring(known: &[RingKey], keys: &Keys, settings: &Settings, now: Timestamp)
     let mut ring: Vec<RingKey> = known
         .iter()
         .filter(|key| key.not_after > now)
-        .map(|key| RingKey { not_after: if key.id == current { key.not_after } else { key.not_after.min(retired) }, ..key.clone() })
+        .map(|key| RingKey {
+            not_after: if key.id == current { key.not_after } else { key.not_after.min(retired) },
+            ..key.clone()
+        })
         .collect();
     if !ring.iter().any(|key| key.id == current) {
         // Members take no longer ring; the oldest keys go first.

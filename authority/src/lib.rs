@@ -3,17 +3,21 @@
 #![forbid(unsafe_code)]
 
 mod act;
+mod authority;
 mod clock;
 pub mod enrol;
 mod failpoint;
 pub mod keys;
 pub mod rules;
+pub mod server;
 pub mod service;
 pub mod store;
 #[cfg(test)]
 mod testing;
 
 pub use act::ActError;
+pub use authority::{Authority, DEFAULT_CREDENTIAL_LIFETIME, OpenError, Settings, Status};
 pub use clock::Clock;
 pub use enrol::Newcomer;
+pub use server::Server;
 pub use service::{Caller, Service};

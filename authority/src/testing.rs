@@ -1,14 +1,23 @@
 //! What the tests of this crate share: a database with a project and an administrator, and identities that are only numbers.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use postern_proto::authority::{Attributes, RelayPermission, Role, TicketRequest};
+use postern_proto::authority::{Answer, Attributes, Refusal, RelayPermission, Request, Role, TicketRequest};
+use postern_proto::handshake::StaticKey;
 use postern_proto::id::{Identifier, ProjectId, StaticPublic, TicketId};
+use postern_proto::identity::Identity;
 use postern_proto::secret::SecretBytes;
+use postern_proto::ticket::Ticket;
 use postern_proto::time::Timestamp;
+use postern_runtime::files::Dir;
+use tempfile::TempDir;
 
 use crate::enrol::{self, Newcomer};
 use crate::store::{Member, NewTicket, Project, Store};
+use crate::{Authority, Caller, Clock, Settings};
 
 pub const NOW: Timestamp = Timestamp::from_unix(1_800_000_000);
 pub const ADMINISTRATOR: Identifier = Identifier::from_bytes([0xad; 32]);
@@ -75,10 +84,108 @@ pub async fn ticket(store: &Store, request: &TicketRequest) -> (TicketId, Secret
         secret: &secret,
         issued_by: ADMINISTRATOR,
         issued_at: NOW,
-        expires_at: NOW.plus(std::time::Duration::from_secs(request.expires_in)),
+        expires_at: NOW.plus(Duration::from_secs(request.expires_in)),
         request,
     };
     write.insert_ticket(&new).await.unwrap();
     write.commit().await.unwrap();
     (id, secret)
+}
+
+/// One who talks to an authority.
+pub struct Person {
+    pub identity: Identity,
+    pub key: StaticKey,
+    pub newcomer: Newcomer,
+}
+
+impl Person {
+    pub fn new(name: &str) -> Self {
+        let (identity, key) = (Identity::generate(NOW), StaticKey::generate());
+        let newcomer = Newcomer::of(&identity, key.public(), name.parse().unwrap());
+        Self { identity, key, newcomer }
+    }
+
+    pub fn id(&self) -> Identifier {
+        self.identity.identifier()
+    }
+
+    pub fn caller(&self) -> Caller {
+        Caller { identifier: self.id(), static_key: self.key.public() }
+    }
+}
+
+/// An authority in a directory of its own, with an administrator and a clock that tests set.
+pub struct Fixture {
+    pub home: TempDir,
+    pub authority: Authority,
+    pub administrator: Person,
+    clock: Arc<AtomicU64>,
+}
+
+pub fn directory(home: &TempDir) -> Dir {
+    Dir::open_or_take_over(home.path()).unwrap()
+}
+
+impl Fixture {
+    pub async fn new() -> Self {
+        let (home, clock) = (TempDir::new().unwrap(), Arc::new(AtomicU64::new(NOW.as_unix())));
+        let authority = Authority::open_or_create(&directory(&home), settings(&clock)).await.unwrap();
+        let administrator = Person::new("admin");
+        authority.bootstrap_administrator(&administrator.newcomer).await.unwrap();
+        Self { home, authority, administrator, clock }
+    }
+
+    pub fn settings(&self) -> Settings {
+        settings(&self.clock)
+    }
+
+    pub async fn reopen(self) -> Self {
+        self.authority.shutdown(Duration::from_secs(5)).await;
+        let authority = Authority::open_or_create(&directory(&self.home), self.settings()).await.unwrap();
+        Self { authority, ..self }
+    }
+
+    pub fn advance(&self, time: Duration) {
+        self.clock.fetch_add(time.as_secs(), Ordering::Relaxed);
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.authority.service().now()
+    }
+
+    pub async fn ask(&self, person: &Person, request: Request) -> Result<Answer, Refusal> {
+        match self.authority.service().answer(&person.caller(), request).await {
+            Answer::Refused(refusal) => Err(refusal),
+            answer => Ok(answer),
+        }
+    }
+
+    pub async fn issue(&self, issuer: &Person, request: TicketRequest) -> Result<Ticket, Refusal> {
+        match self.ask(issuer, Request::IssueTicket(request)).await? {
+            Answer::Ticket { ticket } => Ok(ticket.expose_secret().parse().unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn join(&self, person: &Person, ticket: &Ticket) -> Result<Member, Refusal> {
+        self.authority.service().redeem(&person.newcomer, ticket.id, &ticket.secret).await.map(|joined| joined.member().clone())
+    }
+
+    /// Issues a ticket as the administrator and joins with it.
+    pub async fn enrol(&self, name: &str, request: TicketRequest) -> Person {
+        let person = Person::new(name);
+        let ticket = self.issue(&self.administrator, request).await.unwrap();
+        self.join(&person, &ticket).await.unwrap();
+        person
+    }
+}
+
+fn settings(clock: &Arc<AtomicU64>) -> Settings {
+    let clock = Arc::clone(clock);
+    Settings {
+        addresses: vec!["127.0.0.1:4000".parse().unwrap()],
+        clock: Clock::new(move || Timestamp::from_unix(clock.load(Ordering::Relaxed))),
+        ..Settings::new("default".parse().unwrap())
+    }
 }

@@ -14,7 +14,7 @@ const EVERY: Duration = Duration::from_secs(60);
 
 /// Most actors that are told apart. Strangers cost an identity each, which is cheap to make: when the table is full, what is
 /// older than [`EVERY`] goes, and then all strangers count as one.
-const MAX_ACTORS: usize = 4_096;
+const MAX_ACTORS: usize = 1_024;
 
 type Key = (Option<Identifier>, Action);
 

@@ -11,7 +11,7 @@ mod tickets;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use postern_proto::authority::{Answer, Refusal, Request};
+use postern_proto::authority::{Answer, Refusal, Request, Role};
 use postern_proto::credential::MAX_LIFETIME;
 use postern_proto::id::{Identifier, StaticPublic};
 use postern_proto::identity::{History, Order};
@@ -161,7 +161,9 @@ impl Service {
             let redeemed = enrol::redeem(&self.0.store, newcomer, ticket, secret, self.now()).await?;
             if let Redeemed::Joined(member) = &redeemed {
                 tracing::info!(member = %member.identifier, name = %member.name, %ticket, "a member joined");
-                self.republish().await?;
+                if matches!(member.role, Role::RelayServer { .. }) {
+                    self.republish().await?;
+                }
             }
             Ok(redeemed)
         };
@@ -174,6 +176,18 @@ impl Service {
         }
     }
 
+    /// Whether an identity is a member now.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] and [`Refusal::Internal`] where the database does not say.
+    pub async fn is_member(&self, identifier: Identifier) -> Result<bool, Refusal> {
+        let found = async { Ok(stored::find(&mut self.0.store.read().await?, identifier).await?.is_some()) };
+        match found.await {
+            Ok(found) => Ok(found),
+            Err(error) => Err(self.refuse(Some(identifier), Action::ProjectInfo, String::new(), error).await),
+        }
+    }
+
     /// The member that calls, with its change history compared to the one that is known of it.
     ///
     /// # Errors
@@ -181,7 +195,15 @@ impl Service {
     pub async fn recognise(&self, identifier: Identifier, history: &History) -> Result<Member, Refusal> {
         match self.recognise_or_fail(identifier, history).await {
             Ok(member) => Ok(member),
-            Err(error) => Err(self.refuse(Some(identifier), Action::ChangeIdentity, identifier.to_string(), error).await),
+            // No act, and whoever knows the authority's address can do it: it is not worth a row.
+            Err(ActError::Refused(refusal @ Refusal::NotAMember)) => {
+                tracing::info!(%identifier, "an identity that is no member called");
+                Err(refusal)
+            }
+            Err(error) => {
+                let subject = identifier.to_string();
+                Err(self.refuse(Some(identifier), Action::ChangeIdentity, subject, error).await)
+            }
         }
     }
 

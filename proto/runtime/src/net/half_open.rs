@@ -12,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 /// A neighbourhood: whoever has one of its addresses is likely to have them all. /24 in IPv4, /56 in IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Source([u8; 7], bool);
+pub struct Source([u8; 7], bool);
 
 impl Source {
-    fn of(address: IpAddr) -> Self {
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
         let mut prefix = [0; 7];
         match address.to_canonical() {
             IpAddr::V4(v4) => {

@@ -7,7 +7,7 @@ mod options;
 mod preface;
 
 pub use self::dial::{DialError, dial, dial_allowed};
-pub use self::half_open::{Evicted, HalfOpen, HalfOpenGuard};
+pub use self::half_open::{Evicted, HalfOpen, HalfOpenGuard, Source};
 pub use self::listen::{Accepted, Acceptor, BindError, bind};
 pub use self::options::SocketKind;
 pub use self::preface::{PrefaceReadError, read_preface};

@@ -1,0 +1,149 @@
+//! One member's session: its requests one after the other, and between them what the authority has to say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_proto::authority::{Answer, Call, Refusal, Reply};
+use postern_proto::id::Identifier;
+use postern_runtime::session::{Session, SessionError, SessionSender};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::Server;
+use super::admission::Admitted;
+use super::limits::Bucket;
+use crate::service::{Published, Service};
+
+/// How often every session is told the time and the epoch.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
+
+/// How long a member may leave one message untaken. It always reads, so one that takes longer is gone.
+const SEND_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Requests of one session: pages of a list in a row, and then more than any node or person asks.
+const REQUEST_BURST: u32 = 128;
+const REQUEST_EVERY: Duration = Duration::from_millis(50);
+
+/// What a session is told without asking.
+pub(super) struct Feed {
+    published: watch::Receiver<Arc<Published>>,
+    removals: broadcast::Receiver<Identifier>,
+}
+
+impl Feed {
+    pub fn subscribe(service: &Service) -> Self {
+        Self { published: service.published(), removals: service.removals() }
+    }
+}
+
+/// Why a session is over.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the member closed it")]
+    Closed,
+    #[error("the authority stops")]
+    Stopping,
+    #[error("the member was removed")]
+    Removed,
+    #[error("the member takes no messages")]
+    NotTaken,
+    #[error("the member uses the number of the authority for a request")]
+    Number,
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+/// Tells a peer that it is not let in. Whether it hears it is its own affair.
+pub(super) async fn refuse(session: &mut Session, refusal: Refusal) {
+    if send(&mut session.sender, 0, Answer::Refused(refusal)).await.is_ok() {
+        let _ = session.sender.close().await;
+    }
+}
+
+async fn send(sender: &mut SessionSender, number: u32, answer: Answer) -> Result<(), End> {
+    let reply = Reply { number, answer };
+    Ok(tokio::time::timeout(SEND_DEADLINE, sender.send_message(&reply)).await.map_err(|_| End::NotTaken)??)
+}
+
+impl Server {
+    pub(super) async fn run(&self, session: Session, admitted: Admitted, feed: Feed) {
+        let member = admitted.caller.identifier;
+        tracing::debug!(%member, "a session began");
+        // Nothing more is to be done for it but to say why.
+        let end = self.exchange(session, &admitted, feed).await;
+        drop(admitted.registered);
+        match end {
+            End::Closed | End::Stopping | End::Session(SessionError::Io(_)) => tracing::debug!(%member, %end, "a session ended"),
+            end => tracing::info!(%member, %end, "a session ended"),
+        }
+    }
+
+    async fn exchange(&self, mut session: Session, admitted: &Admitted, mut feed: Feed) -> End {
+        let end = match self.exchange_or_end(&mut session, admitted, &mut feed).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        match end {
+            End::Removed => refuse(&mut session, Refusal::NotAMember).await,
+            End::Stopping => {
+                let _ = tokio::time::timeout(SEND_DEADLINE, session.sender.close()).await;
+            }
+            _ => {}
+        }
+        end
+    }
+
+    async fn exchange_or_end(
+        &self,
+        session: &mut Session,
+        Admitted { caller, registered: _ }: &Admitted,
+        feed: &mut Feed,
+    ) -> Result<std::convert::Infallible, End> {
+        let Session { sender, receiver, .. } = session;
+        let mut requests = Bucket::new(REQUEST_BURST, REQUEST_EVERY, Instant::now());
+        // The first tick is at once: a member learns the time and the epoch before anything else is judged by them.
+        let mut heartbeat = tokio::time::interval(HEARTBEAT_EVERY);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        feed.published.mark_changed();
+        loop {
+            tokio::select! {
+                // A change is told before the answers that come after it.
+                biased;
+                () = self.0.stopping.cancelled() => return Err(End::Stopping),
+                removed = feed.removals.recv() => match removed {
+                    Ok(removed) if removed == caller.identifier => return Err(End::Removed),
+                    Ok(_) | Err(RecvError::Closed) => {}
+                    Err(RecvError::Lagged(_)) => {
+                        if matches!(self.0.service.is_member(caller.identifier).await, Ok(false)) {
+                            return Err(End::Removed);
+                        }
+                    }
+                },
+                Ok(()) = feed.published.changed() => {
+                    let published = Arc::clone(&feed.published.borrow_and_update());
+                    send(sender, 0, published.to_answer()).await?;
+                    for statement in &published.voidings {
+                        send(sender, 0, Answer::Voiding { statement: statement.clone() }).await?;
+                    }
+                }
+                _ = heartbeat.tick() => match self.0.service.heartbeat() {
+                    Ok(statement) => send(sender, 0, Answer::Heartbeat { statement }).await?,
+                    Err(error) => tracing::error!(%error, "a heartbeat could not be signed"),
+                },
+                call = receiver.receive_message::<Call>() => {
+                    let Call { number, request } = call?.ok_or(End::Closed)?;
+                    if number == 0 {
+                        return Err(End::Number);
+                    }
+                    let answer = if requests.take(Instant::now()) {
+                        self.0.service.answer(caller, request).await
+                    } else {
+                        Answer::Refused(Refusal::Busy { after: 1 })
+                    };
+                    send(sender, number, answer).await?;
+                }
+            }
+        }
+    }
+}
