@@ -1,6 +1,7 @@
 //! The authority as the rest of the program holds it.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use postern_proto::address::HostPort;
@@ -26,6 +27,10 @@ pub const DEFAULT_CREDENTIAL_LIFETIME: Duration = Duration::from_secs(24 * 60 * 
 
 /// How long a credential-signing key is trusted. It is replaced by hand, long before.
 const SIGNING_KEY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// A file of this name in the authority's directory says that the database was restored from a back-up: the next start calls
+/// [`Authority::recover`] and removes it.
+pub const RESTORED: &str = "restored";
 
 /// What an authority is started with.
 #[derive(Debug, Clone)]
@@ -106,7 +111,14 @@ impl Authority {
         }
         write.commit().await?;
         let service = Service::start(store, keys, settings.clock, settings.credential_lifetime).await?;
-        Ok(Self { server: Server::new(service.clone()), service })
+        let authority = Self { server: Server::new(service.clone()), service };
+        if dir.contains(RESTORED).map_err(KeysError::from)? {
+            authority.recover().await?;
+            tracing::warn!("the database was restored from a back-up: epoch and sequence now begin above the clock");
+            // Last: a start that is interrupted before does it again, which harms nothing.
+            dir.remove(RESTORED).map_err(KeysError::from)?;
+        }
+        Ok(authority)
     }
 
     /// What answers members, for callers in the same process.
@@ -152,6 +164,15 @@ impl Authority {
     /// What the database reports.
     pub async fn recover(&self) -> Result<(), OpenError> {
         Ok(self.service.recover().await?)
+    }
+
+    /// Writes a copy of the database as of one moment to `path`, mode 0600, while the authority goes on. The key files beside the
+    /// database are not in it.
+    ///
+    /// # Errors
+    /// Where something of that name exists, or it cannot be written.
+    pub async fn back_up(&self, path: &Path) -> Result<(), StoreError> {
+        self.service.store().back_up(path).await
     }
 
     /// # Errors

@@ -16,7 +16,7 @@ pub mod store;
 mod testing;
 
 pub use act::ActError;
-pub use authority::{Authority, DEFAULT_CREDENTIAL_LIFETIME, OpenError, Settings, Status};
+pub use authority::{Authority, DEFAULT_CREDENTIAL_LIFETIME, OpenError, RESTORED, Settings, Status};
 pub use clock::Clock;
 pub use enrol::Newcomer;
 pub use server::Server;

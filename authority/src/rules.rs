@@ -65,7 +65,10 @@ pub fn check_ticket(request: &TicketRequest) -> Result<(), Refusal> {
         }
         may_grant.iter().try_for_each(check_grant)?;
     }
-    if matches!(request.role, Role::RelayServer { .. }) {
+    if let Role::RelayServer { address } = &request.role {
+        if address.port() == 0 {
+            return invalid("port 0 of a relay server cannot be dialled");
+        }
         if !request.attributes.is_empty() || !request.relays.is_empty() {
             return invalid("a relay server gets no attributes and no relay names: it shows no credential to members");
         }

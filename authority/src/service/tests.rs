@@ -438,6 +438,32 @@ async fn the_project_survives_a_restart() {
 }
 
 #[tokio::test]
+async fn a_restored_back_up_goes_on_above_what_was_seen() {
+    let f = Fixture::new().await;
+    let (kept, lost) = (f.enrol("kept", request()).await, Person::new("lost"));
+    let copy = f.home.path().join("copy.db");
+    f.authority.back_up(&copy).await.unwrap();
+    let ticket = f.issue(&f.administrator, request()).await.unwrap();
+    f.join(&lost, &ticket).await.unwrap();
+    f.ask(&f.administrator, Request::DeleteMember { member: kept.id() }).await.unwrap();
+    let seen = info(&f);
+    f.advance(Duration::from_secs(60));
+
+    f.authority.shutdown(Duration::from_secs(5)).await;
+    fs::rename(&copy, f.home.path().join("authority.db")).unwrap();
+    directory(&f.home).write(crate::RESTORED, b"").unwrap();
+    let f = f.reopen().await;
+    let restored = info(&f);
+    assert!(restored.epoch > seen.epoch && restored.sequence > seen.sequence);
+    assert_eq!(f.ask(&lost, Request::ProjectInfo).await.unwrap_err(), Refusal::NotAMember, "it joined after the back-up");
+    assert!(f.ask(&kept, Request::ProjectInfo).await.is_ok(), "it was removed after the back-up");
+    assert_eq!(f.join(&lost, &ticket).await, Err(Refusal::TicketUnknown));
+    assert!(!f.home.path().join(crate::RESTORED).exists());
+    let f = f.reopen().await;
+    assert_eq!(info(&f), restored, "once");
+}
+
+#[tokio::test]
 async fn a_replaced_signing_key_overlaps() {
     let f = Fixture::new().await;
     let node = f.enrol("node", request()).await;
