@@ -1,6 +1,7 @@
 //! What the fuzz targets check: a function per target, from any bytes. `proto/tests/corpus.rs` includes this file and runs the same
 //! functions over the committed corpus.
 
+mod streams;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use postern_proto::sign::{self, Purpose, SigningKey};
 use postern_proto::ticket::Ticket;
 use postern_proto::time::Timestamp;
 
+pub use self::streams::{record, stream};
 pub use self::wire::{handshake, link_frame, link_message, session};
 
 /// Any text parses or is refused with a place in it. What parses prints to a form that parses back, and decides alike; a refusal

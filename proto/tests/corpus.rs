@@ -29,7 +29,9 @@ replay! {
     link_frame,
     link_message,
     policy,
+    record,
     session,
+    stream,
     ticket,
 }
 
