@@ -159,6 +159,12 @@ impl Membership {
         &self.info
     }
 
+    /// The signed statement that [`Self::info`] is what it says, to be passed on.
+    #[must_use]
+    pub fn statement(&self) -> &[u8] {
+        &self.stored.statement
+    }
+
     /// The keys that sign this project's credentials.
     #[must_use]
     pub const fn ring(&self) -> &KeyRing {

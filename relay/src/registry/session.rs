@@ -234,7 +234,7 @@ impl<C: Clone, L> Registry<C, L> {
         if !session.requests.take(now.instant) {
             return self.end(now, id, Some(Refusal::TooManyRequests));
         }
-        if credential.expires() < session.peer.credential.expires() {
+        if credential.not_before() < session.peer.credential.not_before() {
             // An older one, in which names may stand that are no longer granted.
             return;
         }

@@ -35,7 +35,7 @@ fn template() -> LinkSession {
     answered.finish(&[]).unwrap().1.secret.link_session()
 }
 
-/// An authority, and credentials that it issued.
+/// A credential for a day until `expires`, verified.
 pub(crate) fn credential(identity: u8, names: &[&str], expires: u64) -> VerifiedCredential {
     let key = SigningKey::from_seed(&SecretBytes::new([1; 32]));
     let (project, issuer) = (ProjectId::from_bytes([8; 16]), Identifier::from_bytes([8; 32]));
@@ -43,19 +43,20 @@ pub(crate) fn credential(identity: u8, names: &[&str], expires: u64) -> Verified
     let ring = KeyRing::new(project, issuer, vec![RingKey::new(&key.public(), Timestamp::from_unix(0), until)]).unwrap();
     let mut relay_names: Vec<_> = names.iter().map(|text| name(text)).collect();
     relay_names.sort();
+    let not_before = Timestamp::from_unix(expires.saturating_sub(86_400));
     let claims = Claims {
         issuer,
         subject: Identifier::from_bytes([identity; 32]),
         project,
         audience: Audience::Relay,
-        not_before: Timestamp::from_unix(0),
+        not_before,
         expires: Timestamp::from_unix(expires),
         id: CredentialId::from_bytes([2; 16]),
         confirmation: StaticKey::from_secret(&SecretBytes::new([3; 32])).public(),
         attributes: Attributes::new(),
         relay_names,
     };
-    let verifier = Verifier { ring: &ring, voided: &Voided::default(), now: Timestamp::from_unix(1000) };
+    let verifier = Verifier { ring: &ring, voided: &Voided::default(), now: not_before };
     verifier.verify(&issue(&key, &claims).unwrap(), Audience::Relay, Holder::Published).unwrap()
 }
 

@@ -1,90 +1,23 @@
 use std::collections::BTreeSet;
 
-use postern_proto::authority::{Attributes, Heartbeat, ProjectInfo, RingKey, VoidEntry, Voiding};
+use postern_proto::authority::{Attributes, Voiding};
 use postern_proto::channel::{LinkSession, Side};
-use postern_proto::credential::{Audience, Claims, Voided, issue};
+use postern_proto::credential::{Audience, Claims, issue};
 use postern_proto::handshake::Label;
-use postern_proto::id::{CredentialId, Identifier, InstanceId, NodeId, ProjectId};
+use postern_proto::id::{CredentialId, Identifier, InstanceId, NodeId};
 use postern_proto::identity::Identity;
 use postern_proto::link::{Frame, FromRelay, Hello, LinkFrames, MAX_CONTROL_MESSAGE, ToRelay};
 use postern_proto::name::RelayName;
-use postern_proto::sign::SigningKey;
 use postern_proto::statement;
-use postern_proto::time::Timestamp;
-use postern_runtime::membership::Membership;
 use postern_runtime::net::{Acceptor, SocketKind, bind, read_preface};
 use postern_runtime::session::{self, Connect, Session};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use super::*;
-use crate::trust::Statements;
-
-/// A test that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async { timeout(PATIENCE, test).await.expect("no hang") });
-}
-
-fn time() -> Timestamp {
-    Timestamp::from_unix(1_800_000_000)
-}
-
-fn clock() -> Clock {
-    let clock = Clock::new();
-    clock.synchronise(time());
-    clock
-}
-
-/// An authority that only signs.
-struct Authority {
-    identity: Identity,
-    key: SigningKey,
-    info: ProjectInfo,
-    epoch: u64,
-}
+use crate::testing::{Authority, clock, run, time};
 
 impl Authority {
-    fn new() -> Self {
-        let (identity, key) = (Identity::generate(time()), SigningKey::generate());
-        let info = ProjectInfo {
-            project: ProjectId::random(),
-            name: "default".parse().unwrap(),
-            authority: identity.identifier(),
-            authority_static: StaticKey::generate().public(),
-            authority_addresses: vec!["127.0.0.1:1".parse().unwrap()],
-            key_ring: vec![RingKey::new(&key.public(), time(), time().plus(Duration::from_secs(1_000_000)))],
-            relays: Vec::new(),
-            epoch: 0,
-            sequence: 1,
-            issued_at: time(),
-        };
-        Self { identity, key, info, epoch: 0 }
-    }
-
-    fn trust(&self, voiding: &[Voiding]) -> Arc<TrustState> {
-        let signed = statement::sign(&self.identity, &self.info).unwrap();
-        let mut voided = Voided::default();
-        for voiding in voiding {
-            voided.apply(voiding).unwrap();
-        }
-        let heartbeat = Heartbeat { project: self.info.project, epoch: self.epoch, time: time() };
-        Arc::new(TrustState {
-            membership: Arc::new(
-                Membership::from_own_authority(&self.info, self.identity.history().encode(), signed.clone()).unwrap(),
-            ),
-            voided: Arc::new(voided),
-            statements: Statements {
-                project_info: signed.into(),
-                voidings: voiding.iter().map(|voiding| statement::sign(&self.identity, voiding).unwrap().into()).collect(),
-                heartbeat: Some(statement::sign(&self.identity, &heartbeat).unwrap().into()),
-            },
-        })
-    }
-
     fn claims(&self, node: &Node, names: &[&str]) -> Claims {
         Claims {
             issuer: self.identity.identifier(),
@@ -517,16 +450,10 @@ fn the_same_node_replaces_its_session_at_once() {
 #[test]
 fn a_revocation_ends_the_member_s_session_and_is_passed_on() {
     run(async {
-        let mut rig = Rig::new().await;
+        let rig = Rig::new().await;
         let (revoked, other) = (Node::new(), Node::new());
         let (mut theirs, mut ours) = (rig.connect(&revoked, &[]).await, rig.connect(&other, &[]).await);
-        rig.authority.epoch = 1;
-        let voiding = Voiding {
-            project: rig.authority.info.project,
-            epoch: 1,
-            time: time(),
-            entries: vec![VoidEntry { member: revoked.identifier, not_before: time().plus(Duration::from_secs(1)) }],
-        };
+        let voiding = rig.authority.voiding(1, revoked.identifier);
         rig.trust.send(rig.authority.trust(std::slice::from_ref(&voiding))).unwrap();
         assert_eq!(theirs.hear().await, FromRelay::Closing { reason: Refusal::BadCredential });
         let history = rig.authority.identity.history();

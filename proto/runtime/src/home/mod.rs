@@ -17,7 +17,7 @@ use crate::files::{Dir, FileError, MAX_SMALL_FILE};
 pub use error::HomeError;
 pub use identities::IdentityHome;
 pub use layout::{authority, node, relay, servers};
-pub use nodes::NodeHome;
+pub use nodes::{NodeHome, fixed_file};
 pub use place::{NoPlace, locate};
 
 /// An open home, whose owner and mode were checked.

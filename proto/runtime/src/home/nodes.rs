@@ -230,7 +230,7 @@ impl NodeHome {
 ///
 /// # Errors
 /// Where it cannot be read or written, or has another length.
-pub(crate) fn fixed_file<const N: usize>(dir: &Dir, name: &str) -> Result<[u8; N], HomeError> {
+pub fn fixed_file<const N: usize>(dir: &Dir, name: &str) -> Result<[u8; N], HomeError> {
     let read = || -> Result<Option<[u8; N]>, HomeError> {
         let Some(bytes) = dir.read(name, MAX_SMALL_FILE)? else { return Ok(None) };
         bytes.as_slice().try_into().map(Some).map_err(|_| HomeError::Malformed {

@@ -1,0 +1,233 @@
+//! The relay as a member of its project: it joins once, with a ticket, and from then on keeps one session with the authority,
+//! over which everything new is pushed to it.
+
+use std::sync::Arc;
+
+use postern_proto::address::HostPort;
+use postern_proto::authority::{Answer, Request};
+use postern_proto::handshake::StaticKey;
+use postern_proto::id::NodeId;
+use postern_proto::identity::Identity;
+use postern_proto::name::IdentityName;
+use postern_proto::ticket::Ticket;
+use postern_runtime::authority::{AuthorityClient, AuthorityError, Pinned, Pushed};
+use postern_runtime::backoff::Backoff;
+use postern_runtime::clock::Clock;
+use postern_runtime::enrol::{self, EnrolError};
+use postern_runtime::membership::Membership;
+use postern_runtime::supervise::Supervisor;
+use tokio::sync::watch;
+
+use crate::keeper::{KeepError, Keeper};
+use crate::state::{RelayHome, StateError};
+use crate::trust::{Statements, TrustState};
+
+/// What the authority shows as this member's name.
+const NAME: &str = "relay";
+
+/// Why the relay is not a member of a project.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error("this relay has joined no project: start it with a ticket from `postern project ticket --relay-server HOST:PORT`")]
+    NoTicket,
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The authority refuses the ticket, or its answer does not hold.
+    #[error(transparent)]
+    Enrol(#[from] EnrolError),
+    /// The process was told to stop while it waited for the authority.
+    #[error("stopped before the authority could be reached")]
+    Stopped,
+}
+
+/// A relay that is a member of its project.
+pub struct Member {
+    keeper: Keeper,
+    identity: Identity,
+    node_id: NodeId,
+    static_key: StaticKey,
+    /// The session in which the ticket was redeemed.
+    first: Option<(AuthorityClient, Pushed)>,
+}
+
+impl Member {
+    /// Joins with `ticket`, unless this relay has joined before: then the ticket is not looked at. While the authority cannot
+    /// be reached, it is tried again until `supervisor` stops.
+    ///
+    /// # Errors
+    /// [`JoinError`]; trying again does not help.
+    pub async fn join(
+        home: RelayHome,
+        ticket: Option<&Ticket>,
+        supervisor: &Supervisor,
+        clock: &Clock,
+    ) -> Result<Self, JoinError> {
+        let (identity, node_id, static_key) = (home.identity(clock.now())?, home.node_id()?, home.static_key()?);
+        if let Some(trust) = home.trust()? {
+            return Ok(Self { keeper: Keeper::new(home, trust), identity, node_id, static_key, first: None });
+        }
+        let ticket = ticket.ok_or(JoinError::NoTicket)?;
+        let Ok(name) = NAME.parse::<IdentityName>() else { unreachable!("a constant that is a name") };
+        let mut backoff = Backoff::default();
+        let mut told = false;
+        let (membership, client, pushed) = loop {
+            let attempt = enrol::enrol(supervisor, (&identity, &name), (node_id, &static_key), ticket, clock.now());
+            match supervisor.stopping().run_until_cancelled(attempt).await.ok_or(JoinError::Stopped)? {
+                Ok(joined) => break joined,
+                Err(error) if error.is_temporary() => {
+                    if !told {
+                        tracing::warn!(error = chain(&error), "cannot join the project yet; trying again");
+                        told = true;
+                    }
+                    let delay = tokio::time::sleep(backoff.next_delay());
+                    supervisor.stopping().run_until_cancelled(delay).await.ok_or(JoinError::Stopped)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        tracing::info!(project = %membership.project(), "joined the project");
+        let keeper = adopted(home, membership)?;
+        Ok(Self { keeper, identity, node_id, static_key, first: Some((client, pushed)) })
+    }
+
+    /// Joins without a ticket: for the relay beside its authority, which has made it a member itself.
+    ///
+    /// # Errors
+    /// [`JoinError::State`].
+    pub fn adopt(home: RelayHome, membership: Membership, clock: &Clock) -> Result<Self, JoinError> {
+        let (identity, node_id, static_key) = (home.identity(clock.now())?, home.node_id()?, home.static_key()?);
+        let known = home.trust()?.filter(|trust| trust.membership.authority() == membership.authority());
+        let keeper = match known {
+            Some(trust) => Keeper::new(home, trust),
+            None => adopted(home, membership)?,
+        };
+        Ok(Self { keeper, identity, node_id, static_key, first: None })
+    }
+
+    /// What the relay believes, now and later.
+    #[must_use]
+    pub fn trust(&self) -> watch::Receiver<Arc<TrustState>> {
+        self.keeper.watch()
+    }
+
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The key that nodes expect in the handshake.
+    #[must_use]
+    pub const fn static_key(&self) -> &StaticKey {
+        &self.static_key
+    }
+
+    /// Keeps one session with the authority until `supervisor` stops, and tells it at each beginning that nodes reach this
+    /// relay at `advertised`. While the authority is away the relay goes on with what it knows.
+    pub fn keep_session(self, supervisor: &Supervisor, clock: Clock, advertised: HostPort) {
+        let stopping = supervisor.stopping().clone();
+        let keeping = self.keep(supervisor.clone(), clock, advertised);
+        supervisor.spawn("relay: authority", async move {
+            stopping.run_until_cancelled(keeping).await;
+        });
+    }
+
+    async fn keep(mut self, supervisor: Supervisor, clock: Clock, advertised: HostPort) {
+        let mut backoff = Backoff::default();
+        let mut last_error = None;
+        loop {
+            let ended = match self.connect(&supervisor, &clock).await {
+                Ok((client, mut pushed)) => {
+                    let ended = self.converse(&client, &mut pushed, &clock, &advertised, &mut backoff).await;
+                    // The next failure is news again.
+                    last_error = None;
+                    ended
+                }
+                Err(error) => error,
+            };
+            let text = chain(&ended);
+            if last_error.as_ref() != Some(&text) {
+                tracing::warn!(error = text, "no session with the authority; going on with what is known");
+                last_error = Some(text);
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
+
+    async fn connect(&mut self, supervisor: &Supervisor, clock: &Clock) -> Result<(AuthorityClient, Pushed), AuthorityError> {
+        if let Some(first) = self.first.take() {
+            return Ok(first);
+        }
+        let membership = Arc::clone(&self.keeper.trust().membership);
+        let addresses = membership.authority_addresses();
+        let authority = Pinned { addresses: &addresses, static_key: membership.authority_static() };
+        let hello = enrol::hello(&self.identity, self.node_id, &self.static_key, clock.now());
+        AuthorityClient::connect(supervisor, authority, &self.static_key, &hello).await
+    }
+
+    /// Takes what is pushed until the session ends, and says why it did.
+    async fn converse(
+        &mut self,
+        client: &AuthorityClient,
+        pushed: &mut Pushed,
+        clock: &Clock,
+        advertised: &HostPort,
+        backoff: &mut Backoff,
+    ) -> AuthorityError {
+        let advertise = async {
+            match client.call(Request::AdvertiseRelay { address: advertised.clone() }).await {
+                Ok(_) => tracing::info!(address = %advertised, "the authority knows where this relay is"),
+                Err(error) => tracing::warn!(error = chain(&error), "the authority did not take this relay's address"),
+            }
+            std::future::pending::<()>().await;
+        };
+        let take = async {
+            while let Some(answer) = pushed.recv().await {
+                // The authority let this relay in, and speaks: the session holds.
+                backoff.reset();
+                if let Err(error) = self.take(answer, clock) {
+                    tracing::warn!(%error, "a statement of the authority was not taken");
+                }
+            }
+        };
+        tokio::select! {
+            () = advertise => {}
+            () = take => {}
+        }
+        client.ended().await
+    }
+
+    fn take(&mut self, answer: Answer, clock: &Clock) -> Result<(), KeepError> {
+        match answer {
+            Answer::ProjectInfo { statement, history } => self.keeper.project_info(statement, history),
+            Answer::Voiding { statement } => self.keeper.voiding(statement),
+            Answer::Heartbeat { statement } => {
+                // It comes straight from the authority, which made it for this moment.
+                clock.synchronise(self.keeper.heartbeat(statement)?);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn adopted(home: RelayHome, membership: Membership) -> Result<Keeper, StateError> {
+    home.set_membership(&membership)?;
+    let statements = Statements { project_info: membership.statement().into(), ..Statements::default() };
+    let trust = TrustState { membership: Arc::new(membership), voided: Arc::default(), statements };
+    Ok(Keeper::new(home, trust))
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "join_tests.rs"]
+mod tests;

@@ -1,0 +1,242 @@
+use std::time::Duration;
+
+use postern_proto::authority::{Call, Hello, MAX_MESSAGE, Refusal, Reply};
+use postern_proto::handshake::Label;
+use postern_proto::id::{Identifier, TicketId};
+use postern_proto::preface::Service;
+use postern_proto::secret::SecretBytes;
+use postern_runtime::home::Home;
+use postern_runtime::net::read_preface;
+use postern_runtime::session::{self, Accept, HANDSHAKE_DEADLINE, Session};
+use postern_runtime::supervise::Shutdown;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+
+use super::*;
+use crate::testing::{Authority, clock, run, time};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// An authority on a port of its own, that says what a test tells it.
+struct Server {
+    authority: Authority,
+    listener: TcpListener,
+}
+
+impl Server {
+    async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut authority = Authority::new();
+        authority.info.authority_addresses = vec![HostPort::from(listener.local_addr().unwrap())];
+        Self { authority, listener }
+    }
+
+    fn ticket(&self) -> Ticket {
+        let info = &self.authority.info;
+        Ticket {
+            project: info.project,
+            authority: info.authority,
+            authority_static: info.authority_static,
+            addresses: info.authority_addresses.clone(),
+            id: TicketId::random(),
+            secret: SecretBytes::random(),
+            expires: time().plus(SECOND),
+        }
+    }
+
+    async fn accept(&self) -> (Session, Hello) {
+        let (mut stream, _) = self.listener.accept().await.unwrap();
+        assert_eq!(read_preface(&mut stream).await.unwrap(), Service::Authority);
+        let how = Accept {
+            label: Label::Authority,
+            statics: &[&self.authority.static_key],
+            payload: &[],
+            limit: MAX_MESSAGE,
+            deadline: Instant::now() + HANDSHAKE_DEADLINE,
+        };
+        let (session, hello) = session::accept(stream, how).await.unwrap();
+        (session, minicbor::decode(&hello).unwrap())
+    }
+
+    fn info(&self) -> Answer {
+        Answer::ProjectInfo { statement: self.authority.project_info(), history: self.authority.history() }
+    }
+
+    fn voiding(&self, epoch: u64, member: u8) -> Answer {
+        let voiding = self.authority.voiding(epoch, Identifier::from_bytes([member; 32]));
+        Answer::Voiding { statement: self.authority.sign(&voiding) }
+    }
+}
+
+async fn push(session: &mut Session, answer: Answer) {
+    session.sender.send_message(&Reply { number: 0, answer }).await.unwrap();
+}
+
+/// Answers the call by which a relay says where it is.
+async fn advertised(session: &mut Session) -> HostPort {
+    let Some(Call { number, request: Request::AdvertiseRelay { address } }) = session.receiver.receive_message().await.unwrap()
+    else {
+        panic!("an address")
+    };
+    session.sender.send_message(&Reply { number, answer: Answer::Done }).await.unwrap();
+    address
+}
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn home(&self) -> RelayHome {
+        RelayHome::open(&Home::open(&self.0.path().join("home")).unwrap()).unwrap()
+    }
+}
+
+fn voided(trust: &TrustState, member: u8) -> bool {
+    trust.voided.not_before(&Identifier::from_bytes([member; 32])).is_some()
+}
+
+fn address() -> HostPort {
+    "relay.example:4000".parse().unwrap()
+}
+
+#[test]
+fn a_relay_joins_once_and_is_kept_up_to_date() {
+    run(async {
+        let (mut server, place, supervisor, clock) = (Server::new().await, Place::new(), Supervisor::new(), clock());
+        let ticket = server.ticket();
+        let (member, mut session) = tokio::join!(Member::join(place.home(), Some(&ticket), &supervisor, &clock), async {
+            let (mut session, hello) = server.accept().await;
+            let enrolment = hello.enrolment.unwrap();
+            assert!(enrolment.ticket == ticket.id && enrolment.secret == ticket.secret);
+            assert_eq!(enrolment.name.as_str(), "relay");
+            push(&mut session, server.info()).await;
+            session
+        });
+        let member = member.unwrap();
+        let (identifier, mut trust) = (member.identity().identifier(), member.trust());
+        assert_eq!(trust.borrow().membership.project(), ticket.project);
+        member.keep_session(&supervisor, clock.clone(), address());
+        assert_eq!(advertised(&mut session).await, address());
+
+        server.authority.info.sequence = 2;
+        push(&mut session, server.info()).await;
+        trust.wait_for(|trust| trust.membership.info().sequence == 2).await.unwrap();
+        push(&mut session, server.voiding(1, 7)).await;
+        trust.wait_for(|trust| voided(trust, 7)).await.unwrap();
+        let later = time().plus(500 * SECOND);
+        push(&mut session, Answer::Heartbeat { statement: server.authority.heartbeat(later) }).await;
+        trust.wait_for(|trust| trust.statements.heartbeat.is_some()).await.unwrap();
+        assert!(clock.now() >= later, "the authority's time is the relay's");
+        // What goes backwards, or is another's, changes nothing.
+        server.authority.info.sequence = 1;
+        push(&mut session, server.info()).await;
+        push(&mut session, server.voiding(0, 8)).await;
+        push(&mut session, Answer::Voiding { statement: Authority::new().heartbeat(time()) }).await;
+        push(&mut session, server.voiding(2, 9)).await;
+        trust.wait_for(|trust| voided(trust, 9)).await.unwrap();
+        let now = Arc::clone(&trust.borrow());
+        assert!(now.membership.info().sequence == 2 && voided(&now, 7) && !voided(&now, 8));
+        assert_eq!(now.statements.voidings.len(), 1, "the newest list is passed on");
+
+        // The session breaks, and comes back by itself, without the ticket.
+        drop(session);
+        let (mut session, hello) = server.accept().await;
+        assert!(hello.enrolment.is_none());
+        assert_eq!(advertised(&mut session).await, address());
+        assert_eq!(supervisor.shutdown(5 * SECOND).await, Shutdown::Drained);
+
+        // Started again while the authority is down: all is there, and no ticket is needed.
+        drop((server, session));
+        let supervisor = Supervisor::new();
+        let member = Member::join(place.home(), None, &supervisor, &clock).await.unwrap();
+        assert_eq!(member.identity().identifier(), identifier);
+        let again = Arc::clone(&member.trust().borrow());
+        assert!(again.membership.info().sequence == 2 && voided(&again, 7) && voided(&again, 9));
+        assert_eq!(again.statements.voidings, now.statements.voidings);
+    });
+}
+
+#[test]
+fn a_list_that_comes_in_parts_is_passed_on_whole() {
+    run(async {
+        let (server, place) = (Server::new().await, Place::new());
+        let mut keeper = adopted(place.home(), server.authority.membership()).unwrap();
+        let part = |epoch, member, at| {
+            let mut voiding = server.authority.voiding(epoch, Identifier::from_bytes([member; 32]));
+            voiding.time = at;
+            server.authority.sign(&voiding)
+        };
+        let (early, late) = (time(), time().plus(SECOND));
+        for signed in [part(1, 1, early), part(1, 2, early), part(1, 2, early)] {
+            keeper.voiding(signed).unwrap();
+        }
+        assert_eq!(keeper.trust().statements.voidings.len(), 2);
+        for signed in [part(2, 1, late), part(2, 2, late), part(2, 3, late)] {
+            keeper.voiding(signed).unwrap();
+        }
+        let trust = keeper.trust();
+        assert_eq!(trust.statements.voidings.len(), 3);
+        assert!([1, 2, 3].into_iter().all(|member| voided(&trust, member)));
+        assert!(matches!(keeper.voiding(part(1, 4, late)), Err(KeepError::Voided(_))), "the epoch does not go back");
+    });
+}
+
+#[test]
+fn a_refused_ticket_is_final_and_leaves_nothing() {
+    run(async {
+        let (server, place, supervisor, clock) = (Server::new().await, Place::new(), Supervisor::new(), clock());
+        let ticket = server.ticket();
+        assert!(matches!(Member::join(place.home(), None, &supervisor, &clock).await, Err(JoinError::NoTicket)));
+        let (member, ()) = tokio::join!(Member::join(place.home(), Some(&ticket), &supervisor, &clock), async {
+            let (mut session, _) = server.accept().await;
+            push(&mut session, Answer::Refused(Refusal::TicketRevoked)).await;
+        });
+        let Err(JoinError::Enrol(error)) = member.map(|_| ()) else { panic!("refused") };
+        assert_eq!(error.to_string(), "the ticket was revoked");
+        assert!(place.home().trust().unwrap().is_none());
+    });
+}
+
+#[test]
+fn an_authority_that_is_away_is_waited_for() {
+    run(async {
+        let (place, supervisor, clock) = (Place::new(), Supervisor::new(), clock());
+        let mut server = Server::new().await;
+        let address = server.listener.local_addr().unwrap();
+        drop(std::mem::replace(&mut server.listener, TcpListener::bind("127.0.0.1:0").await.unwrap()));
+        let ticket = server.ticket();
+        let home = place.home();
+        let (joining, time) = (supervisor.clone(), clock.clone());
+        let join = tokio::spawn(async move { Member::join(home, Some(&ticket), &joining, &time).await.map(|_| ()) });
+        server.listener = TcpListener::bind(address).await.unwrap();
+        let (mut session, _) = server.accept().await;
+        push(&mut session, server.info()).await;
+        join.await.unwrap().unwrap();
+        // And one that never comes is given up when the process stops.
+        let (other, place) = (Server::new().await, Place::new());
+        let (ticket, home, joining) = (other.ticket(), place.home(), supervisor.clone());
+        drop(other);
+        let join = tokio::spawn(async move { Member::join(home, Some(&ticket), &joining, &clock).await.map(|_| ()) });
+        supervisor.stopping().cancel();
+        assert!(matches!(join.await.unwrap(), Err(JoinError::Stopped)));
+    });
+}
+
+#[test]
+fn a_damaged_void_list_is_no_empty_one() {
+    run(async {
+        let (server, place) = (Server::new().await, Place::new());
+        let mut keeper = adopted(place.home(), server.authority.membership()).unwrap();
+        let voiding = server.authority.voiding(1, Identifier::from_bytes([1; 32]));
+        keeper.voiding(server.authority.sign(&voiding)).unwrap();
+        drop(keeper);
+        let path = place.0.path().join("home/relay/epoch");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.truncate(bytes.len() / 2);
+        std::fs::write(&path, bytes).unwrap();
+        assert!(matches!(place.home().trust(), Err(StateError::Epoch)));
+    });
+}
