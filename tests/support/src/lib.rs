@@ -1,1 +1,23 @@
+//! What the suites with real processes stand on: homes that clean up after themselves, commands with a deadline, servers on free
+//! ports in the test's process, and waiting for events.
+//!
+//! Nothing here uses a fixed port or a directory of its own choosing, so suites run beside each other and beside themselves.
 
+mod client;
+mod home;
+mod poll;
+mod processes;
+mod project;
+mod run;
+mod servers;
+mod terminal;
+
+pub use client::{HttpReply, connect, echoes, http_get};
+pub use home::TestHome;
+pub use poll::{PATIENCE, eventually, holds};
+pub use processes::{Process, signal};
+pub use project::Project;
+pub use run::{DEADLINE, Foreground, Invocation, Outcome};
+pub use rustix::process::Signal;
+pub use serde_json::{Value, json};
+pub use servers::{EchoServer, HttpServer, Reserved, SinkServer, TcpServer};

@@ -1,0 +1,59 @@
+//! What applications do at an inlet.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+/// A peer that says nothing for this long is taken for dead.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Connects, with a deadline on every later read and write.
+pub fn connect(address: impl ToSocketAddrs) -> io::Result<TcpStream> {
+    let address = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let stream = TcpStream::connect_timeout(&address, SILENCE)?;
+    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_write_timeout(Some(SILENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Sends `bytes` and requires them back; then an end of the stream, which is clean.
+pub fn echoes(address: impl ToSocketAddrs, bytes: &[u8]) -> io::Result<()> {
+    let mut stream = connect(address)?;
+    let mut writer = stream.try_clone()?;
+    let mut back = Vec::new();
+    std::thread::scope(|scope| {
+        let sent = scope.spawn(move || writer.write_all(bytes).and_then(|()| writer.shutdown(Shutdown::Write)));
+        let received = stream.read_to_end(&mut back);
+        sent.join().map_err(|_| io::Error::other("the writer panicked"))??;
+        received
+    })?;
+    if back == bytes { Ok(()) } else { Err(io::Error::other(format!("{} bytes of {} came back", back.len(), bytes.len()))) }
+}
+
+/// An answer to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpReply {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl HttpReply {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// `GET path`, on a connection of its own.
+pub fn http_get(address: impl ToSocketAddrs, path: &str) -> io::Result<HttpReply> {
+    let mut stream = connect(address)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok());
+    let status = status.ok_or_else(|| io::Error::other(format!("not an answer: {head}")))?;
+    Ok(HttpReply { status, head, body: bytes[end + 4..].to_vec() })
+}
