@@ -230,6 +230,13 @@ mod tests {
     fn the_examples_of_the_document() {
         let to_relay = |message: ToRelay| hex::encode(minicbor::to_vec(message).unwrap());
         let from_relay = |message: FromRelay| hex::encode(minicbor::to_vec(message).unwrap());
+        let knock = Instance {
+            identifier: Identifier::from_bytes([0x11; 32]),
+            node_id: NodeId::from_bytes([0x22; 16]),
+            instance: InstanceId::from_bytes([0x33; 16]),
+            credential: vec![1, 2, 3],
+        };
+        let knock = hex::encode(minicbor::to_vec(knock).unwrap());
         let examples = [
             (
                 "register `saas-relay` as request 5",
@@ -243,6 +250,10 @@ mod tests {
             ),
             ("closing: taken over", from_relay(FromRelay::Closing { reason: Refusal::TakenOver })),
             ("refused, no link", hex::encode(Frame::Refused(Refusal::NoLink).encode())),
+            (
+                "identifier 32 × `11`, node id 16 × `22`, instance 16 × `33`, credential `01 02 03`",
+                format!("{:04x}{knock}", knock.len() / 2),
+            ),
         ];
         let document = include_str!("../../../docs/protocol/links.md");
         for (name, hex) in &examples {
