@@ -2,4 +2,8 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod control;
 pub mod engine;
+pub mod keeper;
+pub mod plan;
+pub mod store;

@@ -1,0 +1,395 @@
+//! The JSON documents that scripts rely on (`docs/reference/json.md`). A field, once here, keeps its name and meaning within an
+//! `api_version`; new fields may come.
+
+use postern_proto::name::{IdentityName, NodeName};
+use postern_proto::policy::Expr;
+use postern_proto::spec::{InletSpec, OutletSpec, PeerRoute, PolicySpec, PolicyTarget, RelayAt, RelaySpec};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{EngineStatus, Failure, InletStatus, PortalCheck, RelayState, RelayStatus};
+use crate::store::{Specs, Stored};
+
+/// In every document.
+pub const API_VERSION: &str = "1";
+
+fn api_version() -> String {
+    API_VERSION.to_owned()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    Running,
+    Stopped,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Connection {
+    Up,
+    Down,
+}
+
+/// `node show`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeDocument {
+    pub api_version: String,
+    pub name: String,
+    pub identity_name: String,
+    pub is_default: bool,
+    pub status: NodeState,
+    pub pid: Option<u32>,
+    pub http_server_address: Option<String>,
+    pub tcp_listener_address: Option<String>,
+    /// What the node waits for, if it is not all up.
+    pub waiting: Vec<WaitingDocument>,
+    pub inlets: Vec<InletDocument>,
+    pub outlets: Vec<OutletDocument>,
+    pub relays: Vec<RelayDocument>,
+    pub policies: Vec<PolicyDocument>,
+}
+
+/// A step that waits: not a failure, because the node goes on trying.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingDocument {
+    /// `enrol`, `relay NAME` or `tcp-inlet ALIAS`, and the step within it.
+    pub what: String,
+    pub step: String,
+    pub code: String,
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InletDocument {
+    pub api_version: String,
+    pub bind_addr: String,
+    pub alias: String,
+    pub outlet_route: String,
+    pub status: Connection,
+    /// The outlet's name.
+    pub to: String,
+    /// The relay name, where the peer is found at the relays.
+    pub via: Option<String>,
+    pub allow: Option<String>,
+    /// Why it is not up.
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutletDocument {
+    pub api_version: String,
+    pub to: String,
+    pub name: String,
+    pub worker_address: String,
+    pub allow: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayDocument {
+    pub api_version: String,
+    pub name: String,
+    /// The node that is found under the name.
+    pub destination: String,
+    pub connection_status: Connection,
+    pub relay_route: String,
+    pub remote_address: String,
+    pub at: String,
+    /// Why it is not up.
+    pub reason: Option<String>,
+}
+
+/// Where a policy comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PolicySource {
+    /// The resource's, or the type's, that was asked about.
+    Own,
+    /// The one of the resource's type.
+    Type,
+    /// Open to every member.
+    Default,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyDocument {
+    pub api_version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_type: Option<String>,
+    /// In canonical prefix form.
+    pub expression: String,
+    pub source: PolicySource,
+    /// The rule in words, where it is the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// Whether a byte can pass through one portal now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortalDocument {
+    /// The inlet's alias.
+    pub inlet: String,
+    pub ok: bool,
+    /// The step that failed.
+    pub step: Option<String>,
+    pub code: Option<String>,
+    pub reason: Option<String>,
+}
+
+/// The part of `status` that one node gives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatusDocument {
+    pub api_version: String,
+    pub name: String,
+    pub status: NodeState,
+    pub pid: Option<u32>,
+    pub waiting: Vec<WaitingDocument>,
+    pub portals: Vec<PortalDocument>,
+}
+
+/// `{"api_version", "deleted"}`: what a deletion answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletedDocument {
+    pub api_version: String,
+    pub deleted: String,
+}
+
+/// `{"api_version", "stopping", "pid"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoppingDocument {
+    pub api_version: String,
+    pub pid: u32,
+}
+
+impl DeletedDocument {
+    #[must_use]
+    pub fn new(deleted: impl std::fmt::Display) -> Self {
+        Self { api_version: api_version(), deleted: deleted.to_string() }
+    }
+}
+
+impl StoppingDocument {
+    #[must_use]
+    pub fn this_process() -> Self {
+        Self { api_version: api_version(), pid: std::process::id() }
+    }
+}
+
+/// What is said of a node beside its resources.
+#[derive(Debug, Clone)]
+pub struct NodeFacts {
+    pub name: NodeName,
+    pub identity: IdentityName,
+    pub is_default: bool,
+    pub http_server_address: Option<String>,
+    pub tcp_listener_address: Option<String>,
+}
+
+impl NodeDocument {
+    /// A node that does not run, as it is stored.
+    #[must_use]
+    pub fn stopped(name: &NodeName, is_default: bool, stored: &Stored) -> Self {
+        let Specs { relays, outlets, inlets, policies } = &stored.specs;
+        Self {
+            api_version: api_version(),
+            name: name.to_string(),
+            identity_name: stored.identity.to_string(),
+            is_default,
+            status: NodeState::Stopped,
+            pid: None,
+            http_server_address: None,
+            tcp_listener_address: stored.options.tcp_listener_address.as_ref().map(ToString::to_string),
+            waiting: Vec::new(),
+            inlets: inlets.iter().map(|spec| InletDocument::stopped(spec)).collect(),
+            outlets: outlets.iter().map(OutletDocument::new).collect(),
+            relays: relays.iter().map(|spec| RelayDocument::stopped(name, spec)).collect(),
+            policies: policies.iter().map(PolicyDocument::own).collect(),
+        }
+    }
+
+    /// A node that runs in this process.
+    #[must_use]
+    pub fn running(facts: &NodeFacts, status: &EngineStatus, waiting: Vec<WaitingDocument>, policies: &[PolicySpec]) -> Self {
+        Self {
+            api_version: api_version(),
+            name: facts.name.to_string(),
+            identity_name: facts.identity.to_string(),
+            is_default: facts.is_default,
+            status: NodeState::Running,
+            pid: Some(std::process::id()),
+            http_server_address: facts.http_server_address.clone(),
+            tcp_listener_address: facts.tcp_listener_address.clone(),
+            waiting,
+            inlets: status.inlets.iter().map(InletDocument::running).collect(),
+            outlets: status.outlets.iter().map(OutletDocument::new).collect(),
+            relays: status.relays.iter().map(|relay| RelayDocument::running(&facts.name, relay)).collect(),
+            policies: policies.iter().map(PolicyDocument::own).collect(),
+        }
+    }
+}
+
+impl InletDocument {
+    fn new(spec: &InletSpec, reason: Option<String>) -> Self {
+        Self {
+            api_version: api_version(),
+            bind_addr: spec.from.to_string(),
+            alias: spec.alias.to_string(),
+            outlet_route: spec.to.to_string(),
+            status: if reason.is_none() { Connection::Up } else { Connection::Down },
+            to: spec.to.outlet.to_string(),
+            via: match &spec.to.peer {
+                PeerRoute::Relay(relay) => Some(relay.to_string()),
+                PeerRoute::Node(_) | PeerRoute::Address(_) => None,
+            },
+            allow: spec.allow.as_ref().map(ToString::to_string),
+            reason,
+        }
+    }
+
+    #[must_use]
+    pub fn stopped(spec: &InletSpec) -> Self {
+        Self::new(spec, Some(STOPPED.to_owned()))
+    }
+
+    #[must_use]
+    pub fn running(status: &InletStatus) -> Self {
+        Self::new(&status.spec, status.failure.as_ref().map(|failure| failure.reason.clone()))
+    }
+}
+
+impl OutletDocument {
+    #[must_use]
+    pub fn new(spec: &OutletSpec) -> Self {
+        Self {
+            api_version: api_version(),
+            to: spec.to.to_string(),
+            name: spec.name.to_string(),
+            worker_address: format!("/service/{}", spec.name),
+            allow: spec.allow.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+impl RelayDocument {
+    fn new(node: &NodeName, spec: &RelaySpec, reason: Option<String>) -> Self {
+        Self {
+            api_version: api_version(),
+            name: spec.name.to_string(),
+            destination: format!("/node/{node}"),
+            connection_status: if reason.is_none() { Connection::Up } else { Connection::Down },
+            relay_route: format!("/project/default/service/forward_to_{}/secure/api", spec.name),
+            remote_address: format!("forward_to_{}", spec.name),
+            at: match &spec.at {
+                RelayAt::Project => "/project/default".to_owned(),
+                RelayAt::Server(address) => address.to_string(),
+            },
+            reason,
+        }
+    }
+
+    #[must_use]
+    pub fn stopped(node: &NodeName, spec: &RelaySpec) -> Self {
+        Self::new(node, spec, Some(STOPPED.to_owned()))
+    }
+
+    #[must_use]
+    pub fn running(node: &NodeName, status: &RelayStatus) -> Self {
+        let reason = match &status.state {
+            RelayState::Up => None,
+            RelayState::Waiting(failure) | RelayState::Refused(failure) => Some(failure.reason.clone()),
+        };
+        Self::new(node, &status.spec, reason)
+    }
+}
+
+const STOPPED: &str = "the node is stopped";
+
+impl PolicyDocument {
+    /// A policy that was written for a resource or a type.
+    #[must_use]
+    pub fn own(spec: &PolicySpec) -> Self {
+        let (resource, resource_type) = match &spec.target {
+            PolicyTarget::Resource(name) => (Some(name.clone()), None),
+            PolicyTarget::ResourceType(kind) => (None, Some(kind.to_string())),
+        };
+        let expression = spec.expression.to_string();
+        Self { api_version: api_version(), resource, resource_type, expression, source: PolicySource::Own, note: None }
+    }
+
+    /// The policy in force for something that has none of its own.
+    #[must_use]
+    pub fn inherited(expression: &Expr, source: PolicySource) -> Self {
+        let note = (source == PolicySource::Default).then(|| "open to every member".to_owned());
+        Self { api_version: api_version(), resource: None, resource_type: None, expression: expression.to_string(), source, note }
+    }
+}
+
+impl PortalDocument {
+    #[must_use]
+    pub fn new(check: &PortalCheck) -> Self {
+        let part = |text: fn(&Failure) -> String| check.failure.as_ref().map(text);
+        Self {
+            inlet: check.alias.to_string(),
+            ok: check.failure.is_none(),
+            step: part(|failure| failure.step.to_owned()),
+            code: part(|failure| failure.code.to_owned()),
+            reason: part(|failure| failure.reason.clone()),
+        }
+    }
+}
+
+impl WaitingDocument {
+    #[must_use]
+    pub fn new(what: impl Into<String>, failure: &Failure) -> Self {
+        Self { what: what.into(), step: failure.step.to_owned(), code: failure.code.to_owned(), reason: failure.reason.clone() }
+    }
+
+    /// Everything of the engine that is not up.
+    #[must_use]
+    pub fn of_engine(status: &EngineStatus) -> Vec<Self> {
+        let relays = status.relays.iter().filter_map(|relay| match &relay.state {
+            RelayState::Up => None,
+            RelayState::Waiting(failure) | RelayState::Refused(failure) => {
+                Some(Self::new(format!("relay {}", relay.spec.name), failure))
+            }
+        });
+        let inlets = status.inlets.iter().filter_map(|inlet| {
+            inlet.failure.as_ref().map(|failure| Self::new(format!("tcp-inlet {}", inlet.spec.alias), failure))
+        });
+        relays.chain(inlets).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Variables, load};
+
+    #[test]
+    fn the_form_that_scripts_rely_on() {
+        let text = "name: n\nrelay: r\ntcp-outlet: {from: db, to: 5432, allow: a}\n\
+                    tcp-inlet: {alias: web, from: 7000, via: other, to: x}\npolicy: {resource-type: tcp-inlet, allow: b}\n";
+        let stored = Stored::from_config(&load("f", text, &Variables::default(), None).unwrap(), "me".parse().unwrap());
+        let document = NodeDocument::stopped(&"n".parse().unwrap(), true, &stored);
+        let expected = serde_json::json!({
+            "api_version": "1", "name": "n", "identity_name": "me", "is_default": true, "status": "stopped", "pid": null,
+            "http_server_address": null, "tcp_listener_address": null, "waiting": [],
+            "inlets": [{
+                "api_version": "1", "bind_addr": "127.0.0.1:7000", "alias": "web",
+                "outlet_route": "/project/default/service/forward_to_other/secure/api/service/x",
+                "status": "Down", "to": "x", "via": "other", "allow": null, "reason": "the node is stopped",
+            }],
+            "outlets": [{
+                "api_version": "1", "to": "127.0.0.1:5432", "name": "db", "worker_address": "/service/db", "allow": "(= subject.a \"true\")",
+            }],
+            "relays": [{
+                "api_version": "1", "name": "r", "destination": "/node/n", "connection_status": "Down",
+                "relay_route": "/project/default/service/forward_to_r/secure/api", "remote_address": "forward_to_r",
+                "at": "/project/default", "reason": "the node is stopped",
+            }],
+            "policies": [{"api_version": "1", "resource_type": "tcp-inlet", "expression": "(= subject.b \"true\")", "source": "own"}],
+        });
+        assert_eq!(serde_json::to_value(&document).unwrap(), expected);
+        assert_eq!(serde_json::from_value::<NodeDocument>(expected).unwrap(), document);
+    }
+}
