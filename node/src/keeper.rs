@@ -11,10 +11,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::resource::OutletRequest;
-use crate::control::document::API_VERSION;
 use crate::control::document::{
-    DeletedDocument, InletDocument, NodeDocument, NodeFacts, NodeState, NodeStatusDocument, OutletDocument, PolicyDocument,
-    PolicySource, PortalDocument, RelayDocument, WaitingDocument,
+    ApiVersion, DeletedDocument, InletDocument, NodeDocument, NodeFacts, NodeState, NodeStatusDocument, OutletDocument,
+    PolicyDocument, PolicySource, PortalDocument, RelayDocument, WaitingDocument,
 };
 use crate::control::fault::{Class, Fault, code};
 use crate::engine::{Engine, RelayState};
@@ -159,7 +158,7 @@ impl Keeper {
             }
         }
         NodeStatusDocument {
-            api_version: API_VERSION.to_owned(),
+            api_version: ApiVersion,
             name: self.node.name().to_string(),
             status: NodeState::Running,
             pid: Some(std::process::id()),

@@ -42,10 +42,7 @@ impl Step {
 /// then relays, outlets and inlets. A resource that changed goes and comes.
 #[must_use]
 pub fn difference(running: &Specs, wanted: &Specs) -> Vec<Step> {
-    fn only_in<'a, T: PartialEq>(these: &'a [T], others: &'a [T]) -> impl Iterator<Item = T> + 'a
-    where
-        T: Clone,
-    {
+    fn only_in<'a, T: PartialEq + Clone>(these: &'a [T], others: &'a [T]) -> impl Iterator<Item = T> + 'a {
         these.iter().filter(|this| !others.contains(this)).cloned()
     }
     let mut steps = Vec::new();

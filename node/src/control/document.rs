@@ -9,11 +9,27 @@ use serde::{Deserialize, Serialize};
 use crate::engine::{EngineStatus, Failure, InletStatus, PortalCheck, RelayState, RelayStatus};
 use crate::store::{Specs, Stored};
 
-/// In every document.
-pub const API_VERSION: &str = "1";
+/// In every document, as `"api_version": "1"`. A document of another version is not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ApiVersion;
 
-fn api_version() -> String {
-    API_VERSION.to_owned()
+impl ApiVersion {
+    const TEXT: &'static str = "1";
+}
+
+impl Serialize for ApiVersion {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(Self::TEXT)
+    }
+}
+
+impl<'de> Deserialize<'de> for ApiVersion {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            Self::TEXT => Ok(Self),
+            other => Err(serde::de::Error::custom(format!("api_version {other:?}, not {:?}", Self::TEXT))),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +48,7 @@ pub enum Connection {
 /// `node show`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeDocument {
-    pub api_version: String,
+    pub api_version: ApiVersion,
     pub name: String,
     pub identity_name: String,
     pub is_default: bool,
@@ -60,7 +76,7 @@ pub struct WaitingDocument {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InletDocument {
-    pub api_version: String,
+    pub api_version: ApiVersion,
     pub bind_addr: String,
     pub alias: String,
     pub outlet_route: String,
@@ -76,7 +92,7 @@ pub struct InletDocument {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutletDocument {
-    pub api_version: String,
+    pub api_version: ApiVersion,
     pub to: String,
     pub name: String,
     pub worker_address: String,
@@ -85,7 +101,7 @@ pub struct OutletDocument {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayDocument {
-    pub api_version: String,
+    pub api_version: ApiVersion,
     pub name: String,
     /// The node that is found under the name.
     pub destination: String,
@@ -111,7 +127,7 @@ pub enum PolicySource {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyDocument {
-    pub api_version: String,
+    pub api_version: ApiVersion,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -139,7 +155,7 @@ pub struct PortalDocument {
 /// The part of `status` that one node gives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatusDocument {
-    pub api_version: String,
+    pub api_version: ApiVersion,
     pub name: String,
     pub status: NodeState,
     pub pid: Option<u32>,
@@ -150,28 +166,28 @@ pub struct NodeStatusDocument {
 /// `{"api_version", "deleted"}`: what a deletion answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeletedDocument {
-    pub api_version: String,
+    pub api_version: ApiVersion,
     pub deleted: String,
 }
 
 /// `{"api_version", "stopping", "pid"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoppingDocument {
-    pub api_version: String,
+    pub api_version: ApiVersion,
     pub pid: u32,
 }
 
 impl DeletedDocument {
     #[must_use]
     pub fn new(deleted: impl std::fmt::Display) -> Self {
-        Self { api_version: api_version(), deleted: deleted.to_string() }
+        Self { api_version: ApiVersion, deleted: deleted.to_string() }
     }
 }
 
 impl StoppingDocument {
     #[must_use]
     pub fn this_process() -> Self {
-        Self { api_version: api_version(), pid: std::process::id() }
+        Self { api_version: ApiVersion, pid: std::process::id() }
     }
 }
 
@@ -191,7 +207,7 @@ impl NodeDocument {
     pub fn stopped(name: &NodeName, is_default: bool, stored: &Stored) -> Self {
         let Specs { relays, outlets, inlets, policies } = &stored.specs;
         Self {
-            api_version: api_version(),
+            api_version: ApiVersion,
             name: name.to_string(),
             identity_name: stored.identity.to_string(),
             is_default,
@@ -200,7 +216,7 @@ impl NodeDocument {
             http_server_address: None,
             tcp_listener_address: stored.options.tcp_listener_address.as_ref().map(ToString::to_string),
             waiting: Vec::new(),
-            inlets: inlets.iter().map(|spec| InletDocument::stopped(spec)).collect(),
+            inlets: inlets.iter().map(InletDocument::stopped).collect(),
             outlets: outlets.iter().map(OutletDocument::new).collect(),
             relays: relays.iter().map(|spec| RelayDocument::stopped(name, spec)).collect(),
             policies: policies.iter().map(PolicyDocument::own).collect(),
@@ -211,7 +227,7 @@ impl NodeDocument {
     #[must_use]
     pub fn running(facts: &NodeFacts, status: &EngineStatus, waiting: Vec<WaitingDocument>, policies: &[PolicySpec]) -> Self {
         Self {
-            api_version: api_version(),
+            api_version: ApiVersion,
             name: facts.name.to_string(),
             identity_name: facts.identity.to_string(),
             is_default: facts.is_default,
@@ -231,7 +247,7 @@ impl NodeDocument {
 impl InletDocument {
     fn new(spec: &InletSpec, reason: Option<String>) -> Self {
         Self {
-            api_version: api_version(),
+            api_version: ApiVersion,
             bind_addr: spec.from.to_string(),
             alias: spec.alias.to_string(),
             outlet_route: spec.to.to_string(),
@@ -261,7 +277,7 @@ impl OutletDocument {
     #[must_use]
     pub fn new(spec: &OutletSpec) -> Self {
         Self {
-            api_version: api_version(),
+            api_version: ApiVersion,
             to: spec.to.to_string(),
             name: spec.name.to_string(),
             worker_address: format!("/service/{}", spec.name),
@@ -273,7 +289,7 @@ impl OutletDocument {
 impl RelayDocument {
     fn new(node: &NodeName, spec: &RelaySpec, reason: Option<String>) -> Self {
         Self {
-            api_version: api_version(),
+            api_version: ApiVersion,
             name: spec.name.to_string(),
             destination: format!("/node/{node}"),
             connection_status: if reason.is_none() { Connection::Up } else { Connection::Down },
@@ -313,14 +329,14 @@ impl PolicyDocument {
             PolicyTarget::ResourceType(kind) => (None, Some(kind.to_string())),
         };
         let expression = spec.expression.to_string();
-        Self { api_version: api_version(), resource, resource_type, expression, source: PolicySource::Own, note: None }
+        Self { api_version: ApiVersion, resource, resource_type, expression, source: PolicySource::Own, note: None }
     }
 
     /// The policy in force for something that has none of its own.
     #[must_use]
     pub fn inherited(expression: &Expr, source: PolicySource) -> Self {
         let note = (source == PolicySource::Default).then(|| "open to every member".to_owned());
-        Self { api_version: api_version(), resource: None, resource_type: None, expression: expression.to_string(), source, note }
+        Self { api_version: ApiVersion, resource: None, resource_type: None, expression: expression.to_string(), source, note }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::document::API_VERSION;
+use super::document::ApiVersion;
 use crate::config::resource::ArgumentError;
 use crate::config::{Problems, VariableError};
 use crate::engine::EngineError;
@@ -86,7 +86,7 @@ pub mod code {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{what}")]
 pub struct Fault {
-    pub api_version: String,
+    pub api_version: ApiVersion,
     /// Stable.
     pub code: String,
     pub class: Class,
@@ -103,7 +103,7 @@ pub struct Fault {
 impl Fault {
     #[must_use]
     pub fn new(class: Class, code: &str, what: impl Into<String>) -> Self {
-        Self { api_version: API_VERSION.to_owned(), code: code.to_owned(), class, what: what.into(), why: None, help: None }
+        Self { api_version: ApiVersion, code: code.to_owned(), class, what: what.into(), why: None, help: None }
     }
 
     #[must_use]
