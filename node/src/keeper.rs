@@ -152,7 +152,7 @@ impl Keeper {
                 })
                 .collect();
             for probe in probes {
-                if let Ok(check) = probe.await {
+                if let Ok(Some(check)) = probe.await {
                     portals.push(PortalDocument::new(&check));
                 }
             }

@@ -7,3 +7,6 @@ pub mod engine;
 pub mod keeper;
 pub mod plan;
 pub mod store;
+
+#[cfg(test)]
+mod testing;

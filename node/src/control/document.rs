@@ -347,7 +347,7 @@ impl PortalDocument {
         Self {
             inlet: check.alias.to_string(),
             ok: check.failure.is_none(),
-            step: part(|failure| failure.step.to_owned()),
+            step: part(|failure| failure.step.as_str().to_owned()),
             code: part(|failure| failure.code.to_owned()),
             reason: part(|failure| failure.reason.clone()),
         }
@@ -357,7 +357,7 @@ impl PortalDocument {
 impl WaitingDocument {
     #[must_use]
     pub fn new(what: impl Into<String>, failure: &Failure) -> Self {
-        Self { what: what.into(), step: failure.step.to_owned(), code: failure.code.to_owned(), reason: failure.reason.clone() }
+        Self { what: what.into(), step: failure.step.as_str().to_owned(), code: failure.code.to_owned(), reason: failure.reason.clone() }
     }
 
     /// Everything of the engine that is not up.

@@ -9,6 +9,7 @@ use crate::engine::EngineError;
 use crate::store::StoreError;
 use postern_runtime::files::FileError;
 use postern_runtime::home::HomeError;
+use postern_runtime::net::BindError;
 
 /// What kind of failure it is; each has an exit code that scripts rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,15 +155,26 @@ impl From<VariableError> for Fault {
 
 impl From<EngineError> for Fault {
     fn from(error: EngineError) -> Self {
-        match &error {
-            EngineError::Listen { address, source } if source.kind() == std::io::ErrorKind::AddrInUse => {
-                Self::new(Class::Failure, code::ADDRESS_IN_USE, format!("{address} is in use"))
-                    .because("another program, or another inlet, listens there")
-                    .try_this("choose another port, or leave the address out for a free one")
+        match error {
+            EngineError::Listen(error) => error.into(),
+            EngineError::Address(error) => {
+                Self::new(Class::Failure, code::LISTEN, "a listener has no address").because(error.to_string())
             }
-            EngineError::Listen { source, .. } => {
-                Self::new(Class::Failure, code::LISTEN, error.to_string()).because(source.to_string())
-            }
+        }
+    }
+}
+
+impl From<BindError> for Fault {
+    fn from(error: BindError) -> Self {
+        if let BindError::InUse { address } = &error {
+            return Self::new(Class::Failure, code::ADDRESS_IN_USE, format!("{address} is in use"))
+                .because("another program, or another inlet, listens there")
+                .try_this("choose another port, or leave the address out for a free one");
+        }
+        let fault = Self::new(Class::Failure, code::LISTEN, error.to_string());
+        match std::error::Error::source(&error) {
+            Some(source) => fault.because(source.to_string()),
+            None => fault,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use postern_proto::name::{NodeName, OutletName};
 use postern_runtime::home::{Home, NodeHome};
+use postern_runtime::supervise::Supervisor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +34,9 @@ async fn running(subdirectory: &str) -> Running {
     let name: NodeName = "n1".parse().unwrap();
     let stored = Stored::new("me".parse().unwrap());
     let node = Arc::new(home.create_node(&name, &stored.encode().unwrap()).unwrap());
-    let keeper = Arc::new(Keeper::new(crate::engine::testing::engine().await, Arc::clone(&home), Arc::clone(&node), &stored));
+    let supervisor = Supervisor::new();
+    let engine = crate::testing::engine(home.path(), &name, &supervisor).await;
+    let keeper = Arc::new(Keeper::new(engine, Arc::clone(&home), Arc::clone(&node), &stored));
     let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
     let socket = Socket::bind(&node).unwrap();
     tokio::spawn(serve(socket, Arc::clone(&keeper), stop.clone(), closed.clone()));
@@ -164,7 +167,7 @@ async fn what_is_kept_comes_back() {
     client.create_outlet(&outlet_to(Some("db"), "1")).await.unwrap();
     client.create_relay(&relay(RelayArguments::default()).unwrap(), Duration::ZERO).await.unwrap();
     let stored = Stored::load(&node.node).unwrap();
-    let engine = crate::engine::testing::engine().await;
+    let engine = crate::testing::engine(node.home.path(), node.node.name(), &Supervisor::new()).await;
     let again = Keeper::new(engine, Arc::clone(&node.home), Arc::clone(&node.node), &stored);
     assert!(again.outlets().is_empty());
     again.replace(stored).await.unwrap();
