@@ -1,13 +1,15 @@
 //! The running node as commands see it: what is wanted, what runs, and what is on disk, kept the same by every edit.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use postern_proto::name::{Alias, OutletName, RelayName};
 use postern_proto::policy::Expr;
-use postern_proto::spec::{InletSpec, OutletSpec, PolicySpec, PolicyTarget, RelaySpec, ResourceType};
+use postern_proto::spec::{InletSpec, OutletSpec, PeerRoute, PolicySpec, PolicyTarget, RelaySpec, ResourceType};
 use postern_runtime::home::{Home, NodeHome};
-use tokio::sync::watch;
+use postern_runtime::membership::Membership;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::config::resource::OutletRequest;
@@ -37,6 +39,10 @@ pub struct Keeper {
     http_server_address: Mutex<Option<String>>,
     /// What the node waits for beside the engine: its enrolment.
     waiting: watch::Sender<Option<WaitingDocument>>,
+    /// Whether the home has joined no project, and so has no relays.
+    without_project: AtomicBool,
+    member: AtomicBool,
+    reload: Notify,
 }
 
 impl Keeper {
@@ -53,7 +59,43 @@ impl Keeper {
             stored: tokio::sync::Mutex::new(nothing),
             http_server_address: Mutex::default(),
             waiting: watch::Sender::new(None),
+            without_project: AtomicBool::new(false),
+            member: AtomicBool::new(false),
+            reload: Notify::new(),
         }
+    }
+
+    /// Whether commands that need relays are refused.
+    pub fn set_without_project(&self, without: bool) {
+        self.without_project.store(without, Ordering::Relaxed);
+    }
+
+    /// Takes a membership into use: the node's own enrolment succeeded, or a command's.
+    pub fn join(&self, membership: Membership) {
+        self.set_without_project(false);
+        self.member.store(true, Ordering::Relaxed);
+        self.engine.set_membership(membership);
+        self.set_waiting(None);
+    }
+
+    /// Whether [`Self::join`] was called.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        self.member.load(Ordering::Relaxed)
+    }
+
+    /// Asks for what SIGHUP does.
+    pub fn request_reload(&self) {
+        self.reload.notify_one();
+    }
+
+    /// Waits until a reload is asked for.
+    pub async fn told_to_reload(&self) {
+        self.reload.notified().await;
+    }
+
+    fn needs_project(&self, what: impl std::fmt::Display) -> Result<(), Fault> {
+        if self.without_project.load(Ordering::Relaxed) { Err(Fault::no_project(what)) } else { Ok(()) }
     }
 
     #[must_use]
@@ -169,12 +211,20 @@ impl Keeper {
 
     /// Waits until nothing waits any more, or for `limit`; whether nothing does.
     pub async fn settled(&self, limit: Duration) -> bool {
+        self.settled_or(limit, || false).await
+    }
+
+    /// As [`Self::settled`], but also returns as soon as `given_up`.
+    pub async fn settled_or(&self, limit: Duration, given_up: impl Fn() -> bool) -> bool {
         let deadline = Instant::now() + limit;
         let mut engine = self.engine.watch();
         let mut enrolment = self.waiting.subscribe();
         loop {
             if self.waiting().is_empty() {
                 return true;
+            }
+            if given_up() {
+                return false;
             }
             let changed = async {
                 tokio::select! {
@@ -266,6 +316,9 @@ impl Keeper {
     /// Where the alias is taken or the address cannot be listened on.
     pub async fn create_inlet(&self, spec: InletSpec) -> Result<InletDocument, Fault> {
         let alias = spec.alias.clone();
+        if matches!(spec.to.peer, PeerRoute::Relay(_)) {
+            self.needs_project(format!("inlet `{alias}`"))?;
+        }
         self.edit(|stored| {
             let specs = &mut stored.specs;
             room_for(specs.inlets.len())?;
@@ -301,6 +354,7 @@ impl Keeper {
     /// Where the credential does not permit the name; the claim is taken back then.
     pub async fn create_relay(&self, spec: RelaySpec, wait: Duration) -> Result<RelayDocument, Fault> {
         let name = spec.name.clone();
+        self.needs_project(format!("relay name `{name}`"))?;
         let mut changes = self.engine.watch();
         self.edit(|stored| {
             room_for(stored.specs.relays.len())?;
@@ -414,7 +468,7 @@ fn room_for(present: usize) -> Result<(), Fault> {
     if present < MAX_RESOURCES {
         Ok(())
     } else {
-        Err(Fault::new(Class::TryLater, "LIMIT", format!("a node has at most {MAX_RESOURCES} of these")))
+        Err(Fault::new(Class::TryLater, code::LIMIT, format!("a node has at most {MAX_RESOURCES} of these")))
     }
 }
 

@@ -3,7 +3,9 @@
 
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod engine;
+pub mod http;
 pub mod keeper;
 pub mod plan;
 pub mod store;

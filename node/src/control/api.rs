@@ -10,7 +10,8 @@
 //! | `POST /v1/relays` | [`RelayRequest`] | [`RelayDocument`] |
 //! | `POST /v1/policies` | [`PolicySpec`] | [`PolicyDocument`] |
 //! | `GET`, `DELETE /v1/outlets/NAME` … | | the document, [`DeletedDocument`] |
-//! | `POST /v1/stop` | | [`StoppingDocument`] |
+//! | `POST /v1/stop` | | [`ProcessDocument`] |
+//! | `POST /v1/reload` | | [`ProcessDocument`]; what SIGHUP does |
 //!
 //! An answer that is no success is a [`Fault`].
 //!
@@ -21,7 +22,7 @@
 //! [`RelayDocument`]: super::document::RelayDocument
 //! [`PolicyDocument`]: super::document::PolicyDocument
 //! [`DeletedDocument`]: super::document::DeletedDocument
-//! [`StoppingDocument`]: super::document::StoppingDocument
+//! [`ProcessDocument`]: super::document::ProcessDocument
 //! [`InletSpec`]: postern_proto::spec::InletSpec
 //! [`PolicySpec`]: postern_proto::spec::PolicySpec
 //! [`Fault`]: super::fault::Fault
@@ -47,6 +48,7 @@ pub const INLETS: &str = "/v1/inlets";
 pub const RELAYS: &str = "/v1/relays";
 pub const POLICIES: &str = "/v1/policies";
 pub const STOP: &str = "/v1/stop";
+pub const RELOAD: &str = "/v1/reload";
 
 /// Claims a relay name.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -18,8 +18,8 @@ use tokio::net::UnixStream;
 
 use super::api::{self, OutletRequest, RelayRequest};
 use super::document::{
-    DeletedDocument, InletDocument, NodeDocument, NodeStatusDocument, OutletDocument, PolicyDocument, RelayDocument,
-    StoppingDocument,
+    DeletedDocument, InletDocument, NodeDocument, NodeStatusDocument, OutletDocument, PolicyDocument, ProcessDocument,
+    RelayDocument,
 };
 use super::fault::{Class, Fault, code};
 
@@ -91,8 +91,13 @@ impl<'a> Client<'a> {
     }
 
     /// Returns as soon as the node begins to stop.
-    pub async fn stop(&self) -> Result<StoppingDocument, ClientError> {
+    pub async fn stop(&self) -> Result<ProcessDocument, ClientError> {
         self.post(api::STOP, &serde_json::Value::Null).await
+    }
+
+    /// Makes the node read again what is stored of it, and its identity's membership; returns before it has.
+    pub async fn reload(&self) -> Result<ProcessDocument, ClientError> {
+        self.post(api::RELOAD, &serde_json::Value::Null).await
     }
 
     pub async fn outlets(&self) -> Result<Vec<OutletDocument>, ClientError> {

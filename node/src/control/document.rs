@@ -67,7 +67,7 @@ pub struct NodeDocument {
 /// A step that waits: not a failure, because the node goes on trying.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingDocument {
-    /// `enrol`, `relay NAME` or `tcp-inlet ALIAS`, and the step within it.
+    /// `enrolment`, `authority`, `relay NAME` or `tcp-inlet ALIAS`; `step` is the step within it.
     pub what: String,
     pub step: String,
     pub code: String,
@@ -170,9 +170,9 @@ pub struct DeletedDocument {
     pub deleted: String,
 }
 
-/// `{"api_version", "stopping", "pid"}`.
+/// `{"api_version", "pid"}`: what stopping and reloading answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoppingDocument {
+pub struct ProcessDocument {
     pub api_version: ApiVersion,
     pub pid: u32,
 }
@@ -184,7 +184,7 @@ impl DeletedDocument {
     }
 }
 
-impl StoppingDocument {
+impl ProcessDocument {
     #[must_use]
     pub fn this_process() -> Self {
         Self { api_version: ApiVersion, pid: std::process::id() }
@@ -357,7 +357,12 @@ impl PortalDocument {
 impl WaitingDocument {
     #[must_use]
     pub fn new(what: impl Into<String>, failure: &Failure) -> Self {
-        Self { what: what.into(), step: failure.step.as_str().to_owned(), code: failure.code.to_owned(), reason: failure.reason.clone() }
+        Self {
+            what: what.into(),
+            step: failure.step.as_str().to_owned(),
+            code: failure.code.to_owned(),
+            reason: failure.reason.clone(),
+        }
     }
 
     /// Everything of the engine that is not up.
@@ -372,7 +377,13 @@ impl WaitingDocument {
         let inlets = status.inlets.iter().filter_map(|inlet| {
             inlet.failure.as_ref().map(|failure| Self::new(format!("tcp-inlet {}", inlet.spec.alias), failure))
         });
-        relays.chain(inlets).collect()
+        let authority = status.authority_trouble.as_ref().map(|reason| Self {
+            what: "authority".to_owned(),
+            step: "authority".to_owned(),
+            code: "AUTHORITY_DOWN".to_owned(),
+            reason: reason.clone(),
+        });
+        authority.into_iter().chain(relays).chain(inlets).collect()
     }
 }
 

@@ -7,6 +7,10 @@ use crate::config::resource::ArgumentError;
 use crate::config::{Problems, VariableError};
 use crate::engine::EngineError;
 use crate::store::StoreError;
+use postern_proto::authority::Refusal;
+use postern_proto::ticket::TicketError;
+use postern_runtime::authority::AuthorityError;
+use postern_runtime::enrol::EnrolError;
 use postern_runtime::files::FileError;
 use postern_runtime::home::HomeError;
 use postern_runtime::net::BindError;
@@ -63,8 +67,21 @@ pub mod code {
     pub const TIMEOUT: &str = "TIMEOUT";
     pub const STOPPING: &str = "STOPPING";
     pub const INTERNAL: &str = "INTERNAL";
+    pub const LIMIT: &str = "LIMIT";
+    pub const NO_PROJECT: &str = "NO_PROJECT";
+    pub const TICKET_EXPIRED: &str = "TICKET_EXPIRED";
+    pub const TICKET_REVOKED: &str = "TICKET_REVOKED";
+    pub const TICKET_USED_UP: &str = "TICKET_USED_UP";
+    pub const TICKET_UNKNOWN: &str = "TICKET_UNKNOWN";
+    pub const TICKET_MALFORMED: &str = "TICKET_MALFORMED";
+    pub const TICKET_OTHER_PROJECT: &str = "TICKET_OTHER_PROJECT";
+    pub const NOT_A_MEMBER: &str = "NOT_A_MEMBER";
+    pub const NOT_PERMITTED: &str = "NOT_PERMITTED";
+    pub const AUTHORITY_UNREACHABLE: &str = "AUTHORITY_UNREACHABLE";
+    pub const AUTHORITY_UNPROVEN: &str = "AUTHORITY_UNPROVEN";
+    pub const AUTHORITY_BUSY: &str = "AUTHORITY_BUSY";
     /// All of them, for the reference documentation.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 28] = [
         NOT_FOUND,
         EXISTS,
         USAGE,
@@ -80,6 +97,19 @@ pub mod code {
         TIMEOUT,
         STOPPING,
         INTERNAL,
+        LIMIT,
+        NO_PROJECT,
+        TICKET_EXPIRED,
+        TICKET_REVOKED,
+        TICKET_USED_UP,
+        TICKET_UNKNOWN,
+        TICKET_MALFORMED,
+        TICKET_OTHER_PROJECT,
+        NOT_A_MEMBER,
+        NOT_PERMITTED,
+        AUTHORITY_UNREACHABLE,
+        AUTHORITY_UNPROVEN,
+        AUTHORITY_BUSY,
     ];
 }
 
@@ -131,12 +161,101 @@ impl Fault {
         Self::new(Class::Failure, code::EXISTS, format!("there is already {kind} `{name}`"))
     }
 
+    /// `what` needs relays, and the home has joined no project.
+    #[must_use]
+    pub fn no_project(what: impl std::fmt::Display) -> Self {
+        Self::new(Class::Configuration, code::NO_PROJECT, format!("{what} needs a project's relays"))
+            .because("this home has joined no project")
+            .try_this("join a project first: postern enroll, or postern project enroll TICKET")
+    }
+
+    /// Why a ticket was not redeemed.
+    #[must_use]
+    pub fn from_enrolment(error: &EnrolError) -> Self {
+        match error {
+            EnrolError::Authority(error) => Self::from_authority(error),
+            EnrolError::Membership(_) | EnrolError::Unexpected => {
+                Self::new(Class::Failure, code::AUTHORITY_UNPROVEN, error.to_string())
+            }
+        }
+    }
+
+    /// Why the authority did not do what it was asked.
+    #[must_use]
+    pub fn from_authority(error: &AuthorityError) -> Self {
+        if let AuthorityError::Refused(refusal) = error {
+            return Self::from_refusal(refusal);
+        }
+        let fault = match error {
+            AuthorityError::Handshake { .. } => Self::new(Class::Unreachable, code::AUTHORITY_UNPROVEN, error.to_string())
+                .try_this("something else may run at that address now; ask for a new ticket if the authority has moved"),
+            AuthorityError::TooManyCalls => Self::new(Class::TryLater, code::AUTHORITY_BUSY, error.to_string()),
+            _ => Self::new(Class::Unreachable, code::AUTHORITY_UNREACHABLE, error.to_string())
+                .try_this("see whether the authority runs and can be reached from here"),
+        };
+        match causes(error) {
+            why if why.is_empty() => fault,
+            why => fault.because(why),
+        }
+    }
+
+    /// What the authority answered.
+    #[must_use]
+    pub fn from_refusal(refusal: &Refusal) -> Self {
+        let (class, code, help) = match refusal {
+            Refusal::TicketExpired { .. } => (Class::Denied, code::TICKET_EXPIRED, Some("ask for a new ticket")),
+            Refusal::TicketRevoked => (Class::Denied, code::TICKET_REVOKED, Some("ask for a new ticket")),
+            Refusal::TicketUsedUp { .. } => (Class::Denied, code::TICKET_USED_UP, Some("ask for a ticket of your own")),
+            Refusal::TicketUnknown => (Class::Denied, code::TICKET_UNKNOWN, Some("ask for a new ticket")),
+            Refusal::NotAMember => (Class::Denied, code::NOT_A_MEMBER, Some("enrol with a ticket first")),
+            Refusal::NotPermitted { .. } => (Class::Denied, code::NOT_PERMITTED, None),
+            Refusal::RelayNameHeld { .. } => (Class::Denied, code::RELAY_DENIED, Some("choose another relay name")),
+            Refusal::NotFound { .. } => (Class::Failure, code::NOT_FOUND, None),
+            Refusal::Invalid { .. } => (Class::Usage, code::USAGE, None),
+            Refusal::Busy { .. } => (Class::TryLater, code::AUTHORITY_BUSY, None),
+            Refusal::Internal => (Class::Failure, code::INTERNAL, None),
+        };
+        let fault = Self::new(class, code, refusal.to_string());
+        match help {
+            Some(help) => fault.try_this(help),
+            None => fault,
+        }
+    }
+
     /// Arguments of a command, or of a resource in a request, that are wrong; all of them.
     #[must_use]
     pub fn usage(errors: &[ArgumentError]) -> Self {
         let lines: Vec<String> = errors.iter().map(|error| format!("--{}: {}", error.argument, error.fault)).collect();
         let lines = if lines.is_empty() { "the arguments are wrong".to_owned() } else { lines.join("\n") };
         Self::new(Class::Usage, code::USAGE, lines)
+    }
+}
+
+/// The causes of an error below its own text, each once.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut texts = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if texts.last() != Some(&text) {
+            texts.push(text);
+        }
+        next = cause.source();
+    }
+    texts.join(": ")
+}
+
+impl From<EnrolError> for Fault {
+    fn from(error: EnrolError) -> Self {
+        Self::from_enrolment(&error)
+    }
+}
+
+impl From<TicketError> for Fault {
+    fn from(error: TicketError) -> Self {
+        let code =
+            if matches!(error, TicketError::OtherProject { .. }) { code::TICKET_OTHER_PROJECT } else { code::TICKET_MALFORMED };
+        Self::new(Class::Configuration, code, error.to_string())
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use super::api::{self, OutletRequest, RelayRequest};
-use super::document::StoppingDocument;
+use super::document::ProcessDocument;
 use super::fault::{Class, Fault, code};
 use crate::config::resource;
 use crate::keeper::Keeper;
@@ -112,6 +112,7 @@ fn router(served: Served) -> Router {
         .route(api::NODE, get(async |State(Served { keeper, .. }): State<Served>| answer(Ok(keeper.show()))))
         .route(api::STATUS, get(async |State(Served { keeper, .. }): State<Served>| answer(Ok(keeper.status().await))))
         .route(api::STOP, post(stop))
+        .route(api::RELOAD, post(reload))
         .route(
             api::OUTLETS,
             get(async |State(Served { keeper, .. }): State<Served>| answer(Ok(keeper.outlets()))).post(create_outlet),
@@ -147,7 +148,12 @@ fn named(collection: &str) -> String {
 async fn stop(State(Served { stop, .. }): State<Served>) -> Response {
     tracing::info!("told to stop");
     stop.cancel();
-    answer(Ok(StoppingDocument::this_process()))
+    answer(Ok(ProcessDocument::this_process()))
+}
+
+async fn reload(State(Served { keeper, .. }): State<Served>) -> Response {
+    keeper.request_reload();
+    answer(Ok(ProcessDocument::this_process()))
 }
 
 async fn create_outlet(State(Served { keeper, .. }): State<Served>, body: Bytes) -> Response {
