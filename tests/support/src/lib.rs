@@ -5,18 +5,26 @@
 
 mod client;
 mod home;
+mod inspect;
+mod netns;
+mod pattern;
 mod poll;
 mod processes;
 mod project;
+mod proxy;
 mod run;
 mod servers;
 mod terminal;
 
 pub use client::{HttpReply, connect, echoes, http_get};
 pub use home::TestHome;
+pub use inspect::{command_lines, contains, files_below, found_in_memory, resident};
+pub use netns::{Namespace, unavailable as namespaces_unavailable};
+pub use pattern::Pattern;
 pub use poll::{PATIENCE, eventually, holds};
 pub use processes::{Process, signal};
 pub use project::Project;
+pub use proxy::{Proxy, reset};
 pub use run::{DEADLINE, Foreground, Invocation, Outcome};
 pub use rustix::process::Signal;
 pub use serde_json::{Value, json};

@@ -21,6 +21,12 @@ impl Project {
         Self { admin }
     }
 
+    /// The project of a home in which `enroll` has run.
+    #[must_use]
+    pub const fn of(admin: TestHome) -> Self {
+        Self { admin }
+    }
+
     /// `project ticket` with these flags; the ticket's text.
     #[track_caller]
     pub fn ticket(&self, flags: &[&str]) -> String {
