@@ -1,1 +1,41 @@
-fn main() {}
+//! The `postern` command.
+
+mod args;
+mod commands;
+mod context;
+mod error;
+mod output;
+mod prompt;
+mod source;
+mod time;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use postern_runtime::daemon;
+use postern_runtime::telemetry::{self, Telemetry};
+
+use crate::args::Cli;
+use crate::context::Context;
+use crate::error::CliError;
+
+fn main() -> ExitCode {
+    daemon::harden();
+    let cli = Cli::parse();
+    let context = Context::new(cli.global);
+    match start(&context, cli.command) {
+        Ok(code) => code,
+        Err(error) => context.output().report(&error),
+    }
+}
+
+fn start(context: &Context, command: args::Command) -> Result<ExitCode, CliError> {
+    telemetry::init(Telemetry {
+        format: context.global().log_format,
+        verbosity: context.global().verbose,
+        daemon: command.is_daemon(),
+        color: context.output().color(),
+    })
+    .map_err(CliError::from)?;
+    commands::run(context, command)
+}

@@ -1,0 +1,113 @@
+//! The command line: global flags and nouns. Each noun's own arguments stand in its file under `commands/`.
+
+use std::path::PathBuf;
+
+use clap::builder::FalseyValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use postern_runtime::telemetry::LogFormat;
+
+use crate::commands;
+
+/// Let one service in one network be reached by one peer in another network, and nothing else.
+#[derive(Debug, Parser)]
+#[command(name = "postern", version, propagate_version = false, max_term_width = 110, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command; they stand before or after it.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Print nothing for people: only results and errors
+    #[arg(short, long, global = true, env = "QUIET", hide_env = true, value_parser = FalseyValueParser::new())]
+    pub quiet: bool,
+    /// Log what happens, to standard error; more with -vv, all with -vvv
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// How results are printed [default: plain on a terminal; when piped, bare lines and JSON]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub output: Option<Format>,
+    /// No colours (also NO_COLOR)
+    #[arg(long, global = true)]
+    pub no_color: bool,
+    /// Ask no questions (also NO_INPUT)
+    #[arg(long, global = true, env = "NO_INPUT", hide_env = true, value_parser = FalseyValueParser::new())]
+    pub no_input: bool,
+    /// Where state is kept [default: $XDG_STATE_HOME/postern or ~/.local/state/postern]
+    #[arg(long, global = true, value_name = "DIR", env = "POSTERN_HOME", hide_env_values = true)]
+    pub home: Option<PathBuf>,
+    /// How log lines look: pretty or json
+    #[arg(long, global = true, value_name = "FORMAT", default_value_t, hide_default_value = true)]
+    pub log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Plain,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Enroll(commands::enroll::Args),
+    Serve(commands::serve::Args),
+    #[command(subcommand)]
+    Project(commands::project::Command),
+    #[command(subcommand)]
+    ProjectMember(commands::project_member::Command),
+    #[command(subcommand)]
+    Ticket(commands::ticket::Command),
+    #[command(subcommand)]
+    Node(commands::node::Command),
+    #[command(subcommand)]
+    Relay(commands::relay::Command),
+    #[command(subcommand)]
+    TcpOutlet(commands::tcp_outlet::Command),
+    #[command(subcommand)]
+    TcpInlet(commands::tcp_inlet::Command),
+    #[command(subcommand)]
+    Policy(commands::policy::Command),
+    #[command(subcommand)]
+    Identity(commands::identity::Command),
+    Status(commands::status::Args),
+    Reset(commands::reset::Args),
+    Completion(commands::completion::Args),
+    Version(commands::version::Args),
+    Demo(commands::demo::Args),
+    #[command(subcommand, hide = true)]
+    Daemon(commands::daemon::Command),
+}
+
+impl Command {
+    /// Whether the process stays and serves, and so logs its life.
+    pub fn is_daemon(&self) -> bool {
+        match self {
+            Self::Daemon(_) => true,
+            Self::Serve(args) => args.stays(),
+            Self::Node(command) => command.stays(),
+            _ => false,
+        }
+    }
+}
+
+/// `-y`, where something is deleted.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Yes {
+    /// Do it without asking
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

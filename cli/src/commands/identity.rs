@@ -1,0 +1,156 @@
+//! `identity`: the keys by which this home is known to others.
+
+use clap::Subcommand;
+use postern_proto::id::Identifier;
+use postern_proto::name::IdentityName;
+use postern_runtime::home::{Home, IdentityHome};
+use serde::Serialize;
+
+use crate::args::Yes;
+use crate::context::Context;
+use crate::error::CliError;
+use crate::output::{Versioned, fields, table};
+use crate::prompt::confirm;
+use crate::time::now;
+
+/// Make and look at identities
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make an identity; without NAME it is called `default`, or by chance if there is one
+    Create { name: Option<IdentityName> },
+    /// List the identities of this home
+    List,
+    /// Show an identity; without NAME the default one
+    Show { name: Option<IdentityName> },
+    /// Delete an identity that no node uses, with its membership
+    Delete {
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        name: Option<IdentityName>,
+        /// Delete all identities
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        yes: Yes,
+    },
+    /// Show which identity is the default, or make NAME the default
+    Default { name: Option<IdentityName> },
+}
+
+#[derive(Debug, Serialize)]
+struct Document {
+    name: IdentityName,
+    identifier: Identifier,
+    is_default: bool,
+}
+
+pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
+    let home = context.home()?;
+    match command {
+        Command::Create { name } => create(context, &home, name),
+        Command::List => list(context, &home),
+        Command::Show { name } => show(context, &home, name),
+        Command::Delete { name, all, yes } => delete(context, &home, name.filter(|_| !all), yes),
+        Command::Default { name: None } => show(context, &home, None),
+        Command::Default { name: Some(name) } => {
+            home.set_default_identity(&name)?;
+            context.output().say(format_args!("`{name}` is the default identity"));
+            Ok(())
+        }
+    }
+}
+
+fn create(context: &Context, home: &Home, name: Option<IdentityName>) -> Result<(), CliError> {
+    let created = match name {
+        Some(name) => home.create_identity(&name, now())?,
+        None if home.default_identity()?.is_none() => home.default_identity_or_create(now())?,
+        None => home.create_identity(&random_name(home)?, now())?,
+    };
+    let document = document(home, &created)?;
+    context.output().say(format_args!("made the identity `{}`", document.name));
+    context.output().created(document.identifier, &document)
+}
+
+/// A name that no identity of this home has.
+fn random_name(home: &Home) -> Result<IdentityName, CliError> {
+    let taken: Vec<IdentityName> = home.identities()?.iter().map(|identity| identity.name().clone()).collect();
+    let name = postern_node::config::resource::random_node_name(|name| taken.iter().any(|taken| taken.as_str() == name));
+    Ok(name.as_str().parse()?)
+}
+
+fn list(context: &Context, home: &Home) -> Result<(), CliError> {
+    let documents: Vec<_> = home.identities()?.iter().map(|identity| document(home, identity)).collect::<Result<_, _>>()?;
+    context.output().list(&documents, || {
+        let row = |document: &Versioned<Document>| {
+            vec![document.name.to_string(), document.identifier.to_string(), mark(document.is_default)]
+        };
+        table(&["NAME", "IDENTIFIER", "DEFAULT"], &documents.iter().map(row).collect::<Vec<_>>())
+    })
+}
+
+fn mark(is_default: bool) -> String {
+    if is_default { "yes" } else { "" }.to_owned()
+}
+
+fn show(context: &Context, home: &Home, name: Option<IdentityName>) -> Result<(), CliError> {
+    let name = match name {
+        Some(name) => name,
+        None => home.default_identity()?.ok_or_else(|| {
+            CliError::not_found("identity", "default").try_this("make one with `postern identity create`")
+        })?,
+    };
+    let identity = home.identity(&name)?.ok_or_else(|| CliError::not_found("identity", &name))?;
+    let document = document(home, &identity)?;
+    context.output().show(&document, || {
+        fields(&[
+            ("name", document.name.to_string()),
+            ("identifier", document.identifier.to_string()),
+            ("default", mark(document.is_default)),
+        ])
+    })
+}
+
+fn document(home: &Home, identity: &IdentityHome) -> Result<Versioned<Document>, CliError> {
+    Ok(Versioned::new(Document {
+        name: identity.name().clone(),
+        identifier: identity.load()?.identifier(),
+        is_default: home.default_identity()?.as_ref() == Some(identity.name()),
+    }))
+}
+
+fn delete(context: &Context, home: &Home, name: Option<IdentityName>, yes: Yes) -> Result<(), CliError> {
+    let names = match name {
+        Some(name) => vec![name],
+        None => home.identities()?.iter().map(|identity| identity.name().clone()).collect(),
+    };
+    for name in &names {
+        if home.identity(name)?.is_none() {
+            return Err(CliError::not_found("identity", name));
+        }
+        if let Some(node) = user_of(home, name)? {
+            return Err(CliError::failure("in-use", format!("identity `{name}` is used by node `{node}`"))
+                .try_this(format!("delete the node first: postern node delete {node}")));
+        }
+    }
+    if names.is_empty() {
+        context.output().say("there are no identities");
+        return Ok(());
+    }
+    let list = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    confirm(context, &format!("Delete identity {list}, which cannot be made again?"), yes.yes)?;
+    for name in &names {
+        home.delete_identity(name)?;
+        context.output().say(format_args!("deleted the identity `{name}`"));
+    }
+    Ok(())
+}
+
+/// A node that acts under the identity `name`.
+fn user_of(home: &Home, name: &IdentityName) -> Result<Option<postern_proto::name::NodeName>, CliError> {
+    for node in home.nodes()? {
+        let stored: serde_json::Value = serde_json::from_slice(&node.stored()?).unwrap_or_default();
+        if stored.get("identity").and_then(|identity| identity.as_str()) == Some(name.as_str()) {
+            return Ok(Some(node.name().clone()));
+        }
+    }
+    Ok(None)
+}
