@@ -1,9 +1,13 @@
 //! What every command works with: the global flags, where output goes, and the home.
 
+use std::cell::OnceCell;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use postern_proto::time::Timestamp;
+use postern_runtime::clock::Clock;
 use postern_runtime::home::{self, Home};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::args::Global;
 use crate::error::CliError;
@@ -13,6 +17,8 @@ use crate::output::Output;
 pub struct Context {
     global: Global,
     output: Output,
+    runtime: OnceCell<Runtime>,
+    clock: Clock,
 }
 
 impl Context {
@@ -20,7 +26,7 @@ impl Context {
         // The convention of NO_COLOR: any value but the empty one counts.
         let no_color = global.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let output = Output::new(global.output, global.quiet, !no_color);
-        Self { global, output }
+        Self { global, output, runtime: OnceCell::new(), clock: Clock::new() }
     }
 
     pub const fn global(&self) -> &Global {
@@ -44,5 +50,22 @@ impl Context {
     /// Whether somebody is there who could answer a question.
     pub fn may_ask(&self) -> bool {
         !self.global.no_input && std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+    }
+
+    /// Now, by this machine's clock.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Runs what waits for others, on the one thread that a command needs.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> Result<T, CliError> {
+        let runtime = match self.runtime.get() {
+            Some(runtime) => runtime,
+            None => {
+                let built = Builder::new_current_thread().enable_all().build()?;
+                self.runtime.get_or_init(|| built)
+            }
+        };
+        Ok(runtime.block_on(work))
     }
 }

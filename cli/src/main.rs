@@ -1,13 +1,14 @@
 //! The `postern` command.
 
 mod args;
+mod authority;
 mod commands;
 mod context;
 mod error;
+mod http;
 mod output;
 mod prompt;
 mod source;
-mod time;
 
 use std::process::ExitCode;
 

@@ -11,7 +11,6 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::output::{Versioned, fields, table};
 use crate::prompt::confirm;
-use crate::time::now;
 
 /// Make and look at identities
 #[derive(Debug, Subcommand)]
@@ -61,9 +60,9 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
 
 fn create(context: &Context, home: &Home, name: Option<IdentityName>) -> Result<(), CliError> {
     let created = match name {
-        Some(name) => home.create_identity(&name, now())?,
-        None if home.default_identity()?.is_none() => home.default_identity_or_create(now())?,
-        None => home.create_identity(&random_name(home)?, now())?,
+        Some(name) => home.create_identity(&name, context.now())?,
+        None if home.default_identity()?.is_none() => home.default_identity_or_create(context.now())?,
+        None => home.create_identity(&random_name(home)?, context.now())?,
     };
     let document = document(home, &created)?;
     context.output().say(format_args!("made the identity `{}`", document.name));

@@ -1,0 +1,164 @@
+//! Talking to the project's authority as one of this home's identities.
+
+use postern_proto::authority::{Answer, Refusal, Request};
+use postern_proto::handshake::StaticKey;
+use postern_proto::id::NodeId;
+use postern_proto::name::IdentityName;
+use postern_proto::ticket::{Ticket, TicketError};
+use postern_runtime::authority::{AuthorityClient, AuthorityError, Pinned};
+use postern_runtime::enrol::{self, EnrolError};
+use postern_runtime::home::{Home, IdentityHome};
+use postern_runtime::membership::Membership;
+use postern_runtime::supervise::Supervisor;
+
+use crate::context::Context;
+use crate::error::{CliError, Exit};
+
+/// A session with the authority, for the length of one command.
+pub struct Session {
+    client: AuthorityClient,
+    _supervisor: Supervisor,
+}
+
+impl Session {
+    /// Connects as the member that commands of this home act as.
+    pub fn open(context: &Context) -> Result<Self, CliError> {
+        let home = context.home()?;
+        let (identity, membership) = member(&home)?.ok_or_else(CliError::no_project)?;
+        let key = StaticKey::generate();
+        let identity = identity.load()?;
+        context.block_on(async {
+            let supervisor = Supervisor::new();
+            let addresses = membership.authority_addresses();
+            let pinned = Pinned { addresses: &addresses, static_key: membership.authority_static() };
+            // A key of its own, for this session only: a command is no node.
+            let hello = enrol::hello(&identity, NodeId::random(), &key, context.now());
+            let (client, _pushed) = AuthorityClient::connect(&supervisor, pinned, &key, &hello).await?;
+            Ok(Self { client, _supervisor: supervisor })
+        })?
+    }
+
+    pub fn call(&self, context: &Context, request: Request) -> Result<Answer, CliError> {
+        Ok(context.block_on(self.client.call(request))??)
+    }
+}
+
+/// The member that commands of this home act as: the default identity if it is one, else the first identity that is.
+pub fn member(home: &Home) -> Result<Option<(IdentityHome, Membership)>, CliError> {
+    let default = home.default_identity()?;
+    let mut identities = home.identities()?;
+    identities.sort_by_key(|identity| Some(identity.name()) != default.as_ref());
+    for identity in identities {
+        if let Some(membership) = identity.membership()? {
+            return Ok(Some((identity, membership)));
+        }
+    }
+    Ok(None)
+}
+
+/// What a ticket did.
+pub struct Enrolled {
+    pub name: IdentityName,
+    pub membership: Membership,
+    /// It was a member before; the ticket was not looked at.
+    pub already: bool,
+}
+
+/// Makes `identity` a member by `ticket`, unless it is one.
+pub fn enrol(context: &Context, identity: &IdentityHome, ticket: &Ticket) -> Result<Enrolled, CliError> {
+    let name = identity.name().clone();
+    if let Some(membership) = identity.membership()? {
+        ticket.check_project(membership.project())?;
+        return Ok(Enrolled { name, membership, already: true });
+    }
+    let secret = identity.load()?;
+    let key = StaticKey::generate();
+    let membership = context.block_on(async {
+        let supervisor = Supervisor::new();
+        let node = (NodeId::random(), &key);
+        enrol::enrol(&supervisor, (&secret, &name), node, ticket, context.now()).await.map(|(membership, ..)| membership)
+    })??;
+    identity.set_membership(&membership)?;
+    Ok(Enrolled { name, membership, already: false })
+}
+
+/// The authority answered with another kind of answer.
+pub fn unexpected() -> CliError {
+    CliError::failure("authority-unexpected", "the authority answered something else than it was asked")
+        .try_this("compare the versions of this program and of the authority: postern version")
+}
+
+impl From<AuthorityError> for CliError {
+    fn from(error: AuthorityError) -> Self {
+        let (exit, code) = match &error {
+            AuthorityError::Refused(refusal) => return refusal.clone().into(),
+            AuthorityError::Unreachable { .. } => (Exit::Unreachable, "authority-unreachable"),
+            AuthorityError::Handshake { .. } => (Exit::Unreachable, "authority-not-proven"),
+            AuthorityError::Timeout => (Exit::Unreachable, "authority-timeout"),
+            AuthorityError::Closed | AuthorityError::Broken(_) => (Exit::Unreachable, "authority-closed"),
+            AuthorityError::NotTaken | AuthorityError::TooManyCalls => (Exit::TryLater, "authority-busy"),
+            AuthorityError::NoAddress => (Exit::Configuration, "authority-no-address"),
+        };
+        let built = Self::from_error(exit, code, &error);
+        match exit {
+            Exit::Unreachable => built.try_this("on the authority's machine: `postern status`, and `postern enroll` to start it"),
+            _ => built,
+        }
+    }
+}
+
+impl From<Refusal> for CliError {
+    fn from(refusal: Refusal) -> Self {
+        let ask = "ask for a new ticket: postern project ticket";
+        let (exit, code, hint) = match &refusal {
+            Refusal::TicketExpired { .. } => (Exit::Denied, "ticket-expired", Some(ask)),
+            Refusal::TicketRevoked => (Exit::Denied, "ticket-revoked", Some(ask)),
+            Refusal::TicketUsedUp { .. } => (
+                Exit::Denied,
+                "ticket-used-up",
+                Some("if it was not you who used it, delete that member; then ask for a new ticket: postern project ticket"),
+            ),
+            Refusal::TicketUnknown => (Exit::Denied, "ticket-unknown", Some(ask)),
+            Refusal::NotAMember => {
+                (Exit::Denied, "not-a-member", Some("it was deleted, or joined another project; enrol it with a new ticket"))
+            }
+            Refusal::NotPermitted { .. } => (Exit::Denied, "not-permitted", None),
+            Refusal::NotFound { .. } => (Exit::Failure, "not-found", None),
+            Refusal::Invalid { .. } => (Exit::Usage, "invalid-request", None),
+            Refusal::Busy { .. } => (Exit::TryLater, "authority-busy", None),
+            Refusal::RelayNameHeld { .. } => {
+                (Exit::Denied, "relay-name-held", Some("choose another name, or delete the member that holds it"))
+            }
+            Refusal::Internal => (Exit::Failure, "authority-failed", Some("look into the log of the servers on that machine")),
+        };
+        let built = Self::from_error(exit, code, &refusal);
+        match hint {
+            Some(hint) => built.try_this(hint),
+            None => built,
+        }
+    }
+}
+
+impl From<EnrolError> for CliError {
+    fn from(error: EnrolError) -> Self {
+        match error {
+            EnrolError::Authority(error) => error.into(),
+            EnrolError::Membership(_) => Self::from_error(Exit::Denied, "authority-not-proven", &error),
+            EnrolError::Unexpected => unexpected(),
+        }
+    }
+}
+
+impl From<TicketError> for CliError {
+    fn from(error: TicketError) -> Self {
+        let (exit, code) = match &error {
+            TicketError::NotATicket => (Exit::Failure, "not-a-ticket"),
+            TicketError::NewerVersion { .. } => (Exit::Failure, "ticket-newer"),
+            TicketError::Truncated => (Exit::Failure, "ticket-truncated"),
+            TicketError::Broken | TicketError::Corrupt | TicketError::TooLong => (Exit::Failure, "ticket-corrupt"),
+            TicketError::Invalid(_) => (Exit::Failure, "ticket-invalid"),
+            TicketError::OtherProject { .. } => (Exit::Denied, "ticket-other-project"),
+        };
+        Self::from_error(exit, code, &error)
+    }
+}

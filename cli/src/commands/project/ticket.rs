@@ -1,0 +1,180 @@
+//! `project ticket`: an admission to the project, for somebody else.
+
+use std::time::Duration;
+
+use postern_proto::address::HostPort;
+use postern_proto::authority::{Answer, Attributes, Grant, RelayPermission, Request, Role, TicketRequest};
+use postern_proto::name::RelayName;
+use postern_proto::ticket::Ticket;
+use postern_proto::time::parse_duration;
+
+use crate::authority::{Session, unexpected};
+use crate::context::Context;
+use crate::error::CliError;
+
+/// Names that begin so are kept for what the authority itself says of members.
+const RESERVED: &str = "postern-";
+
+/// Make a ticket that admits an identity to the project
+///
+/// Standard output is the ticket alone: postern project ticket --attribute web > web.ticket
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// An attribute of the new member; without a value it is "true"
+    #[arg(long = "attribute", value_name = "K[=V]")]
+    attributes: Vec<String>,
+    /// A relay name that the new member may claim; * for any that nobody else holds
+    #[arg(long = "relay", value_name = "NAME")]
+    relays: Vec<String>,
+    /// The new member may itself make tickets
+    #[arg(long)]
+    enroller: bool,
+    /// What an enroller may put into its tickets: an attribute, or relay=NAME with * at the end for all that begin so
+    /// [default: any attribute, and any relay name that no member enrolled by others holds]
+    #[arg(long = "may-grant", value_name = "K[=V]|relay=NAME*", requires = "enroller")]
+    may_grant: Vec<String>,
+    /// The new member may do everything; only administrators can make such a ticket
+    #[arg(long, conflicts_with = "enroller")]
+    administrator: bool,
+    /// The ticket is for a relay server, which is to be reached here
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["enroller", "administrator", "attributes", "relays"])]
+    relay_server: Option<HostPort>,
+    /// How long the ticket can be used
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
+    expires_in: Duration,
+    /// How many identities can use it
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    usage_count: u32,
+}
+
+pub fn run(context: &Context, args: Args) -> Result<(), CliError> {
+    let request = request(args)?;
+    let Answer::Ticket { ticket } = Session::open(context)?.call(context, Request::IssueTicket(request))? else {
+        return Err(unexpected());
+    };
+    let read: Ticket = ticket.expose_secret().parse()?;
+    if read.addresses.iter().all(HostPort::is_loopback) {
+        context.output().warn(
+            "only this machine can use the ticket, because the servers are reached at a loopback address. For others:\n  \
+             postern enroll --listen 0.0.0.0:4000 --advertise HOST",
+        );
+    }
+    context.output().line(ticket.expose_secret())
+}
+
+/// What the flags ask for; the authority decides whether the caller may have it.
+fn request(args: Args) -> Result<TicketRequest, CliError> {
+    let mut attributes = Attributes::new();
+    for text in &args.attributes {
+        let (key, value) = attribute(text)?;
+        if attributes.insert(key.to_owned(), value.unwrap_or("true").to_owned()).is_some() {
+            return Err(CliError::usage("attribute-twice", format!("the attribute `{key}` is given twice")));
+        }
+    }
+    let shared = args.usage_count > 1;
+    let relays = args.relays.iter().map(|name| permission(name, shared)).collect::<Result<_, _>>()?;
+    let role = match (args.relay_server, args.administrator, args.enroller) {
+        (Some(address), ..) => Role::RelayServer {
+            address: address.dialable().map_err(|error| CliError::usage("invalid-address", error.to_string()))?,
+        },
+        (None, true, _) => Role::Administrator,
+        (None, false, true) => {
+            Role::Enroller { may_grant: args.may_grant.iter().map(|text| grant(text)).collect::<Result<_, _>>()? }
+        }
+        (None, false, false) => Role::Member,
+    };
+    if args.expires_in < Duration::from_secs(1) {
+        return Err(CliError::usage("expires-in", "a ticket must be usable for at least 1s"));
+    }
+    Ok(TicketRequest { attributes, relays, role, expires_in: args.expires_in.as_secs(), max_uses: args.usage_count })
+}
+
+/// `K[=V]`, with a key that may be given to members.
+fn attribute(text: &str) -> Result<(&str, Option<&str>), CliError> {
+    let (key, value) = text.split_once('=').map_or((text, None), |(key, value)| (key, Some(value)));
+    let pointer = match key {
+        "ockam-role" => Some("for who may make tickets, use --enroller or --administrator"),
+        "ockam-relay" => Some("for relay names, use --relay NAME"),
+        _ if key.starts_with(RESERVED) => Some("choose another name: those that begin with `postern-` are reserved"),
+        _ => None,
+    };
+    if let Some(pointer) = pointer {
+        return Err(CliError::usage("reserved-attribute", format!("the attribute `{key}` cannot be given")).try_this(pointer));
+    }
+    if key.is_empty() {
+        return Err(CliError::usage("invalid-attribute", "an attribute needs a name: write NAME or NAME=VALUE"));
+    }
+    Ok((key, value))
+}
+
+/// Several identities that use one ticket hold its relay names together; else a name belongs to the one that uses it.
+fn permission(name: &str, shared: bool) -> Result<RelayPermission, CliError> {
+    if name == "*" {
+        return Ok(RelayPermission::Any);
+    }
+    let name: RelayName = name.parse()?;
+    Ok(if shared { RelayPermission::Shared(name) } else { RelayPermission::Name(name) })
+}
+
+fn grant(text: &str) -> Result<Grant, CliError> {
+    match text.strip_prefix("relay=") {
+        Some(pattern) => {
+            let stem = pattern.strip_suffix('*').unwrap_or(pattern);
+            if !stem.is_empty() {
+                stem.parse::<RelayName>()?;
+            } else if pattern.is_empty() {
+                return Err(CliError::usage("invalid-grant", "`relay=` needs a relay name, or * for all"));
+            }
+            Ok(Grant::Relay { pattern: pattern.to_owned() })
+        }
+        None => {
+            let (key, value) = attribute(text)?;
+            Ok(Grant::Attribute { key: key.to_owned(), value: value.map(str::to_owned) })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn of(line: &str) -> Result<TicketRequest, String> {
+        let words = std::iter::once("ticket").chain(line.split_whitespace());
+        let parsed = Line::try_parse_from(words).map_err(|error| error.kind().to_string())?;
+        request(parsed.args).map_err(|error| error.code)
+    }
+
+    #[test]
+    fn the_scenario() {
+        let request = of("--expires-in 24h --usage-count 1 --attribute outlet-to-saas --attribute inlet-from-saas \
+             --relay saas-relay --enroller")
+        .unwrap();
+        assert_eq!(request.attributes["outlet-to-saas"], "true");
+        assert_eq!(request.relays, [RelayPermission::Name("saas-relay".parse().unwrap())]);
+        assert_eq!(request.role, Role::Enroller { may_grant: vec![] });
+        assert_eq!((request.expires_in, request.max_uses), (86_400, 1));
+    }
+
+    #[test]
+    fn roles_exclude_each_other_and_reserved_names_are_refused() {
+        assert!(of("--enroller --administrator").is_err());
+        assert!(of("--may-grant a").is_err());
+        assert!(of("--relay-server h:1 --attribute a").is_err());
+        assert_eq!(of("--attribute ockam-role=enroller"), Err("reserved-attribute".into()));
+        assert_eq!(of("--attribute ockam-relay=x"), Err("reserved-attribute".into()));
+        assert_eq!(of("--attribute postern-x"), Err("reserved-attribute".into()));
+        assert_eq!(of("--attribute a --attribute a=b"), Err("attribute-twice".into()));
+        assert_eq!(of("--relay-server h:0"), Err("invalid-address".into()));
+        let request = of("--enroller --may-grant a --may-grant b=c --may-grant relay=acme*").unwrap();
+        let Role::Enroller { may_grant } = request.role else { panic!("an enroller") };
+        assert_eq!(may_grant[2], Grant::Relay { pattern: "acme*".into() });
+        assert!(of("--usage-count 0").is_err() && of("--expires-in 10").is_ok() && of("--expires-in x").is_err());
+    }
+}

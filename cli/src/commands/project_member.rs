@@ -1,0 +1,149 @@
+//! `project-member`: who belongs to the project.
+
+use clap::Subcommand;
+use postern_proto::authority::{Answer, Attributes, MemberRow, Request, Role};
+use postern_proto::id::Identifier;
+use postern_proto::name::IdentityName;
+use serde::Serialize;
+
+use super::ticket::{attributes, relays};
+use crate::args::Yes;
+use crate::authority::{Session, unexpected};
+use crate::context::Context;
+use crate::error::CliError;
+use crate::output::{Versioned, fields, table};
+use crate::prompt::confirm;
+
+/// Look at and delete the members of the project
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the members
+    List,
+    /// Show a member
+    Show {
+        /// Its identifier, or the name of its identity
+        member: String,
+    },
+    /// Delete a member: its streams end, and its credentials are void
+    Delete {
+        /// Its identifier, or the name of its identity
+        member: String,
+        #[command(flatten)]
+        yes: Yes,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct Document {
+    identifier: Identifier,
+    name: IdentityName,
+    attributes: Attributes,
+    relays: Vec<String>,
+    role: Role,
+    attested_by: Identifier,
+    added_at: String,
+    expires_at: Option<String>,
+}
+
+pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
+    let session = Session::open(context)?;
+    match command {
+        Command::List => {
+            let documents: Vec<_> = rows(context, &session)?.into_iter().map(document).collect();
+            context.output().list(&documents, || {
+                let row = |document: &Versioned<Document>| {
+                    vec![
+                        document.name.to_string(),
+                        document.identifier.to_string(),
+                        role(&document.role).to_owned(),
+                        attributes(&document.attributes),
+                        document.relays.join(" "),
+                    ]
+                };
+                let headings = ["NAME", "IDENTIFIER", "ROLE", "ATTRIBUTES", "RELAYS"];
+                table(&headings, &documents.iter().map(row).collect::<Vec<_>>())
+            })
+        }
+        Command::Show { member } => {
+            let document = document(find(context, &session, &member)?);
+            context.output().show(&document, || {
+                fields(&[
+                    ("identifier", document.identifier.to_string()),
+                    ("name", document.name.to_string()),
+                    ("role", role(&document.role).to_owned()),
+                    ("attributes", attributes(&document.attributes)),
+                    ("relays", document.relays.join(" ")),
+                    ("attested by", document.attested_by.to_string()),
+                    ("added at", document.added_at.clone()),
+                    ("expires at", document.expires_at.clone().unwrap_or_default()),
+                ])
+            })
+        }
+        Command::Delete { member, yes } => {
+            let row = find(context, &session, &member)?;
+            confirm(context, &format!("Delete the member `{}` ({})?", row.name, row.identifier), yes.yes)?;
+            match session.call(context, Request::DeleteMember { member: row.identifier })? {
+                Answer::Done => {
+                    context.output().say(format_args!("deleted the member `{}` ({})", row.name, row.identifier));
+                    Ok(())
+                }
+                _ => Err(unexpected()),
+            }
+        }
+    }
+}
+
+const fn role(role: &Role) -> &'static str {
+    match role {
+        Role::Member => "member",
+        Role::Enroller { .. } => "enroller",
+        Role::Administrator => "administrator",
+        Role::RelayServer { .. } => "relay-server",
+    }
+}
+
+fn rows(context: &Context, session: &Session) -> Result<Vec<MemberRow>, CliError> {
+    let mut all: Vec<MemberRow> = Vec::new();
+    loop {
+        let after = all.last().map(|row| row.identifier);
+        let Answer::Members { rows, more } = session.call(context, Request::ListMembers { after })? else {
+            return Err(unexpected());
+        };
+        let none = rows.is_empty();
+        all.extend(rows);
+        if !more || none {
+            return Ok(all);
+        }
+    }
+}
+
+/// The one member that `text` names.
+fn find(context: &Context, session: &Session, text: &str) -> Result<MemberRow, CliError> {
+    let all = rows(context, session)?;
+    let mut found: Vec<MemberRow> = match text.parse::<Identifier>() {
+        Ok(identifier) => all.into_iter().filter(|row| row.identifier == identifier).collect(),
+        Err(_) => all.into_iter().filter(|row| row.name.as_str() == text).collect(),
+    };
+    match found.len() {
+        0 => Err(CliError::not_found("member", text)),
+        1 => Ok(found.swap_remove(0)),
+        count => {
+            let error = CliError::failure("ambiguous-member", format!("{count} members are called `{text}`"));
+            let listed = found.iter().fold(error, |error, row| error.why(format!("`{text}` is {}", row.identifier)));
+            Err(listed.try_this("name one by its identifier"))
+        }
+    }
+}
+
+fn document(row: MemberRow) -> Versioned<Document> {
+    Versioned::new(Document {
+        identifier: row.identifier,
+        name: row.name,
+        attributes: row.attributes,
+        relays: relays(&row.relays),
+        role: row.role,
+        attested_by: row.attested_by,
+        added_at: row.added_at.to_string(),
+        expires_at: row.expires_at.map(|at| at.to_string()),
+    })
+}
