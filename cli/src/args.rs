@@ -53,8 +53,6 @@ pub enum Format {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    Enroll(commands::enroll::Args),
-    Serve(commands::serve::Args),
     #[command(subcommand)]
     Project(commands::project::Command),
     #[command(subcommand)]
@@ -62,36 +60,10 @@ pub enum Command {
     #[command(subcommand)]
     Ticket(commands::ticket::Command),
     #[command(subcommand)]
-    Node(commands::node::Command),
-    #[command(subcommand)]
-    Relay(commands::relay::Command),
-    #[command(subcommand)]
-    TcpOutlet(commands::tcp_outlet::Command),
-    #[command(subcommand)]
-    TcpInlet(commands::tcp_inlet::Command),
-    #[command(subcommand)]
-    Policy(commands::policy::Command),
-    #[command(subcommand)]
     Identity(commands::identity::Command),
-    Status(commands::status::Args),
     Reset(commands::reset::Args),
     Completion(commands::completion::Args),
     Version(commands::version::Args),
-    Demo(commands::demo::Args),
-    #[command(subcommand, hide = true)]
-    Daemon(commands::daemon::Command),
-}
-
-impl Command {
-    /// Whether the process stays and serves, and so logs its life.
-    pub fn is_daemon(&self) -> bool {
-        match self {
-            Self::Daemon(_) => true,
-            Self::Serve(args) => args.stays(),
-            Self::Node(command) => command.stays(),
-            _ => false,
-        }
-    }
 }
 
 /// `-y`, where something is deleted.

@@ -84,7 +84,7 @@ pub fn enrol(context: &Context, identity: &IdentityHome, ticket: &Ticket) -> Res
 
 /// The authority answered with another kind of answer.
 pub fn unexpected() -> CliError {
-    CliError::failure("authority-unexpected", "the authority answered something else than it was asked")
+    CliError::failure("AUTHORITY_UNEXPECTED", "the authority answered something else than it was asked")
         .try_this("compare the versions of this program and of the authority: postern version")
 }
 
@@ -92,12 +92,12 @@ impl From<AuthorityError> for CliError {
     fn from(error: AuthorityError) -> Self {
         let (exit, code) = match &error {
             AuthorityError::Refused(refusal) => return refusal.clone().into(),
-            AuthorityError::Unreachable { .. } => (Exit::Unreachable, "authority-unreachable"),
-            AuthorityError::Handshake { .. } => (Exit::Unreachable, "authority-not-proven"),
-            AuthorityError::Timeout => (Exit::Unreachable, "authority-timeout"),
-            AuthorityError::Closed | AuthorityError::Broken(_) => (Exit::Unreachable, "authority-closed"),
-            AuthorityError::NotTaken | AuthorityError::TooManyCalls => (Exit::TryLater, "authority-busy"),
-            AuthorityError::NoAddress => (Exit::Configuration, "authority-no-address"),
+            AuthorityError::Unreachable { .. } => (Exit::Unreachable, "AUTHORITY_UNREACHABLE"),
+            AuthorityError::Handshake { .. } => (Exit::Unreachable, "AUTHORITY_NOT_PROVEN"),
+            AuthorityError::Timeout => (Exit::Unreachable, "AUTHORITY_TIMEOUT"),
+            AuthorityError::Closed | AuthorityError::Broken(_) => (Exit::Unreachable, "AUTHORITY_CLOSED"),
+            AuthorityError::NotTaken | AuthorityError::TooManyCalls => (Exit::TryLater, "AUTHORITY_BUSY"),
+            AuthorityError::NoAddress => (Exit::Configuration, "AUTHORITY_NO_ADDRESS"),
         };
         let built = Self::from_error(exit, code, &error);
         match exit {
@@ -111,25 +111,25 @@ impl From<Refusal> for CliError {
     fn from(refusal: Refusal) -> Self {
         let ask = "ask for a new ticket: postern project ticket";
         let (exit, code, hint) = match &refusal {
-            Refusal::TicketExpired { .. } => (Exit::Denied, "ticket-expired", Some(ask)),
-            Refusal::TicketRevoked => (Exit::Denied, "ticket-revoked", Some(ask)),
+            Refusal::TicketExpired { .. } => (Exit::Denied, "TICKET_EXPIRED", Some(ask)),
+            Refusal::TicketRevoked => (Exit::Denied, "TICKET_REVOKED", Some(ask)),
             Refusal::TicketUsedUp { .. } => (
                 Exit::Denied,
-                "ticket-used-up",
+                "TICKET_USED_UP",
                 Some("if it was not you who used it, delete that member; then ask for a new ticket: postern project ticket"),
             ),
-            Refusal::TicketUnknown => (Exit::Denied, "ticket-unknown", Some(ask)),
+            Refusal::TicketUnknown => (Exit::Denied, "TICKET_UNKNOWN", Some(ask)),
             Refusal::NotAMember => {
-                (Exit::Denied, "not-a-member", Some("it was deleted, or joined another project; enrol it with a new ticket"))
+                (Exit::Denied, "NOT_A_MEMBER", Some("it was deleted, or joined another project; enrol it with a new ticket"))
             }
-            Refusal::NotPermitted { .. } => (Exit::Denied, "not-permitted", None),
-            Refusal::NotFound { .. } => (Exit::Failure, "not-found", None),
-            Refusal::Invalid { .. } => (Exit::Usage, "invalid-request", None),
-            Refusal::Busy { .. } => (Exit::TryLater, "authority-busy", None),
+            Refusal::NotPermitted { .. } => (Exit::Denied, "NOT_PERMITTED", None),
+            Refusal::NotFound { .. } => (Exit::Failure, "NOT_FOUND", None),
+            Refusal::Invalid { .. } => (Exit::Usage, "INVALID_REQUEST", None),
+            Refusal::Busy { .. } => (Exit::TryLater, "AUTHORITY_BUSY", None),
             Refusal::RelayNameHeld { .. } => {
-                (Exit::Denied, "relay-name-held", Some("choose another name, or delete the member that holds it"))
+                (Exit::Denied, "RELAY_NAME_HELD", Some("choose another name, or delete the member that holds it"))
             }
-            Refusal::Internal => (Exit::Failure, "authority-failed", Some("look into the log of the servers on that machine")),
+            Refusal::Internal => (Exit::Failure, "AUTHORITY_FAILED", Some("look into the log of the servers on that machine")),
         };
         let built = Self::from_error(exit, code, &refusal);
         match hint {
@@ -143,7 +143,7 @@ impl From<EnrolError> for CliError {
     fn from(error: EnrolError) -> Self {
         match error {
             EnrolError::Authority(error) => error.into(),
-            EnrolError::Membership(_) => Self::from_error(Exit::Denied, "authority-not-proven", &error),
+            EnrolError::Membership(_) => Self::from_error(Exit::Denied, "AUTHORITY_NOT_PROVEN", &error),
             EnrolError::Unexpected => unexpected(),
         }
     }
@@ -152,12 +152,12 @@ impl From<EnrolError> for CliError {
 impl From<TicketError> for CliError {
     fn from(error: TicketError) -> Self {
         let (exit, code) = match &error {
-            TicketError::NotATicket => (Exit::Failure, "not-a-ticket"),
-            TicketError::NewerVersion { .. } => (Exit::Failure, "ticket-newer"),
-            TicketError::Truncated => (Exit::Failure, "ticket-truncated"),
-            TicketError::Broken | TicketError::Corrupt | TicketError::TooLong => (Exit::Failure, "ticket-corrupt"),
-            TicketError::Invalid(_) => (Exit::Failure, "ticket-invalid"),
-            TicketError::OtherProject { .. } => (Exit::Denied, "ticket-other-project"),
+            TicketError::NotATicket => (Exit::Failure, "NOT_A_TICKET"),
+            TicketError::NewerVersion { .. } => (Exit::Failure, "TICKET_NEWER"),
+            TicketError::Truncated => (Exit::Failure, "TICKET_TRUNCATED"),
+            TicketError::Broken | TicketError::Corrupt | TicketError::TooLong => (Exit::Failure, "TICKET_CORRUPT"),
+            TicketError::Invalid(_) => (Exit::Failure, "TICKET_INVALID"),
+            TicketError::OtherProject { .. } => (Exit::Denied, "TICKET_OTHER_PROJECT"),
         };
         Self::from_error(exit, code, &error)
     }

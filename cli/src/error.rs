@@ -37,7 +37,7 @@ pub struct CliError {
     pub what: String,
     pub why: Vec<String>,
     pub try_this: Vec<String>,
-    /// Stable, in words with `-` between: scripts and searches rely on it.
+    /// Stable: scripts and searches rely on it.
     pub code: String,
     pub exit: Exit,
 }
@@ -56,7 +56,7 @@ impl CliError {
     }
 
     pub fn not_found(kind: &str, name: impl Display) -> Self {
-        Self::failure("not-found", format!("{kind} `{name}` was not found"))
+        Self::failure("NOT_FOUND", format!("{kind} `{name}` was not found"))
     }
 
     pub fn configuration(code: &str, what: impl Into<String>) -> Self {
@@ -65,7 +65,7 @@ impl CliError {
 
     /// What a home without a project cannot do.
     pub fn no_project() -> Self {
-        Self::configuration("no-project", "this home has not joined a project")
+        Self::configuration("NO_PROJECT", "this home has not joined a project")
             .try_this("join a project first: `postern enroll` to make one, or `postern project enroll TICKET` to join one")
     }
 
@@ -97,22 +97,22 @@ impl CliError {
 
 impl From<postern_runtime::home::NoPlace> for CliError {
     fn from(error: postern_runtime::home::NoPlace) -> Self {
-        Self::from_error(Exit::Configuration, "no-home", &error).try_this("set POSTERN_HOME to a directory")
+        Self::from_error(Exit::Configuration, "NO_HOME", &error).try_this("set POSTERN_HOME to a directory")
     }
 }
 
 impl From<postern_runtime::telemetry::InvalidFilter> for CliError {
     fn from(error: postern_runtime::telemetry::InvalidFilter) -> Self {
-        Self::from_error(Exit::Configuration, "log-filter", &error)
+        Self::from_error(Exit::Configuration, "LOG_FILTER", &error)
     }
 }
 
 impl From<postern_runtime::files::FileError> for CliError {
     fn from(error: postern_runtime::files::FileError) -> Self {
         if error.is_unsafe_place() {
-            return Self::from_error(Exit::Configuration, "unsafe-home", &error);
+            return Self::from_error(Exit::Configuration, "HOME_UNSAFE", &error);
         }
-        Self::from_error(Exit::Failure, "home-io", &error)
+        Self::from_error(Exit::Failure, "STORAGE", &error)
     }
 }
 
@@ -123,10 +123,10 @@ impl From<postern_runtime::home::HomeError> for CliError {
             HomeError::File(fault) => fault.into(),
             HomeError::NoIdentity(name) => Self::not_found("identity", name),
             HomeError::NoNode(name) => Self::not_found("node", name),
-            HomeError::IdentityExists(_) | HomeError::NodeExists(_) => Self::from_error(Exit::Failure, "exists", &error),
-            HomeError::NodeLocked { .. } => Self::from_error(Exit::Failure, "already-running", &error),
+            HomeError::IdentityExists(_) | HomeError::NodeExists(_) => Self::from_error(Exit::Failure, "EXISTS", &error),
+            HomeError::NodeLocked { .. } => Self::from_error(Exit::Failure, "RUNNING", &error),
             HomeError::Malformed { .. } | HomeError::Identity { .. } | HomeError::Membership { .. } => {
-                Self::from_error(Exit::Configuration, "damaged-home", &error)
+                Self::from_error(Exit::Configuration, "DAMAGED_HOME", &error)
             }
         }
     }
@@ -134,12 +134,12 @@ impl From<postern_runtime::home::HomeError> for CliError {
 
 impl From<postern_proto::name::InvalidName> for CliError {
     fn from(error: postern_proto::name::InvalidName) -> Self {
-        Self::from_error(Exit::Usage, "invalid-name", &error)
+        Self::from_error(Exit::Usage, "INVALID_NAME", &error)
     }
 }
 
 impl From<std::io::Error> for CliError {
     fn from(error: std::io::Error) -> Self {
-        Self::from_error(Exit::Failure, "io", &error)
+        Self::from_error(Exit::Failure, "IO", &error)
     }
 }

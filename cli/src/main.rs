@@ -9,6 +9,7 @@ mod http;
 mod output;
 mod prompt;
 mod source;
+mod stop;
 
 use std::process::ExitCode;
 
@@ -34,7 +35,7 @@ fn start(context: &Context, command: args::Command) -> Result<ExitCode, CliError
     telemetry::init(Telemetry {
         format: context.global().log_format,
         verbosity: context.global().verbose,
-        daemon: command.is_daemon(),
+        daemon: false,
         color: context.output().color(),
     })
     .map_err(CliError::from)?;

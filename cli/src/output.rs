@@ -189,11 +189,11 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
 
 /// `name: value` lines with the values under each other; lines without a value are left out.
 pub fn fields(fields: &[(&str, String)]) -> String {
-    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 1;
     let mut text = String::new();
     for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
         let name = format!("{name}:");
-        text.push_str(&format!("{name:1$} {value}\n", width + 1));
+        text.push_str(&format!("{name:width$} {value}\n"));
     }
     text
 }

@@ -17,7 +17,7 @@ pub fn confirm(context: &Context, question: &str, yes: bool) -> Result<(), CliEr
         return Ok(());
     }
     if !context.may_ask() {
-        return Err(CliError::usage("needs-confirmation", format!("{question} Nobody is there to answer"))
+        return Err(CliError::usage("NEEDS_CONFIRMATION", format!("{question} Nobody is there to answer"))
             .try_this("add -y to do it without a question"));
     }
     write!(io::stderr(), "{question} [y/N] ")?;
@@ -25,6 +25,6 @@ pub fn confirm(context: &Context, question: &str, yes: bool) -> Result<(), CliEr
     io::stdin().lock().take(MAX_ANSWER).read_line(&mut answer)?;
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(()),
-        _ => Err(CliError::failure("declined", "nothing was done")),
+        _ => Err(CliError::failure("DECLINED", "nothing was done")),
     }
 }

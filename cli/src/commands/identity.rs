@@ -93,9 +93,9 @@ fn mark(is_default: bool) -> String {
 fn show(context: &Context, home: &Home, name: Option<IdentityName>) -> Result<(), CliError> {
     let name = match name {
         Some(name) => name,
-        None => home.default_identity()?.ok_or_else(|| {
-            CliError::not_found("identity", "default").try_this("make one with `postern identity create`")
-        })?,
+        None => home
+            .default_identity()?
+            .ok_or_else(|| CliError::not_found("identity", "default").try_this("make one with `postern identity create`"))?,
     };
     let identity = home.identity(&name)?.ok_or_else(|| CliError::not_found("identity", &name))?;
     let document = document(home, &identity)?;
@@ -126,7 +126,7 @@ fn delete(context: &Context, home: &Home, name: Option<IdentityName>, yes: Yes) 
             return Err(CliError::not_found("identity", name));
         }
         if let Some(node) = user_of(home, name)? {
-            return Err(CliError::failure("in-use", format!("identity `{name}` is used by node `{node}`"))
+            return Err(CliError::failure("IN_USE", format!("identity `{name}` is used by node `{node}`"))
                 .try_this(format!("delete the node first: postern node delete {node}")));
         }
     }

@@ -30,7 +30,9 @@ pub enum Command {
         identity: Option<IdentityName>,
     },
     /// Show a project; without NAME the one that commands of this home act in
-    Show { name: Option<ProjectName> },
+    Show {
+        name: Option<ProjectName>,
+    },
     /// List the projects of this home's identities
     List,
 }

@@ -1,0 +1,157 @@
+//! Commands that need no other process: what they print, and how they exit.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use postern_test_support::{HttpServer, home};
+use serde_json::json;
+
+#[test]
+fn identities() {
+    let home = home!();
+    assert_eq!(home.json("identity list"), json!([]));
+    let identifier = home.postern("identity create").ok().one_line().to_owned();
+    assert!(identifier.starts_with('P') && identifier.len() == 65, "{identifier}");
+    let expected = json!({"api_version": "1", "name": "default", "identifier": identifier, "is_default": true});
+    assert_eq!(home.json("identity show"), expected);
+    assert_eq!(home.json("identity show default"), expected);
+    assert_eq!(home.json("identity list"), json!([expected]));
+
+    let second = home.json("identity create second --output json");
+    assert_eq!((&second["name"], &second["is_default"]), (&json!("second"), &json!(false)));
+    home.postern("identity create second").exits(1).says("there is already an identity `second`");
+    home.postern("identity default second").ok();
+    assert_eq!(home.json("identity show")["name"], "second");
+    assert_eq!(home.postern("identity list --output plain").ok().stdout.lines().count(), 3);
+
+    home.postern("identity show missing").exits(1).says("was not found").says("NOT_FOUND");
+    home.postern("identity delete missing -y").exits(1).says("was not found");
+    home.postern("identity delete second").exits(2).says("-y");
+    home.postern("identity delete second --no-input").exits(2).says("-y");
+    home.postern("identity delete second -y").ok();
+    home.postern("identity delete --all -y").ok();
+    home.postern("identity delete --all -y").ok();
+    home.postern("identity show").exits(1);
+    home.postern("identity create a!").exits(2);
+    home.postern("identity delete").exits(2);
+}
+
+#[test]
+fn results_are_alone_on_standard_output() {
+    let home = home!();
+    let loud = home.postern("identity create one").ok();
+    assert!(!loud.stderr.is_empty());
+    let quiet = home.postern("--quiet identity create two").ok();
+    assert_eq!(quiet.stderr, "");
+    let after = home.postern("identity create three --quiet").ok();
+    assert_eq!(after.stderr, "");
+    let variable = home.finish(home.command(&["identity", "create", "four"]).env("QUIET", "1")).ok();
+    assert_eq!(variable.stderr, "");
+    assert!(variable.one_line().starts_with('P'));
+    let off = home.finish(home.command(&["identity", "create", "five"]).env("QUIET", "0")).ok();
+    assert_ne!(off.stderr, "");
+}
+
+#[test]
+fn errors_have_a_stable_code_and_are_json_where_asked() {
+    let home = home!();
+    let error = home.postern("identity show missing --output json").exits(1);
+    assert_eq!(error.stdout, "");
+    let document: serde_json::Value = serde_json::from_str(&error.stderr).unwrap();
+    assert_eq!(document["api_version"], "1");
+    assert_eq!(document["error"]["code"], "NOT_FOUND");
+    assert_eq!(document["error"]["exit"], 1);
+    home.postern("no-such-command").exits(2);
+    home.postern("identity create a --no-such-flag").exits(2);
+}
+
+#[test]
+fn version_help_and_completion() {
+    let home = home!();
+    assert!(home.postern("version").ok().one_line().starts_with("postern "));
+    assert_eq!(home.json("version --output json")["version"], env!("CARGO_PKG_VERSION"));
+    assert!(home.postern("--version").ok().one_line().starts_with("postern "));
+    assert!(home.postern("--help").ok().stdout.contains("tcp-outlet"));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(home.postern(&format!("completion {shell}")).ok().stdout.contains("postern"));
+    }
+    assert!(!home.path().exists(), "none of this makes a home");
+}
+
+#[test]
+fn reset_is_idempotent_and_keeps_foreign_files() {
+    let home = home!();
+    home.postern("reset -y").ok();
+    assert!(!home.path().exists());
+    home.postern("identity create").ok();
+    fs::write(home.path().join("notes"), "mine").unwrap();
+    home.postern("reset").exits(2).says("-y");
+    assert_eq!(home.json("identity list").as_array().unwrap().len(), 1);
+    home.postern("reset -y").ok().says("notes");
+    home.postern("reset -y").ok();
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+    assert_eq!(home.json("identity list"), json!([]));
+}
+
+#[test]
+fn a_home_without_a_project() {
+    let home = home!();
+    assert_eq!(home.json("project list"), json!([]));
+    home.postern("project show").exits(1).says("postern enroll");
+    for line in ["project ticket", "project-member list", "ticket list"] {
+        home.postern(line).exits(78).says("join a project first").says("NO_PROJECT");
+    }
+}
+
+#[test]
+fn homes_that_others_can_use_are_refused() {
+    let home = home!();
+    home.postern("identity create").ok();
+    let mode = |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    mode(&home.path(), 0o755);
+    home.postern("identity list").exits(78).says("run: chmod 700 ").says("HOME_UNSAFE");
+    mode(&home.path(), 0o700);
+    let key = home.path().join("identities/default/identity");
+    mode(&key, 0o644);
+    home.postern("identity show").exits(78).says("run: chmod 600 ");
+    mode(&key, 0o600);
+    home.postern("identity show").ok();
+
+    let link = home.work().join("link");
+    std::os::unix::fs::symlink(home.path(), &link).unwrap();
+    let through = home.finish(home.command(&["identity", "list"]).env("POSTERN_HOME", &link));
+    through.exits(78).says("a symbolic link");
+    // An umask that keeps nothing from others changes nothing.
+    let open = home.work().join("open");
+    let command = format!("umask 000; {} --home {} identity create", env!("CARGO_BIN_EXE_postern"), open.display());
+    assert!(std::process::Command::new("sh").args(["-c", &command]).status().unwrap().success());
+    for (path, mode) in [("", 0o700), ("identities/default", 0o700), ("identities/default/identity", 0o600)] {
+        assert_eq!(fs::metadata(open.join(path)).unwrap().permissions().mode() & 0o777, mode, "{path}");
+    }
+}
+
+#[test]
+fn tickets_that_are_none() {
+    let home = home!();
+    home.postern("project enroll missing.ticket").exits(1).says("there is no ticket file");
+    home.run(&["project", "enroll", "postern1_!!!!"]).exits(1).says("command line");
+    home.run_with_input(&["project", "enroll", "-"], "nonsense\n").exits(1).says("NOT_A_TICKET");
+    home.file("truncated.ticket", "postern1_pAECAwQ\n");
+    let error = home.postern("project enroll truncated.ticket").exits(1);
+    assert!(!error.stderr.contains("pAECAwQ"), "{error}");
+    home.postern("project enroll https://example.invalid/t").exits(2).says("no TLS client");
+    let server = HttpServer::new(&[("/t", "nonsense")]);
+    home.postern(&format!("project enroll http://{}/t", server.address())).exits(1).says("NOT_A_TICKET");
+    home.postern(&format!("project enroll http://{}/other", server.address())).exits(1).says("404");
+    home.postern(&format!("project enroll {}/t", server.address())).exits(1).says("NOT_A_TICKET");
+    home.postern("project enroll http://127.0.0.1:1/t").exits(69);
+    assert_eq!(home.json("identity list"), json!([]), "nothing is made for a ticket that cannot be read");
+}
+
+#[test]
+fn log_filters() {
+    let home = home!();
+    let bad = home.finish(home.command(&["version"]).env("POSTERN_LOG", "a=b=c"));
+    bad.exits(78).says("POSTERN_LOG");
+    home.postern("version --log-format xml").exits(2);
+}
