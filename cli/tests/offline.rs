@@ -3,34 +3,52 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use postern_test_support::{HttpServer, home};
-use serde_json::json;
+use postern_test_support::{HttpServer, Outcome, TestHome, Value, json};
+
+fn home() -> TestHome {
+    TestHome::new(env!("CARGO_BIN_EXE_postern"))
+}
+
+/// Command lines as a person types them, divided at spaces.
+trait Lines {
+    fn postern(&self, line: &str) -> Outcome;
+
+    fn document(&self, line: &str) -> Value {
+        self.postern(line).success().json()
+    }
+}
+
+impl Lines for TestHome {
+    fn postern(&self, line: &str) -> Outcome {
+        self.run(&line.split_whitespace().collect::<Vec<_>>())
+    }
+}
 
 #[test]
 fn identities() {
-    let home = home!();
-    assert_eq!(home.json("identity list"), json!([]));
-    let identifier = home.postern("identity create").ok().one_line().to_owned();
+    let home = home();
+    assert_eq!(home.document("identity list"), json!([]));
+    let identifier = home.postern("identity create").success().line().to_owned();
     assert!(identifier.starts_with('P') && identifier.len() == 65, "{identifier}");
     let expected = json!({"api_version": "1", "name": "default", "identifier": identifier, "is_default": true});
-    assert_eq!(home.json("identity show"), expected);
-    assert_eq!(home.json("identity show default"), expected);
-    assert_eq!(home.json("identity list"), json!([expected]));
+    assert_eq!(home.document("identity show"), expected);
+    assert_eq!(home.document("identity show default"), expected);
+    assert_eq!(home.document("identity list"), json!([expected]));
 
-    let second = home.json("identity create second --output json");
+    let second = home.document("identity create second --output json");
     assert_eq!((&second["name"], &second["is_default"]), (&json!("second"), &json!(false)));
     home.postern("identity create second").exits(1).says("there is already an identity `second`");
-    home.postern("identity default second").ok();
-    assert_eq!(home.json("identity show")["name"], "second");
-    assert_eq!(home.postern("identity list --output plain").ok().stdout.lines().count(), 3);
+    home.postern("identity default second").success();
+    assert_eq!(home.document("identity show")["name"], "second");
+    assert_eq!(home.postern("identity list --output plain").success().stdout.lines().count(), 3);
 
     home.postern("identity show missing").exits(1).says("was not found").says("NOT_FOUND");
     home.postern("identity delete missing -y").exits(1).says("was not found");
     home.postern("identity delete second").exits(2).says("-y");
     home.postern("identity delete second --no-input").exits(2).says("-y");
-    home.postern("identity delete second -y").ok();
-    home.postern("identity delete --all -y").ok();
-    home.postern("identity delete --all -y").ok();
+    home.postern("identity delete second -y").success();
+    home.postern("identity delete --all -y").success();
+    home.postern("identity delete --all -y").success();
     home.postern("identity show").exits(1);
     home.postern("identity create a!").exits(2);
     home.postern("identity delete").exits(2);
@@ -38,26 +56,26 @@ fn identities() {
 
 #[test]
 fn results_are_alone_on_standard_output() {
-    let home = home!();
-    let loud = home.postern("identity create one").ok();
+    let home = home();
+    let loud = home.postern("identity create one").success();
     assert!(!loud.stderr.is_empty());
-    let quiet = home.postern("--quiet identity create two").ok();
+    let quiet = home.postern("--quiet identity create two").success();
     assert_eq!(quiet.stderr, "");
-    let after = home.postern("identity create three --quiet").ok();
+    let after = home.postern("identity create three --quiet").success();
     assert_eq!(after.stderr, "");
-    let variable = home.finish(home.command(&["identity", "create", "four"]).env("QUIET", "1")).ok();
+    let variable = home.invoke(["identity", "create", "four"]).env("QUIET", "1").run().success();
     assert_eq!(variable.stderr, "");
-    assert!(variable.one_line().starts_with('P'));
-    let off = home.finish(home.command(&["identity", "create", "five"]).env("QUIET", "0")).ok();
+    assert!(variable.line().starts_with('P'));
+    let off = home.invoke(["identity", "create", "five"]).env("QUIET", "0").run().success();
     assert_ne!(off.stderr, "");
 }
 
 #[test]
 fn errors_have_a_stable_code_and_are_json_where_asked() {
-    let home = home!();
+    let home = home();
     let error = home.postern("identity show missing --output json").exits(1);
     assert_eq!(error.stdout, "");
-    let document: serde_json::Value = serde_json::from_str(&error.stderr).unwrap();
+    let document: Value = serde_json::from_str(&error.stderr).unwrap();
     assert_eq!(document["api_version"], "1");
     assert_eq!(document["error"]["code"], "NOT_FOUND");
     assert_eq!(document["error"]["exit"], 1);
@@ -67,36 +85,36 @@ fn errors_have_a_stable_code_and_are_json_where_asked() {
 
 #[test]
 fn version_help_and_completion() {
-    let home = home!();
-    assert!(home.postern("version").ok().one_line().starts_with("postern "));
-    assert_eq!(home.json("version --output json")["version"], env!("CARGO_PKG_VERSION"));
-    assert!(home.postern("--version").ok().one_line().starts_with("postern "));
-    assert!(home.postern("--help").ok().stdout.contains("tcp-outlet"));
+    let home = home();
+    assert!(home.postern("version").success().line().starts_with("postern "));
+    assert_eq!(home.document("version --output json")["version"], env!("CARGO_PKG_VERSION"));
+    assert!(home.postern("--version").success().line().starts_with("postern "));
+    assert!(home.postern("--help").success().stdout.contains("tcp-outlet"));
     for shell in ["bash", "zsh", "fish"] {
-        assert!(home.postern(&format!("completion {shell}")).ok().stdout.contains("postern"));
+        assert!(home.postern(&format!("completion {shell}")).success().stdout.contains("postern"));
     }
     assert!(!home.path().exists(), "none of this makes a home");
 }
 
 #[test]
 fn reset_is_idempotent_and_keeps_foreign_files() {
-    let home = home!();
-    home.postern("reset -y").ok();
+    let home = home();
+    home.postern("reset -y").success();
     assert!(!home.path().exists());
-    home.postern("identity create").ok();
+    home.postern("identity create").success();
     fs::write(home.path().join("notes"), "mine").unwrap();
     home.postern("reset").exits(2).says("-y");
-    assert_eq!(home.json("identity list").as_array().unwrap().len(), 1);
-    home.postern("reset -y").ok().says("notes");
-    home.postern("reset -y").ok();
+    assert_eq!(home.document("identity list").as_array().unwrap().len(), 1);
+    home.postern("reset -y").success().says("notes");
+    home.postern("reset -y").success();
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
-    assert_eq!(home.json("identity list"), json!([]));
+    assert_eq!(home.document("identity list"), json!([]));
 }
 
 #[test]
 fn a_home_without_a_project() {
-    let home = home!();
-    assert_eq!(home.json("project list"), json!([]));
+    let home = home();
+    assert_eq!(home.document("project list"), json!([]));
     home.postern("project show").exits(1).says("postern enroll");
     for line in ["project ticket", "project-member list", "ticket list"] {
         home.postern(line).exits(78).says("join a project first").says("NO_PROJECT");
@@ -105,8 +123,8 @@ fn a_home_without_a_project() {
 
 #[test]
 fn homes_that_others_can_use_are_refused() {
-    let home = home!();
-    home.postern("identity create").ok();
+    let home = home();
+    home.postern("identity create").success();
     let mode = |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     mode(&home.path(), 0o755);
     home.postern("identity list").exits(78).says("run: chmod 700 ").says("HOME_UNSAFE");
@@ -115,14 +133,14 @@ fn homes_that_others_can_use_are_refused() {
     mode(&key, 0o644);
     home.postern("identity show").exits(78).says("run: chmod 600 ");
     mode(&key, 0o600);
-    home.postern("identity show").ok();
+    home.postern("identity show").success();
 
-    let link = home.work().join("link");
+    let link = home.scratch().join("link");
     std::os::unix::fs::symlink(home.path(), &link).unwrap();
-    let through = home.finish(home.command(&["identity", "list"]).env("POSTERN_HOME", &link));
+    let through = home.invoke(["identity", "list"]).env("POSTERN_HOME", &link).run();
     through.exits(78).says("a symbolic link");
     // An umask that keeps nothing from others changes nothing.
-    let open = home.work().join("open");
+    let open = home.scratch().join("open");
     let command = format!("umask 000; {} --home {} identity create", env!("CARGO_BIN_EXE_postern"), open.display());
     assert!(std::process::Command::new("sh").args(["-c", &command]).status().unwrap().success());
     for (path, mode) in [("", 0o700), ("identities/default", 0o700), ("identities/default/identity", 0o600)] {
@@ -132,26 +150,26 @@ fn homes_that_others_can_use_are_refused() {
 
 #[test]
 fn tickets_that_are_none() {
-    let home = home!();
+    let home = home();
     home.postern("project enroll missing.ticket").exits(1).says("there is no ticket file");
     home.run(&["project", "enroll", "postern1_!!!!"]).exits(1).says("command line");
-    home.run_with_input(&["project", "enroll", "-"], "nonsense\n").exits(1).says("NOT_A_TICKET");
+    home.invoke(["project", "enroll", "-"]).input("nonsense\n").run().exits(1).says("NOT_A_TICKET");
     home.file("truncated.ticket", "postern1_pAECAwQ\n");
     let error = home.postern("project enroll truncated.ticket").exits(1);
-    assert!(!error.stderr.contains("pAECAwQ"), "{error}");
+    assert!(!error.stderr.contains("pAECAwQ"), "{error:?}");
     home.postern("project enroll https://example.invalid/t").exits(2).says("no TLS client");
-    let server = HttpServer::new(&[("/t", "nonsense")]);
+    let server = HttpServer::answering(|path| (path == "/t").then(|| b"nonsense".to_vec()));
     home.postern(&format!("project enroll http://{}/t", server.address())).exits(1).says("NOT_A_TICKET");
     home.postern(&format!("project enroll http://{}/other", server.address())).exits(1).says("404");
     home.postern(&format!("project enroll {}/t", server.address())).exits(1).says("NOT_A_TICKET");
     home.postern("project enroll http://127.0.0.1:1/t").exits(69);
-    assert_eq!(home.json("identity list"), json!([]), "nothing is made for a ticket that cannot be read");
+    assert_eq!(home.document("identity list"), json!([]), "nothing is made for a ticket that cannot be read");
 }
 
 #[test]
 fn log_filters() {
-    let home = home!();
-    let bad = home.finish(home.command(&["version"]).env("POSTERN_LOG", "a=b=c"));
+    let home = home();
+    let bad = home.invoke(["version"]).env("POSTERN_LOG", "a=b=c").run();
     bad.exits(78).says("POSTERN_LOG");
     home.postern("version --log-format xml").exits(2);
 }
