@@ -54,6 +54,16 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     #[command(subcommand)]
+    Node(commands::node::Command),
+    #[command(subcommand)]
+    Relay(commands::relay::Command),
+    #[command(subcommand)]
+    TcpOutlet(commands::tcp_outlet::Command),
+    #[command(subcommand)]
+    TcpInlet(commands::tcp_inlet::Command),
+    #[command(subcommand)]
+    Policy(commands::policy::Command),
+    #[command(subcommand)]
     Project(commands::project::Command),
     #[command(subcommand)]
     ProjectMember(commands::project_member::Command),
@@ -62,6 +72,7 @@ pub enum Command {
     #[command(subcommand)]
     Identity(commands::identity::Command),
     Reset(commands::reset::Args),
+    Demo(commands::demo::DemoArgs),
     Completion(commands::completion::Args),
     Version(commands::version::Args),
 }

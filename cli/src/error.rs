@@ -132,6 +132,27 @@ impl From<postern_runtime::home::HomeError> for CliError {
     }
 }
 
+impl From<postern_node::control::fault::Fault> for CliError {
+    fn from(fault: postern_node::control::fault::Fault) -> Self {
+        use postern_node::control::fault::Class;
+        let exit = match fault.class {
+            Class::Failure => Exit::Failure,
+            Class::Usage => Exit::Usage,
+            Class::Unreachable => Exit::Unreachable,
+            Class::TryLater => Exit::TryLater,
+            Class::Denied => Exit::Denied,
+            Class::Configuration => Exit::Configuration,
+        };
+        Self {
+            what: fault.what,
+            why: fault.why.into_iter().collect(),
+            try_this: fault.help.into_iter().collect(),
+            code: fault.code,
+            exit,
+        }
+    }
+}
+
 impl From<postern_proto::name::InvalidName> for CliError {
     fn from(error: postern_proto::name::InvalidName) -> Self {
         Self::from_error(Exit::Usage, "INVALID_NAME", &error)

@@ -6,6 +6,8 @@ mod commands;
 mod context;
 mod error;
 mod http;
+mod node_choice;
+mod node_process;
 mod output;
 mod prompt;
 mod source;

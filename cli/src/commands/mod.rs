@@ -1,10 +1,16 @@
 //! A file per noun: its arguments, and what they do.
 
 pub mod completion;
+pub mod demo;
 pub mod identity;
+pub mod node;
+pub mod policy;
 pub mod project;
 pub mod project_member;
+pub mod relay;
 pub mod reset;
+pub mod tcp_inlet;
+pub mod tcp_outlet;
 pub mod ticket;
 pub mod version;
 
@@ -17,6 +23,12 @@ use crate::error::CliError;
 /// Does what the command line asks for.
 pub fn run(context: &Context, command: Command) -> Result<ExitCode, CliError> {
     match command {
+        Command::Node(command) => node::run(context, command)?,
+        Command::Relay(command) => relay::run(context, command)?,
+        Command::TcpOutlet(command) => tcp_outlet::run(context, command)?,
+        Command::TcpInlet(command) => tcp_inlet::run(context, command)?,
+        Command::Policy(command) => policy::run(context, command)?,
+        Command::Demo(args) => demo::run(context, &args)?,
         Command::Project(command) => project::run(context, command)?,
         Command::ProjectMember(command) => project_member::run(context, command)?,
         Command::Ticket(command) => ticket::run(context, command)?,
