@@ -8,7 +8,6 @@ mod keys;
 mod problem;
 mod read;
 pub mod resource;
-mod resources;
 mod suggest;
 mod tree;
 mod variables;
