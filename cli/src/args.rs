@@ -53,8 +53,16 @@ pub enum Format {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    Enroll(commands::enroll::Args),
-    Serve(commands::serve::Args),
+    #[command(subcommand)]
+    Node(commands::node::Command),
+    #[command(subcommand)]
+    Relay(commands::relay::Command),
+    #[command(subcommand)]
+    TcpOutlet(commands::tcp_outlet::Command),
+    #[command(subcommand)]
+    TcpInlet(commands::tcp_inlet::Command),
+    #[command(subcommand)]
+    Policy(commands::policy::Command),
     #[command(subcommand)]
     Project(commands::project::Command),
     #[command(subcommand)]
@@ -64,21 +72,9 @@ pub enum Command {
     #[command(subcommand)]
     Identity(commands::identity::Command),
     Reset(commands::reset::Args),
+    Demo(commands::demo::DemoArgs),
     Completion(commands::completion::Args),
     Version(commands::version::Args),
-    #[command(subcommand, hide = true)]
-    Daemon(commands::daemon::Command),
-}
-
-impl Command {
-    /// Whether the process stays and serves, and so logs its life.
-    pub fn is_daemon(&self) -> bool {
-        match self {
-            Self::Daemon(_) => true,
-            Self::Serve(args) => args.stays(),
-            _ => false,
-        }
-    }
 }
 
 /// `-y`, where something is deleted.

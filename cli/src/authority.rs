@@ -12,7 +12,7 @@ use postern_runtime::membership::Membership;
 use postern_runtime::supervise::Supervisor;
 
 use crate::context::Context;
-use crate::error::{Class, CliError};
+use crate::error::{CliError, Exit};
 
 /// A session with the authority, for the length of one command.
 pub struct Session {
@@ -90,20 +90,18 @@ pub fn unexpected() -> CliError {
 
 impl From<AuthorityError> for CliError {
     fn from(error: AuthorityError) -> Self {
-        let (class, code) = match &error {
+        let (exit, code) = match &error {
             AuthorityError::Refused(refusal) => return refusal.clone().into(),
-            AuthorityError::Unreachable { .. } => (Class::Unreachable, "AUTHORITY_UNREACHABLE"),
-            AuthorityError::Handshake { .. } => (Class::Unreachable, "AUTHORITY_NOT_PROVEN"),
-            AuthorityError::Timeout => (Class::Unreachable, "AUTHORITY_TIMEOUT"),
-            AuthorityError::Closed | AuthorityError::Broken(_) => (Class::Unreachable, "AUTHORITY_CLOSED"),
-            AuthorityError::NotTaken | AuthorityError::TooManyCalls => (Class::TryLater, "AUTHORITY_BUSY"),
-            AuthorityError::NoAddress => (Class::Configuration, "AUTHORITY_NO_ADDRESS"),
+            AuthorityError::Unreachable { .. } => (Exit::Unreachable, "AUTHORITY_UNREACHABLE"),
+            AuthorityError::Handshake { .. } => (Exit::Unreachable, "AUTHORITY_NOT_PROVEN"),
+            AuthorityError::Timeout => (Exit::Unreachable, "AUTHORITY_TIMEOUT"),
+            AuthorityError::Closed | AuthorityError::Broken(_) => (Exit::Unreachable, "AUTHORITY_CLOSED"),
+            AuthorityError::NotTaken | AuthorityError::TooManyCalls => (Exit::TryLater, "AUTHORITY_BUSY"),
+            AuthorityError::NoAddress => (Exit::Configuration, "AUTHORITY_NO_ADDRESS"),
         };
-        let built = Self::from_error(class, code, &error);
-        match class {
-            Class::Unreachable => {
-                built.try_this("on the authority's machine: `postern status`, and `postern enroll` to start it")
-            }
+        let built = Self::from_error(exit, code, &error);
+        match exit {
+            Exit::Unreachable => built.try_this("on the authority's machine: `postern status`, and `postern enroll` to start it"),
             _ => built,
         }
     }
@@ -112,28 +110,28 @@ impl From<AuthorityError> for CliError {
 impl From<Refusal> for CliError {
     fn from(refusal: Refusal) -> Self {
         let ask = "ask for a new ticket: postern project ticket";
-        let (class, code, hint) = match &refusal {
-            Refusal::TicketExpired { .. } => (Class::Denied, "TICKET_EXPIRED", Some(ask)),
-            Refusal::TicketRevoked => (Class::Denied, "TICKET_REVOKED", Some(ask)),
+        let (exit, code, hint) = match &refusal {
+            Refusal::TicketExpired { .. } => (Exit::Denied, "TICKET_EXPIRED", Some(ask)),
+            Refusal::TicketRevoked => (Exit::Denied, "TICKET_REVOKED", Some(ask)),
             Refusal::TicketUsedUp { .. } => (
-                Class::Denied,
+                Exit::Denied,
                 "TICKET_USED_UP",
                 Some("if it was not you who used it, delete that member; then ask for a new ticket: postern project ticket"),
             ),
-            Refusal::TicketUnknown => (Class::Denied, "TICKET_UNKNOWN", Some(ask)),
+            Refusal::TicketUnknown => (Exit::Denied, "TICKET_UNKNOWN", Some(ask)),
             Refusal::NotAMember => {
-                (Class::Denied, "NOT_A_MEMBER", Some("it was deleted, or joined another project; enrol it with a new ticket"))
+                (Exit::Denied, "NOT_A_MEMBER", Some("it was deleted, or joined another project; enrol it with a new ticket"))
             }
-            Refusal::NotPermitted { .. } => (Class::Denied, "NOT_PERMITTED", None),
-            Refusal::NotFound { .. } => (Class::Failure, "NOT_FOUND", None),
-            Refusal::Invalid { .. } => (Class::Usage, "INVALID_REQUEST", None),
-            Refusal::Busy { .. } => (Class::TryLater, "AUTHORITY_BUSY", None),
+            Refusal::NotPermitted { .. } => (Exit::Denied, "NOT_PERMITTED", None),
+            Refusal::NotFound { .. } => (Exit::Failure, "NOT_FOUND", None),
+            Refusal::Invalid { .. } => (Exit::Usage, "INVALID_REQUEST", None),
+            Refusal::Busy { .. } => (Exit::TryLater, "AUTHORITY_BUSY", None),
             Refusal::RelayNameHeld { .. } => {
-                (Class::Denied, "RELAY_NAME_HELD", Some("choose another name, or delete the member that holds it"))
+                (Exit::Denied, "RELAY_NAME_HELD", Some("choose another name, or delete the member that holds it"))
             }
-            Refusal::Internal => (Class::Failure, "AUTHORITY_FAILED", Some("look into the log of the servers on that machine")),
+            Refusal::Internal => (Exit::Failure, "AUTHORITY_FAILED", Some("look into the log of the servers on that machine")),
         };
-        let built = Self::from_error(class, code, &refusal);
+        let built = Self::from_error(exit, code, &refusal);
         match hint {
             Some(hint) => built.try_this(hint),
             None => built,
@@ -145,7 +143,7 @@ impl From<EnrolError> for CliError {
     fn from(error: EnrolError) -> Self {
         match error {
             EnrolError::Authority(error) => error.into(),
-            EnrolError::Membership(_) => Self::from_error(Class::Denied, "AUTHORITY_NOT_PROVEN", &error),
+            EnrolError::Membership(_) => Self::from_error(Exit::Denied, "AUTHORITY_NOT_PROVEN", &error),
             EnrolError::Unexpected => unexpected(),
         }
     }
@@ -153,14 +151,14 @@ impl From<EnrolError> for CliError {
 
 impl From<TicketError> for CliError {
     fn from(error: TicketError) -> Self {
-        let (class, code) = match &error {
-            TicketError::NotATicket => (Class::Failure, "NOT_A_TICKET"),
-            TicketError::NewerVersion { .. } => (Class::Failure, "TICKET_NEWER"),
-            TicketError::Truncated => (Class::Failure, "TICKET_TRUNCATED"),
-            TicketError::Broken | TicketError::Corrupt | TicketError::TooLong => (Class::Failure, "TICKET_CORRUPT"),
-            TicketError::Invalid(_) => (Class::Failure, "TICKET_INVALID"),
-            TicketError::OtherProject { .. } => (Class::Denied, "TICKET_OTHER_PROJECT"),
+        let (exit, code) = match &error {
+            TicketError::NotATicket => (Exit::Failure, "NOT_A_TICKET"),
+            TicketError::NewerVersion { .. } => (Exit::Failure, "TICKET_NEWER"),
+            TicketError::Truncated => (Exit::Failure, "TICKET_TRUNCATED"),
+            TicketError::Broken | TicketError::Corrupt | TicketError::TooLong => (Exit::Failure, "TICKET_CORRUPT"),
+            TicketError::Invalid(_) => (Exit::Failure, "TICKET_INVALID"),
+            TicketError::OtherProject { .. } => (Exit::Denied, "TICKET_OTHER_PROJECT"),
         };
-        Self::from_error(class, code, &error)
+        Self::from_error(exit, code, &error)
     }
 }

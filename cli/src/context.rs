@@ -57,6 +57,13 @@ impl Context {
         self.clock.now()
     }
 
+    /// The global flags that a background process takes over from the command that starts it.
+    pub fn daemon_arguments(&self) -> Vec<std::ffi::OsString> {
+        let mut arguments = vec!["--log-format".into(), self.global.log_format.to_string().into()];
+        arguments.extend((0..self.global.verbose).map(|_| "-v".into()));
+        arguments
+    }
+
     /// Runs what waits for others, on the one thread that a command needs.
     pub fn block_on<T>(&self, work: impl Future<Output = T>) -> Result<T, CliError> {
         let runtime = match self.runtime.get() {

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use postern_proto::address::HostPort;
 use postern_runtime::net::{SocketKind, dial};
 
-use crate::error::{Class, CliError};
+use crate::error::{CliError, Exit};
 
 /// How long the whole of it may take.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -31,7 +31,7 @@ pub async fn get(url: &str, limit: u64) -> Result<Vec<u8>, CliError> {
     };
     tokio::time::timeout(DEADLINE, work)
         .await
-        .map_err(|_| CliError::new(Class::Unreachable, "HTTP_TIMEOUT", format!("`{url}` did not answer in time")))?
+        .map_err(|_| CliError::new(Exit::Unreachable, "HTTP_TIMEOUT", format!("`{url}` did not answer in time")))?
 }
 
 enum Got {
@@ -53,7 +53,7 @@ async fn get_once(url: &str, limit: u64) -> Result<Got, CliError> {
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let address = HostPort::new(host, authority.port_u16().unwrap_or(80)).map_err(|_| bad())?;
     let unreachable = |error: &(dyn std::error::Error + 'static)| {
-        CliError::from_error(Class::Unreachable, "HTTP_UNREACHABLE", error).why(format!("fetching `{url}`"))
+        CliError::from_error(Exit::Unreachable, "HTTP_UNREACHABLE", error).why(format!("fetching `{url}`"))
     };
     let stream = dial(&address, SocketKind::Application, DEADLINE).await.map_err(|error| unreachable(&error))?;
     let (mut sender, connection) =

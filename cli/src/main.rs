@@ -2,14 +2,14 @@
 
 mod args;
 mod authority;
-mod background;
 mod commands;
 mod context;
 mod error;
 mod http;
+mod node_choice;
+mod node_process;
 mod output;
 mod prompt;
-mod servers;
 mod source;
 mod stop;
 
@@ -37,7 +37,7 @@ fn start(context: &Context, command: args::Command) -> Result<ExitCode, CliError
     telemetry::init(Telemetry {
         format: context.global().log_format,
         verbosity: context.global().verbose,
-        daemon: command.is_daemon(),
+        daemon: false,
         color: context.output().color(),
     })
     .map_err(CliError::from)?;

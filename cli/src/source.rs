@@ -9,7 +9,7 @@ use postern_proto::secret::SecretText;
 use postern_proto::ticket::{PREFIX, Ticket, TicketError};
 
 use crate::context::Context;
-use crate::error::{Class, CliError};
+use crate::error::{CliError, Exit};
 use crate::http;
 
 /// Longest ticket file or line: a ticket has a few hundred bytes.
@@ -122,7 +122,7 @@ fn read(context: &Context, place: &Place<'_>, limit: u64, what: &str) -> Result<
         Place::Url(url) => bytes = context.block_on(http::get(url, limit))??,
         Place::File(path) => {
             let fault = |error: io::Error| {
-                CliError::from_error(Class::Failure, "UNREADABLE_FILE", &error).why(format!("reading `{}`", path.display()))
+                CliError::from_error(Exit::Failure, "UNREADABLE_FILE", &error).why(format!("reading `{}`", path.display()))
             };
             File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes)).map_err(fault)?;
         }

@@ -89,7 +89,7 @@ fn version_help_and_completion() {
     assert!(home.postern("version").success().line().starts_with("postern "));
     assert_eq!(home.document("version --output json")["version"], env!("CARGO_PKG_VERSION"));
     assert!(home.postern("--version").success().line().starts_with("postern "));
-    assert!(home.postern("--help").success().stdout.contains("identity"));
+    assert!(home.postern("--help").success().stdout.contains("tcp-outlet"));
     for shell in ["bash", "zsh", "fish"] {
         assert!(home.postern(&format!("completion {shell}")).success().stdout.contains("postern"));
     }

@@ -154,6 +154,7 @@ impl Daemon {
         });
         let membership = who.home.membership()?;
         let ticket = kept_ticket(&node, membership.as_ref())?;
+        let is_member = membership.is_some();
         let without_project = membership.is_none() && ticket.is_none();
         if without_project {
             needs_no_project(&stored.specs)?;
@@ -178,6 +179,9 @@ impl Daemon {
         .await?;
         let keeper = Arc::new(Keeper::new(engine, Arc::new(home), Arc::clone(&node), &stored));
         keeper.set_without_project(without_project);
+        if is_member {
+            keeper.set_member();
+        }
 
         let (refusals, refused) = watch::channel(None);
         if let Some(ticket) = ticket {
@@ -234,7 +238,9 @@ impl Daemon {
     async fn reload(&self) {
         tracing::info!("reloading");
         let reloaded = async {
-            if let Some(membership) = self.who.home.membership()? {
+            if !self.keeper.is_member()
+                && let Some(membership) = self.who.home.membership()?
+            {
                 self.keeper.join(membership);
             }
             self.keeper.replace(Stored::load(self.keeper.node())?).await

@@ -1,29 +1,28 @@
 //! The running node as commands see it: what is wanted, what runs, and what is on disk, kept the same by every edit.
 
+mod edit;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use postern_proto::name::{Alias, OutletName, RelayName};
+use postern_proto::name::Alias;
 use postern_proto::policy::Expr;
-use postern_proto::spec::{InletSpec, OutletSpec, PeerRoute, PolicySpec, PolicyTarget, RelaySpec, ResourceType};
+use postern_proto::spec::{PolicySpec, PolicyTarget};
 use postern_runtime::home::{Home, NodeHome};
 use postern_runtime::membership::Membership;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::config::resource::OutletRequest;
 use crate::control::document::{
-    ApiVersion, DeletedDocument, InletDocument, NodeDocument, NodeFacts, NodeState, NodeStatusDocument, OutletDocument,
-    PolicyDocument, PolicySource, PortalDocument, RelayDocument, WaitingDocument,
+    ApiVersion, InletDocument, NodeDocument, NodeFacts, NodeState, NodeStatusDocument, OutletDocument, PolicyDocument,
+    PolicySource, PortalDocument, RelayDocument, WaitingDocument,
 };
 use crate::control::fault::{Class, Fault, code};
-use crate::engine::{Engine, RelayState};
+use crate::engine::Engine;
 use crate::plan;
 use crate::store::{Specs, Stored};
 
-/// Most resources of one kind; the same bound as a configuration's.
-const MAX_RESOURCES: usize = 4096;
 /// Most portals that are probed at once: a probe is a stream, and a node has hundreds of portals at most.
 const MAX_PROBES: usize = 64;
 
@@ -72,13 +71,18 @@ impl Keeper {
 
     /// Takes a membership into use: the node's own enrolment succeeded, or a command's.
     pub fn join(&self, membership: Membership) {
-        self.set_without_project(false);
-        self.member.store(true, Ordering::Relaxed);
+        self.set_member();
         self.engine.set_membership(membership);
         self.set_waiting(None);
     }
 
-    /// Whether [`Self::join`] was called.
+    /// The node started as a member.
+    pub fn set_member(&self) {
+        self.set_without_project(false);
+        self.member.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the node's identity is a member of a project, as far as this process knows.
     #[must_use]
     pub fn is_member(&self) -> bool {
         self.member.load(Ordering::Relaxed)
@@ -176,8 +180,8 @@ impl Keeper {
 
     #[must_use]
     pub fn show(&self) -> NodeDocument {
-        let policies = self.seen.borrow().specs.policies.clone();
-        NodeDocument::running(&self.facts(), &self.engine.status(), self.waiting(), &policies)
+        let specs = self.seen.borrow().specs.clone();
+        NodeDocument::running(&self.facts(), &self.engine.status(), self.waiting(), &specs)
     }
 
     /// Probes every portal with a stream that carries no byte.
@@ -205,6 +209,7 @@ impl Keeper {
             status: NodeState::Running,
             pid: Some(std::process::id()),
             waiting: self.waiting(),
+            open_to_every_member: self.seen.borrow().specs.open_to_every_member(),
             portals,
         }
     }
@@ -255,7 +260,7 @@ impl Keeper {
 
     #[must_use]
     pub fn policies(&self) -> Vec<PolicyDocument> {
-        self.seen.borrow().specs.policies.iter().map(PolicyDocument::own).collect()
+        self.seen.borrow().specs.own_policies().iter().map(PolicyDocument::own).collect()
     }
 
     /// The policy in force for a resource or a type.
@@ -275,222 +280,14 @@ impl Keeper {
         match target {
             PolicyTarget::ResourceType(_) => Ok(PolicyDocument::inherited(&Expr::members_only(), PolicySource::Default)),
             PolicyTarget::Resource(name) => {
-                let (kind, allow) = resource(specs, name).ok_or_else(|| Fault::not_found("resource", name))?;
+                let (kind, allow) = specs.resource(name).ok_or_else(|| Fault::not_found("resource", name))?;
                 Ok(match allow {
-                    Some(expression) => PolicyDocument::own(&PolicySpec { target: target.clone(), expression }),
+                    Some(expression) => {
+                        PolicyDocument::own(&PolicySpec { target: target.clone(), expression: expression.clone() })
+                    }
                     None => of_type(kind),
                 })
             }
         }
     }
-
-    // ---- edits
-
-    /// # Errors
-    /// Where the name is taken.
-    pub async fn create_outlet(&self, request: OutletRequest) -> Result<OutletDocument, Fault> {
-        let spec = self
-            .edit(|stored| {
-                let specs = &mut stored.specs;
-                room_for(specs.outlets.len())?;
-                let spec = request.named(|name| specs.outlets.iter().any(|outlet| outlet.name.as_str() == name));
-                if specs.outlet(&spec.name).is_some() {
-                    return Err(Fault::exists("an outlet", &spec.name).try_this("choose another name with --from"));
-                }
-                forget_policy(specs, spec.name.as_str(), spec.allow.is_some());
-                specs.outlets.push(spec.clone());
-                Ok(spec)
-            })
-            .await?;
-        Ok(OutletDocument::new(&spec))
-    }
-
-    /// # Errors
-    /// Where there is none of that name.
-    pub async fn delete_outlet(&self, name: &OutletName) -> Result<DeletedDocument, Fault> {
-        self.edit(|stored| remove(&mut stored.specs.outlets, |outlet: &OutletSpec| outlet.name == *name, "outlet", name)).await?;
-        Ok(DeletedDocument::new(name))
-    }
-
-    /// # Errors
-    /// Where the alias is taken or the address cannot be listened on.
-    pub async fn create_inlet(&self, spec: InletSpec) -> Result<InletDocument, Fault> {
-        let alias = spec.alias.clone();
-        if matches!(spec.to.peer, PeerRoute::Relay(_)) {
-            self.needs_project(format!("inlet `{alias}`"))?;
-        }
-        self.edit(|stored| {
-            let specs = &mut stored.specs;
-            room_for(specs.inlets.len())?;
-            if specs.inlet(&spec.alias).is_some() {
-                return Err(Fault::exists("an inlet", &spec.alias).try_this("choose another name with --alias"));
-            }
-            forget_policy(specs, spec.alias.as_str(), spec.allow.is_some());
-            specs.inlets.push(spec);
-            Ok(())
-        })
-        .await?;
-        self.inlet(&alias)
-    }
-
-    /// # Errors
-    /// Where there is none of that alias.
-    pub fn inlet(&self, alias: &Alias) -> Result<InletDocument, Fault> {
-        let status = self.engine.status();
-        let found = status.inlets.iter().find(|inlet| inlet.spec.alias == *alias);
-        found.map(InletDocument::running).ok_or_else(|| Fault::not_found("inlet", alias))
-    }
-
-    /// # Errors
-    /// Where there is none of that alias.
-    pub async fn delete_inlet(&self, alias: &Alias) -> Result<DeletedDocument, Fault> {
-        self.edit(|stored| remove(&mut stored.specs.inlets, |inlet: &InletSpec| inlet.alias == *alias, "inlet", alias)).await?;
-        Ok(DeletedDocument::new(alias))
-    }
-
-    /// Claims a relay name, and waits up to `wait` for the relays' answer. A name that this node holds already is a success.
-    ///
-    /// # Errors
-    /// Where the credential does not permit the name; the claim is taken back then.
-    pub async fn create_relay(&self, spec: RelaySpec, wait: Duration) -> Result<RelayDocument, Fault> {
-        let name = spec.name.clone();
-        self.needs_project(format!("relay name `{name}`"))?;
-        let mut changes = self.engine.watch();
-        self.edit(|stored| {
-            room_for(stored.specs.relays.len())?;
-            stored.specs.relays.retain(|relay| relay.name != spec.name);
-            stored.specs.relays.push(spec);
-            Ok(())
-        })
-        .await?;
-        let deadline = Instant::now() + wait;
-        loop {
-            changes.mark_unchanged();
-            match self.relay_state(&name) {
-                Some(RelayState::Refused(failure)) => {
-                    let why = failure.reason.clone();
-                    self.delete_relay(&name).await?;
-                    return Err(relay_denied(&name).because(why));
-                }
-                Some(RelayState::Up) | None => break,
-                Some(RelayState::Waiting(_)) => {}
-            }
-            if !matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
-                break;
-            }
-        }
-        self.relay(&name)
-    }
-
-    fn relay_state(&self, name: &RelayName) -> Option<RelayState> {
-        self.engine.status().relays.into_iter().find(|relay| relay.spec.name == *name).map(|relay| relay.state)
-    }
-
-    /// A relay name of this node that no retry will make it hold.
-    #[must_use]
-    pub fn refused_relay(&self) -> Option<Fault> {
-        self.engine.status().relays.into_iter().find_map(|relay| match relay.state {
-            RelayState::Refused(failure) => Some(relay_denied(&relay.spec.name).because(failure.reason)),
-            RelayState::Up | RelayState::Waiting(_) => None,
-        })
-    }
-
-    /// # Errors
-    /// Where this node does not claim the name.
-    pub fn relay(&self, name: &RelayName) -> Result<RelayDocument, Fault> {
-        let status = self.engine.status();
-        let found = status.relays.iter().find(|relay| relay.spec.name == *name);
-        found.map(|relay| RelayDocument::running(self.node.name(), relay)).ok_or_else(|| Fault::not_found("relay", name))
-    }
-
-    /// # Errors
-    /// Where this node does not claim the name.
-    pub async fn delete_relay(&self, name: &RelayName) -> Result<DeletedDocument, Fault> {
-        self.edit(|stored| remove(&mut stored.specs.relays, |relay: &RelaySpec| relay.name == *name, "relay", name)).await?;
-        Ok(DeletedDocument::new(name))
-    }
-
-    /// Sets the policy of a resource or a type, in the place of the one it had.
-    ///
-    /// # Errors
-    /// Where it cannot be stored.
-    pub async fn create_policy(&self, policy: PolicySpec) -> Result<PolicyDocument, Fault> {
-        let document = PolicyDocument::own(&policy);
-        self.edit(|stored| {
-            let policies = &mut stored.specs.policies;
-            room_for(policies.len())?;
-            // In its place, so that listing keeps the order in which policies were first made.
-            match policies.iter_mut().find(|other| other.target == policy.target) {
-                Some(other) => *other = policy,
-                None => policies.push(policy),
-            }
-            Ok(())
-        })
-        .await?;
-        Ok(document)
-    }
-
-    /// Removes the policy of a resource or a type; for a resource also the `allow` that it was created with.
-    ///
-    /// # Errors
-    /// Where there is none.
-    pub async fn delete_policy(&self, target: &PolicyTarget) -> Result<DeletedDocument, Fault> {
-        let name = match target {
-            PolicyTarget::Resource(name) => name.clone(),
-            PolicyTarget::ResourceType(kind) => kind.to_string(),
-        };
-        self.edit(|stored| {
-            let specs = &mut stored.specs;
-            let before = specs.policies.len();
-            specs.policies.retain(|policy| policy.target != *target);
-            let mut found = specs.policies.len() < before;
-            if matches!(target, PolicyTarget::Resource(_)) {
-                let outlets =
-                    specs.outlets.iter_mut().filter(|outlet| outlet.name.as_str() == name).map(|outlet| &mut outlet.allow);
-                let inlets = specs.inlets.iter_mut().filter(|inlet| inlet.alias.as_str() == name).map(|inlet| &mut inlet.allow);
-                for allow in outlets.chain(inlets) {
-                    found |= allow.take().is_some();
-                }
-            }
-            if found { Ok(()) } else { Err(Fault::not_found("policy", &name)) }
-        })
-        .await?;
-        Ok(DeletedDocument::new(&name))
-    }
-}
-
-fn relay_denied(name: &RelayName) -> Fault {
-    Fault::new(Class::Denied, code::RELAY_DENIED, format!("this node may not claim the relay name `{name}`"))
-        .try_this(format!("enrol with a ticket that was issued with `--relay {name}`"))
-}
-
-fn room_for(present: usize) -> Result<(), Fault> {
-    if present < MAX_RESOURCES {
-        Ok(())
-    } else {
-        Err(Fault::new(Class::TryLater, code::LIMIT, format!("a node has at most {MAX_RESOURCES} of these")))
-    }
-}
-
-/// A resource that comes with an `allow` of its own takes the place of one whose policy stayed behind.
-fn forget_policy(specs: &mut Specs, name: &str, has_allow: bool) {
-    if has_allow {
-        specs.policies.retain(|policy| !matches!(&policy.target, PolicyTarget::Resource(resource) if resource == name));
-    }
-}
-
-fn remove<T>(list: &mut Vec<T>, is: impl Fn(&T) -> bool, kind: &str, name: impl std::fmt::Display) -> Result<(), Fault> {
-    let before = list.len();
-    list.retain(|item| !is(item));
-    if list.len() < before { Ok(()) } else { Err(Fault::not_found(kind, name)) }
-}
-
-/// The type and the `allow` of a resource.
-fn resource(specs: &Specs, name: &str) -> Option<(ResourceType, Option<Expr>)> {
-    let outlet =
-        specs.outlets.iter().find(|outlet| outlet.name.as_str() == name).map(|o| (ResourceType::TcpOutlet, o.allow.clone()));
-    let inlet =
-        || specs.inlets.iter().find(|inlet| inlet.alias.as_str() == name).map(|i| (ResourceType::TcpInlet, i.allow.clone()));
-    let relay = || specs.relays.iter().find(|relay| relay.name.as_str() == name).map(|_| (ResourceType::Relay, None));
-    outlet.or_else(inlet).or_else(relay)
 }

@@ -2,7 +2,8 @@
 
 use postern_proto::address::HostPort;
 use postern_proto::name::{Alias, IdentityName, OutletName, RelayName};
-use postern_proto::spec::{InletSpec, OutletSpec, PolicySpec, PolicyTarget, RelaySpec};
+use postern_proto::policy::Expr;
+use postern_proto::spec::{InletSpec, OutletSpec, PolicySpec, PolicyTarget, RelaySpec, ResourceType};
 use postern_runtime::files::MAX_SMALL_FILE;
 use postern_runtime::home::{HomeError, NodeHome};
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,51 @@ impl Specs {
     #[must_use]
     pub fn policy(&self, target: &PolicyTarget) -> Option<&PolicySpec> {
         self.policies.iter().find(|policy| policy.target == *target)
+    }
+
+    /// The type and the `allow` of the resource `name`.
+    #[must_use]
+    pub fn resource(&self, name: &str) -> Option<(ResourceType, Option<&Expr>)> {
+        self.governed()
+            .find(|(_, other, _)| *other == name)
+            .map(|(kind, _, allow)| (kind, allow))
+            .or_else(|| self.relays.iter().any(|relay| relay.name.as_str() == name).then_some((ResourceType::Relay, None)))
+    }
+
+    /// Every policy that stands on one resource or one type, as it is in force: what was set for a resource by name goes before the
+    /// `allow` that it was made with.
+    #[must_use]
+    pub fn own_policies(&self) -> Vec<PolicySpec> {
+        let mut all = self.policies.clone();
+        for (_, name, allow) in self.governed() {
+            let target = PolicyTarget::Resource(name.to_owned());
+            if let Some(expression) = allow
+                && self.policy(&target).is_none()
+            {
+                all.push(PolicySpec { target, expression: expression.clone() });
+            }
+        }
+        all
+    }
+
+    /// The resources that nothing closes to any member of the project, as `TYPE NAME`.
+    #[must_use]
+    pub fn open_to_every_member(&self) -> Vec<String> {
+        self.governed()
+            .filter(|(kind, name, allow)| {
+                allow.is_none()
+                    && self.policy(&PolicyTarget::Resource((*name).to_owned())).is_none()
+                    && self.policy(&PolicyTarget::ResourceType(*kind)).is_none_or(|policy| policy.expression.is_members_only())
+            })
+            .map(|(kind, name, _)| format!("{kind} {name}"))
+            .collect()
+    }
+
+    /// What policies decide about at every stream.
+    fn governed(&self) -> impl Iterator<Item = (ResourceType, &str, Option<&Expr>)> {
+        let outlets = self.outlets.iter().map(|outlet| (ResourceType::TcpOutlet, outlet.name.as_str(), outlet.allow.as_ref()));
+        let inlets = self.inlets.iter().map(|inlet| (ResourceType::TcpInlet, inlet.alias.as_str(), inlet.allow.as_ref()));
+        outlets.chain(inlets)
     }
 }
 
@@ -172,6 +218,20 @@ mod tests {
         let stored = stored();
         assert_eq!(stored.identity.as_str(), "me");
         assert_eq!(Stored::decode(&stored.encode().unwrap()).unwrap(), stored);
+    }
+
+    #[test]
+    fn what_is_open() {
+        let specs =
+            |text: &str| Stored::from_config(&load("f", text, &Variables::default(), None).unwrap(), "i".parse().unwrap()).specs;
+        let open =
+            specs("tcp-outlets: {a: {to: 1}, b: {to: 1, allow: x}}\ntcp-inlets: {c: {}}\npolicy: {resource: c, allow: y}\n");
+        assert_eq!(open.open_to_every_member(), ["tcp-outlet a"]);
+        assert_eq!(open.own_policies().len(), 2);
+        let closed = specs("tcp-outlet: {from: a, to: 1}\npolicy: {resource-type: tcp-outlet, allow: x}\n");
+        assert!(closed.open_to_every_member().is_empty());
+        assert_eq!(closed.resource("a"), Some((ResourceType::TcpOutlet, None)));
+        assert_eq!(closed.resource("b"), None);
     }
 
     #[test]

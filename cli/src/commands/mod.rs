@@ -1,13 +1,16 @@
 //! A file per noun: its arguments, and what they do.
 
 pub mod completion;
-pub mod daemon;
-pub mod enroll;
+pub mod demo;
 pub mod identity;
+pub mod node;
+pub mod policy;
 pub mod project;
 pub mod project_member;
+pub mod relay;
 pub mod reset;
-pub mod serve;
+pub mod tcp_inlet;
+pub mod tcp_outlet;
 pub mod ticket;
 pub mod version;
 
@@ -20,15 +23,18 @@ use crate::error::CliError;
 /// Does what the command line asks for.
 pub fn run(context: &Context, command: Command) -> Result<ExitCode, CliError> {
     match command {
-        Command::Enroll(args) => enroll::run(context, &args)?,
-        Command::Serve(args) => return serve::run(context, &args),
+        Command::Node(command) => node::run(context, command)?,
+        Command::Relay(command) => relay::run(context, command)?,
+        Command::TcpOutlet(command) => tcp_outlet::run(context, command)?,
+        Command::TcpInlet(command) => tcp_inlet::run(context, command)?,
+        Command::Policy(command) => policy::run(context, command)?,
+        Command::Demo(args) => demo::run(context, &args)?,
         Command::Project(command) => project::run(context, command)?,
         Command::ProjectMember(command) => project_member::run(context, command)?,
         Command::Ticket(command) => ticket::run(context, command)?,
         Command::Identity(command) => identity::run(context, command)?,
         Command::Reset(args) => reset::run(context, &args)?,
         Command::Completion(args) => completion::run(context, &args)?,
-        Command::Daemon(command) => return daemon::run(context, command),
         Command::Version(args) => version::run(context, &args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -8,6 +8,7 @@ mod keys;
 mod problem;
 mod read;
 pub mod resource;
+mod resources;
 mod suggest;
 mod tree;
 mod variables;

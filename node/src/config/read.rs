@@ -1,18 +1,16 @@
 //! From the tree of a configuration to checked values. Every fault is noted with its place, and reading goes on.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use postern_proto::address::HostPort;
-use postern_proto::name::{NodeName, OutletName};
+use postern_proto::name::NodeName;
 use postern_proto::secret::SecretText;
-use postern_proto::spec::{InletSpec, PolicyTarget, ResourceType};
+use postern_proto::spec::ResourceType;
 
 use super::keys::{self, Kind};
 use super::problem::{Place, Position, Problem, Warning};
-use super::resource::{
-    self, ArgumentError, ArgumentFault, InletArguments, OutletArguments, OutletRequest, PolicyArguments, RelayArguments,
-};
+use super::resource::{self, ArgumentError, ArgumentFault};
+use super::resources::{inlet_arguments, outlet_arguments, policy_arguments, relay_arguments};
 use super::suggest::did_you_mean;
 use super::tree::{Key, Node, Scalar, Value};
 use super::{ExpressionFault, NodeConfig};
@@ -21,24 +19,24 @@ use super::{ExpressionFault, NodeConfig};
 const MAX_RESOURCES: usize = 4096;
 
 /// The arguments of one resource, checked to be texts under known keys.
-struct Arguments<'n> {
+pub(super) struct Arguments<'n> {
     /// Where to point when something is missing.
-    place: Place,
+    pub(super) place: Place,
     given: BTreeMap<&'static str, (Place, &'n Scalar)>,
     /// The key of a named map, which is the argument [`Kind::name`] unless that is given.
     label: Option<&'n Key>,
 }
 
 impl Arguments<'_> {
-    fn get(&self, argument: &str) -> Option<&str> {
+    pub(super) fn get(&self, argument: &str) -> Option<&str> {
         self.given.get(argument).map(|(_, scalar)| scalar.text.as_str())
     }
 
-    fn name(&self, kind: &Kind) -> Option<&str> {
+    pub(super) fn name(&self, kind: &Kind) -> Option<&str> {
         self.get(kind.name).or(self.label.map(|label| label.text.as_str()))
     }
 
-    fn place(&self, argument: &str) -> Place {
+    pub(super) fn place(&self, argument: &str) -> Place {
         self.given.get(argument).map_or(self.place, |(place, _)| *place)
     }
 }
@@ -56,19 +54,19 @@ pub(super) fn read(file: &str, source: &str, root: Node, name: Option<&NodeName>
     reader.config
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     file: &'a str,
     source: &'a str,
-    problems: &'a mut Vec<Problem>,
-    config: NodeConfig,
+    pub(super) problems: &'a mut Vec<Problem>,
+    pub(super) config: NodeConfig,
     /// What the node may be called in `at:`.
     names: Vec<NodeName>,
     /// Addresses that this node will listen on, with how each is called.
-    listens: Vec<(HostPort, Place, String)>,
+    pub(super) listens: Vec<(HostPort, Place, String)>,
 }
 
 impl Reader<'_> {
-    fn problem(&mut self, place: Place, message: impl Into<String>) {
+    pub(super) fn problem(&mut self, place: Place, message: impl Into<String>) {
         self.problems.push(Problem::new(place, message));
     }
 
@@ -211,7 +209,7 @@ impl Reader<'_> {
     // ---- shapes
 
     /// Every resource of `kind` under its key: one map of arguments, a named map, or a list of these.
-    fn resources<'n>(&mut self, kind: &Kind, node: &'n Node, plural: bool) -> Vec<Arguments<'n>> {
+    pub(super) fn resources<'n>(&mut self, kind: &Kind, node: &'n Node, plural: bool) -> Vec<Arguments<'n>> {
         let mut all = Vec::new();
         self.collect(kind, node, plural, true, &mut all);
         if all.len() > MAX_RESOURCES {
@@ -344,7 +342,7 @@ impl Reader<'_> {
         }
     }
 
-    fn argument_errors(&mut self, arguments: &Arguments<'_>, errors: Vec<ArgumentError>) {
+    pub(super) fn argument_errors(&mut self, arguments: &Arguments<'_>, errors: Vec<ArgumentError>) {
         for ArgumentError { argument, fault } in errors {
             let given = arguments.given.get(argument).copied();
             let label = arguments.label.map(|label| label.place);
@@ -393,142 +391,6 @@ impl Reader<'_> {
             _ => place,
         }
     }
-
-    // ---- resources
-
-    fn outlets(&mut self, node: &Node, plural: bool) {
-        let mut requests: Vec<(OutletRequest, Place)> = Vec::new();
-        for arguments in self.resources(&keys::OUTLET, node, plural) {
-            match resource::outlet(outlet_arguments(&arguments)) {
-                Ok(request) => requests.push((request, arguments.place)),
-                Err(errors) => self.argument_errors(&arguments, errors),
-            }
-        }
-        let mut names: BTreeMap<OutletName, Place> = BTreeMap::new();
-        for (request, place) in &requests {
-            if let Some(name) = &request.name
-                && let Some(first) = names.insert(name.clone(), *place)
-            {
-                self.problem(*place, format!("there are two outlets `{name}`; the first is on line {}", first.start.line));
-            }
-        }
-        for (request, place) in requests {
-            let spec = request.named(|name| name.parse().is_ok_and(|name: OutletName| names.contains_key(&name)));
-            names.entry(spec.name.clone()).or_insert(place);
-            self.refuse_second_policy(spec.name.as_str(), spec.allow.is_some(), place, keys::OUTLET.key);
-            self.config.outlets.push(spec);
-        }
-    }
-
-    fn inlets(&mut self, node: &Node, plural: bool) {
-        let mut aliases = BTreeMap::new();
-        for arguments in self.resources(&keys::INLET, node, plural) {
-            let spec: InletSpec = match resource::inlet(inlet_arguments(&arguments)) {
-                Ok(spec) => spec,
-                Err(errors) => {
-                    self.argument_errors(&arguments, errors);
-                    continue;
-                }
-            };
-            if let Some(first) = aliases.insert(spec.alias.clone(), arguments.place) {
-                self.problem(
-                    arguments.place,
-                    format!("there are two inlets `{}`; the first is on line {}", spec.alias, first.start.line),
-                );
-            }
-            self.listens.push((spec.from.clone(), arguments.place("from"), "an inlet".to_owned()));
-            self.refuse_second_policy(spec.alias.as_str(), spec.allow.is_some(), arguments.place("allow"), keys::INLET.key);
-            self.config.inlets.push(spec);
-        }
-    }
-
-    fn relays(&mut self, node: &Node, plural: bool) {
-        let mut names = BTreeMap::new();
-        for arguments in self.resources(&keys::RELAY, node, plural) {
-            match resource::relay(relay_arguments(&arguments)) {
-                Ok(spec) => {
-                    if let Some(first) = names.insert(spec.name.clone(), arguments.place) {
-                        let message = format!("relay name `{}` is claimed twice, first on line {}", spec.name, first.start.line);
-                        self.problem(arguments.place, message);
-                    }
-                    self.config.relays.push(spec);
-                }
-                Err(errors) => self.argument_errors(&arguments, errors),
-            }
-        }
-    }
-
-    fn policies(&mut self, node: &Node, plural: bool) {
-        let mut targets = BTreeMap::new();
-        for arguments in self.resources(&keys::POLICY, node, plural) {
-            match resource::policy(policy_arguments(&arguments)) {
-                Ok(spec) => {
-                    if let Some(first) = targets.insert(spec.target.clone(), arguments.place) {
-                        let of = match &spec.target {
-                            PolicyTarget::Resource(name) => format!("`{name}`"),
-                            PolicyTarget::ResourceType(kind) => format!("all of type {kind}"),
-                        };
-                        let message = format!("there are two policies for {of}; the first is on line {}", first.start.line);
-                        self.problems.push(Problem::new(arguments.place, message).try_this("join them with `or` or `and`"));
-                    }
-                    self.config.policies.push(spec);
-                }
-                Err(errors) => self.argument_errors(&arguments, errors),
-            }
-        }
-    }
-
-    /// A resource has one policy of its own: its `allow:` or a `policy:` that names it.
-    fn refuse_second_policy(&mut self, name: &str, has_allow: bool, place: Place, kind: &str) {
-        let named = |target: &PolicyTarget| matches!(target, PolicyTarget::Resource(resource) if resource == name);
-        if has_allow && self.config.policies.iter().any(|policy| named(&policy.target)) {
-            self.problem(place, format!("{kind} `{name}` has an `allow` and a `policy` that names it: keep one of them"));
-        }
-    }
-
-    /// Two listeners on one port exclude each other, also where one of them listens on every address.
-    fn refuse_equal_listens(&mut self) {
-        /// What listens on one port: by host, and the first of all.
-        type Port = (BTreeMap<Host, usize>, usize);
-        let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
-        let mut found = Vec::new();
-        for (index, (address, place, what)) in self.listens.iter().enumerate().filter(|(_, (address, ..))| address.port() != 0) {
-            let (hosts, first) = ports.entry(address.port()).or_insert((BTreeMap::new(), index));
-            let host = Host::of(address);
-            let other = hosts.get(&Host::Every).or_else(|| hosts.get(&host)).or_else(|| {
-                // Whatever else listens on this port is in the way of one that listens everywhere.
-                (host == Host::Every && !hosts.is_empty()).then_some(&*first)
-            });
-            if let Some(&other) = other {
-                let (other, first_place, first_what) = &self.listens[other];
-                found.push(Problem::new(
-                    *place,
-                    format!("{what} listens on {address}, as {first_what} on line {} does ({other})", first_place.start.line),
-                ));
-            }
-            hosts.entry(host).or_insert(index);
-        }
-        self.problems.extend(found);
-    }
-}
-
-/// The host of a listen address, so that two that mean the same are equal.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Host {
-    Every,
-    Ip(IpAddr),
-    Name(String),
-}
-
-impl Host {
-    fn of(address: &HostPort) -> Self {
-        match address.host().parse::<IpAddr>().map(|ip| ip.to_canonical()) {
-            Ok(ip) if ip.is_unspecified() => Self::Every,
-            Ok(ip) => Self::Ip(ip),
-            Err(_) if address.host() == "localhost" => Self::Ip(IpAddr::from([127, 0, 0, 1])),
-            Err(_) => Self::Name(address.host().to_lowercase()),
-        }
-    }
 }
 
 /// Whether a map names resources (`{db: {to: 5432}}`) rather than being the arguments of one.
@@ -549,31 +411,4 @@ fn noun(node: &Node) -> &'static str {
 
 fn listed(words: &[&str]) -> String {
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
-}
-
-fn outlet_arguments<'a>(given: &'a Arguments<'_>) -> OutletArguments<'a> {
-    OutletArguments { from: given.name(&keys::OUTLET), to: given.get("to"), allow: given.get("allow") }
-}
-
-fn inlet_arguments<'a>(given: &'a Arguments<'_>) -> InletArguments<'a> {
-    InletArguments {
-        from: given.get("from"),
-        via: given.get("via"),
-        to: given.get("to"),
-        alias: given.name(&keys::INLET),
-        allow: given.get("allow"),
-    }
-}
-
-fn relay_arguments<'a>(given: &'a Arguments<'_>) -> RelayArguments<'a> {
-    RelayArguments { name: given.name(&keys::RELAY), at: given.get("at") }
-}
-
-fn policy_arguments<'a>(given: &'a Arguments<'_>) -> PolicyArguments<'a> {
-    PolicyArguments {
-        resource: given.get("resource"),
-        resource_type: given.get("resource-type"),
-        allow: given.get("allow"),
-        expression: given.get("expression"),
-    }
 }

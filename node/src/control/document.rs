@@ -58,6 +58,8 @@ pub struct NodeDocument {
     pub tcp_listener_address: Option<String>,
     /// What the node waits for, if it is not all up.
     pub waiting: Vec<WaitingDocument>,
+    /// Resources without a policy, which every member of the project may use, as `TYPE NAME`.
+    pub open_to_every_member: Vec<String>,
     pub inlets: Vec<InletDocument>,
     pub outlets: Vec<OutletDocument>,
     pub relays: Vec<RelayDocument>,
@@ -160,6 +162,8 @@ pub struct NodeStatusDocument {
     pub status: NodeState,
     pub pid: Option<u32>,
     pub waiting: Vec<WaitingDocument>,
+    /// As in [`NodeDocument`].
+    pub open_to_every_member: Vec<String>,
     pub portals: Vec<PortalDocument>,
 }
 
@@ -205,7 +209,7 @@ impl NodeDocument {
     /// A node that does not run, as it is stored.
     #[must_use]
     pub fn stopped(name: &NodeName, is_default: bool, stored: &Stored) -> Self {
-        let Specs { relays, outlets, inlets, policies } = &stored.specs;
+        let specs = &stored.specs;
         Self {
             api_version: ApiVersion,
             name: name.to_string(),
@@ -216,16 +220,17 @@ impl NodeDocument {
             http_server_address: None,
             tcp_listener_address: stored.options.tcp_listener_address.as_ref().map(ToString::to_string),
             waiting: Vec::new(),
-            inlets: inlets.iter().map(InletDocument::stopped).collect(),
-            outlets: outlets.iter().map(OutletDocument::new).collect(),
-            relays: relays.iter().map(|spec| RelayDocument::stopped(name, spec)).collect(),
-            policies: policies.iter().map(PolicyDocument::own).collect(),
+            open_to_every_member: specs.open_to_every_member(),
+            inlets: specs.inlets.iter().map(InletDocument::stopped).collect(),
+            outlets: specs.outlets.iter().map(OutletDocument::new).collect(),
+            relays: specs.relays.iter().map(|spec| RelayDocument::stopped(name, spec)).collect(),
+            policies: specs.own_policies().iter().map(PolicyDocument::own).collect(),
         }
     }
 
     /// A node that runs in this process.
     #[must_use]
-    pub fn running(facts: &NodeFacts, status: &EngineStatus, waiting: Vec<WaitingDocument>, policies: &[PolicySpec]) -> Self {
+    pub fn running(facts: &NodeFacts, status: &EngineStatus, waiting: Vec<WaitingDocument>, specs: &Specs) -> Self {
         Self {
             api_version: ApiVersion,
             name: facts.name.to_string(),
@@ -236,10 +241,11 @@ impl NodeDocument {
             http_server_address: facts.http_server_address.clone(),
             tcp_listener_address: facts.tcp_listener_address.clone(),
             waiting,
+            open_to_every_member: specs.open_to_every_member(),
             inlets: status.inlets.iter().map(InletDocument::running).collect(),
             outlets: status.outlets.iter().map(OutletDocument::new).collect(),
             relays: status.relays.iter().map(|relay| RelayDocument::running(&facts.name, relay)).collect(),
-            policies: policies.iter().map(PolicyDocument::own).collect(),
+            policies: specs.own_policies().iter().map(PolicyDocument::own).collect(),
         }
     }
 }
@@ -400,7 +406,7 @@ mod tests {
         let document = NodeDocument::stopped(&"n".parse().unwrap(), true, &stored);
         let expected = serde_json::json!({
             "api_version": "1", "name": "n", "identity_name": "me", "is_default": true, "status": "stopped", "pid": null,
-            "http_server_address": null, "tcp_listener_address": null, "waiting": [],
+            "http_server_address": null, "tcp_listener_address": null, "waiting": [], "open_to_every_member": [],
             "inlets": [{
                 "api_version": "1", "bind_addr": "127.0.0.1:7000", "alias": "web",
                 "outlet_route": "/project/default/service/forward_to_other/secure/api/service/x",
@@ -414,7 +420,10 @@ mod tests {
                 "relay_route": "/project/default/service/forward_to_r/secure/api", "remote_address": "forward_to_r",
                 "at": "/project/default", "reason": "the node is stopped",
             }],
-            "policies": [{"api_version": "1", "resource_type": "tcp-inlet", "expression": "(= subject.b \"true\")", "source": "own"}],
+            "policies": [
+                {"api_version": "1", "resource_type": "tcp-inlet", "expression": "(= subject.b \"true\")", "source": "own"},
+                {"api_version": "1", "resource": "db", "expression": "(= subject.a \"true\")", "source": "own"},
+            ],
         });
         assert_eq!(serde_json::to_value(&document).unwrap(), expected);
         assert_eq!(serde_json::from_value::<NodeDocument>(expected).unwrap(), document);

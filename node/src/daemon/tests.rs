@@ -1,8 +1,14 @@
 use std::path::Path;
 
 use postern_proto::address::HostPort;
+use postern_proto::authority::{Answer, Hello, MAX_MESSAGE, ProjectInfo, Refusal, Reply, RingKey};
+use postern_proto::handshake::Label;
 use postern_proto::id::{Identifier, ProjectId, TicketId};
+use postern_proto::sign::SigningKey;
+use postern_proto::statement;
 use postern_proto::time::Timestamp;
+use postern_runtime::net::read_preface;
+use postern_runtime::session::{Accept, HANDSHAKE_DEADLINE, accept};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -212,4 +218,134 @@ async fn a_reload_takes_what_is_stored() {
         tokio::task::yield_now().await;
     }
     node.stop().await;
+}
+
+/// An authority that answers each enrolment with what a test gives it.
+struct ScriptedAuthority {
+    listener: tokio::net::TcpListener,
+    key: StaticKey,
+    identity: Identity,
+    project: ProjectId,
+}
+
+impl ScriptedAuthority {
+    async fn new() -> Self {
+        Self {
+            listener: tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            key: StaticKey::generate(),
+            identity: Identity::generate(Timestamp::from_unix(1)),
+            project: ProjectId::random(),
+        }
+    }
+
+    fn address(&self) -> HostPort {
+        self.listener.local_addr().unwrap().into()
+    }
+
+    fn ticket(&self) -> Ticket {
+        Ticket {
+            project: self.project,
+            authority: self.identity.identifier(),
+            authority_static: self.key.public(),
+            ..ticket(vec![self.address()])
+        }
+    }
+
+    fn membership(&self) -> Answer {
+        let signing = SigningKey::generate();
+        let info = ProjectInfo {
+            project: self.project,
+            name: "default".parse().unwrap(),
+            authority: self.identity.identifier(),
+            authority_static: self.key.public(),
+            authority_addresses: vec![self.address()],
+            key_ring: vec![RingKey::new(&signing.public(), Timestamp::from_unix(0), Timestamp::from_unix(u64::MAX))],
+            relays: Vec::new(),
+            epoch: 1,
+            sequence: 1,
+            issued_at: Timestamp::from_unix(1),
+        };
+        let statement = statement::sign(&self.identity, &info).unwrap();
+        Answer::ProjectInfo { statement, history: self.identity.history().encode() }
+    }
+
+    /// Serves connections until one enrolment has been answered with each of `answers`.
+    async fn answer(self, answers: Vec<Answer>) {
+        let mut answers = answers.into_iter();
+        loop {
+            let (mut stream, _) = self.listener.accept().await.unwrap();
+            if read_preface(&mut stream).await.is_err() {
+                continue;
+            }
+            let how = Accept {
+                label: Label::Authority,
+                statics: &[&self.key],
+                payload: &[],
+                limit: MAX_MESSAGE,
+                deadline: tokio::time::Instant::now() + HANDSHAKE_DEADLINE,
+            };
+            let (mut session, payload) = accept(stream, how).await.unwrap();
+            let hello: Hello = minicbor::decode(&payload).unwrap();
+            if hello.enrolment.is_some() {
+                let Some(answer) = answers.next() else { return };
+                session.sender.send_message(&Reply { number: 0, answer }).await.unwrap();
+                // Until the node has read it.
+                let _ = session.receiver.receive().await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_ticket_is_final_for_a_node_that_is_being_made() {
+    let place = tempfile::tempdir().unwrap();
+    let home = place.path().join("home");
+    let authority = ScriptedAuthority::new().await;
+    let name = make(&home, "name: n\nrelay: r\n");
+    let node = Home::open(&home).unwrap().node(&name).unwrap().unwrap();
+    node.set_ticket(&authority.ticket().to_text().unwrap()).unwrap();
+    let refusal = || Answer::Refused(Refusal::TicketExpired { at: Timestamp::from_unix(0) });
+    let busy = Answer::Refused(Refusal::Busy { after: 1 });
+    let server = tokio::spawn(authority.answer(vec![refusal(), busy, refusal(), refusal()]));
+
+    let fault = start(&home, &name, CREATE).await.err().unwrap();
+    assert_eq!((fault.code.as_str(), fault.class.exit_code()), (code::TICKET_EXPIRED, 77));
+    assert!(node.running().unwrap().is_none());
+
+    // One that said to come back, and then refuses, while the node is still being made.
+    let fault = start(&home, &name, Start { connection_wait: Duration::from_secs(30), ..CREATE }).await.err().unwrap();
+    assert_eq!(fault.code, code::TICKET_EXPIRED);
+
+    // One that existed before goes on.
+    let started = start(&home, &name, Start::default()).await.unwrap();
+    assert_eq!(started.document.waiting[0].code, code::TICKET_EXPIRED);
+    started.stop().await;
+    server.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redeemed_ticket_is_forgotten() {
+    let place = tempfile::tempdir().unwrap();
+    let home = place.path().join("home");
+    let authority = ScriptedAuthority::new().await;
+    let (given, project) = (authority.ticket(), authority.project);
+    let name = make(&home, "name: n\nidentity: me\nrelay: r\n");
+    let node = Home::open(&home).unwrap().node(&name).unwrap().unwrap();
+    node.set_ticket(&given.to_text().unwrap()).unwrap();
+    let membership = authority.membership();
+    let server = tokio::spawn(authority.answer(vec![membership]));
+    let started = start(&home, &name, CREATE).await.unwrap();
+    assert!(started.document.waiting.iter().all(|waiting| waiting.what != "enrolment"), "{:?}", started.document.waiting);
+    assert!(node.ticket().unwrap().is_none());
+    let identity = Home::open(&home).unwrap().identity(&"me".parse().unwrap()).unwrap().unwrap();
+    assert_eq!(identity.membership().unwrap().unwrap().project(), project);
+    started.stop().await;
+
+    // Given again, it is not looked at; one of another project is refused.
+    node.set_ticket(&given.to_text().unwrap()).unwrap();
+    start(&home, &name, CREATE).await.unwrap().stop().await;
+    assert!(node.ticket().unwrap().is_none());
+    node.set_ticket(&ticket(vec!["127.0.0.1:1".parse().unwrap()]).to_text().unwrap()).unwrap();
+    assert_eq!(start(&home, &name, CREATE).await.err().unwrap().code, code::TICKET_OTHER_PROJECT);
+    server.abort();
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minicbor::{Decode, Encode};
-use postern_proto::authority::{Answer, Heartbeat, Refusal, Request, RingKey};
+use postern_proto::authority::{Answer, Heartbeat, Refusal, Request, RingKey, Voiding};
 use postern_proto::credential::{Audience, Claims, KeyRing, Voided, issue};
 use postern_proto::id::{CredentialId, ProjectId};
 use postern_proto::identity::Identity;
@@ -37,6 +37,9 @@ const BACKDATE: Duration = Duration::from_secs(60);
 
 /// Largest file of stored credentials: two credentials, and room.
 const MAX_STORED: usize = 16 * 1024;
+
+/// Largest file of void credentials: as many entries as [`Voided`] takes, with room.
+const MAX_VOIDED: usize = 8 * 1024 * 1024;
 
 /// Which relay names this node may register, as its authority last said.
 pub type NameAnswers = BTreeMap<RelayName, Result<(), Refusal>>;
@@ -126,9 +129,11 @@ async fn in_project(shared: &Arc<Shared>, membership: Membership) {
     }
 }
 
-/// Believes what `membership` says: its key ring and its relays.
+/// Believes what `membership` says: its key ring and its relays. What is void stays void.
 fn use_membership(shared: &Arc<Shared>, membership: &Membership) {
-    shared.trust.set_domain(Domain { ring: membership.ring().clone(), voided: Voided::default() });
+    let known = shared.trust.domain().filter(|domain| domain.ring.project() == membership.project());
+    let voided = known.map_or_else(|| load_voided(shared), |domain| domain.voided.clone());
+    shared.trust.set_domain(Domain { ring: membership.ring().clone(), voided });
     shared.relays.set(shared, &membership.info().relays, &shared.wanted_names());
 }
 
@@ -233,8 +238,46 @@ fn take_push(shared: &Arc<Shared>, membership: &mut Membership, push: Answer) {
                 Err(error) => warn!(%error, "ignored a heartbeat"),
             }
         }
+        Answer::Voiding { statement } => take_voiding(shared, membership, &statement),
         _ => {}
     }
+}
+
+/// Credentials that became void end what stands on them: live streams are judged again at once.
+fn take_voiding(shared: &Arc<Shared>, membership: &Membership, signed: &[u8]) {
+    let Some(domain) = shared.trust.domain() else { return };
+    let mut voided = domain.voided.clone();
+    let applied = statement::verify::<Voiding>(membership.history(), membership.project(), signed)
+        .map_err(|error| error.to_string())
+        .and_then(|statement| voided.apply(&statement).map_err(|error| error.to_string()));
+    match applied {
+        Ok(true) => {
+            voided.forget_expired(shared.trust.now());
+            let mut bytes = Vec::new();
+            // Writing to a vector does not fail.
+            let _ = minicbor::encode(&voided, &mut bytes);
+            if let Err(error) = shared.node_home.dir().write(layout::node::EPOCH, &bytes) {
+                warn!(%error, "the list of void credentials was not stored");
+            }
+            info!(epoch = voided.epoch(), "credentials became void");
+            shared.trust.set_domain(Domain { ring: domain.ring.clone(), voided });
+            shared.review();
+        }
+        Ok(false) => {}
+        Err(error) => warn!(%error, "ignored a voiding statement"),
+    }
+}
+
+/// What was void when this node last ran: a restart forgets no revocation.
+fn load_voided(shared: &Shared) -> Voided {
+    let stored = match shared.node_home.dir().read(layout::node::EPOCH, MAX_VOIDED) {
+        Ok(stored) => stored,
+        Err(error) => {
+            warn!(%error, "the list of void credentials was not read");
+            None
+        }
+    };
+    stored.and_then(|bytes| minicbor::decode(&bytes).ok()).unwrap_or_default()
 }
 
 /// Credentials are kept, so that a node can be started while its authority is away.

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::credentials::{chain, jittered};
 use super::failure::{Failure, Step};
@@ -463,6 +463,10 @@ impl ControlLink {
 
     fn handle(&mut self, link: &RelayLink, message: FromRelay) {
         match message {
+            // Said unasked, of something that was granted before.
+            FromRelay::Answer { request: 0, refused: Some(refusal) } => {
+                error!(relay = %link.address(), reason = %refusal, "the relay took something back");
+            }
             FromRelay::Answer { request, refused } => {
                 let Some(name) = self.requests.remove(&request) else { return };
                 if let Some(registration) = lock(&link.registrations).get_mut(&name) {

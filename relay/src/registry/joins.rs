@@ -58,6 +58,13 @@ impl<C: Clone, L> Registry<C, L> {
             return Err((link, Refusal::BadCredential));
         }
         let mut link = Some(link);
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.asked = session.asked.saturating_sub(1);
+            let unasked = session.waiting.len().saturating_sub(session.asked + 1);
+            if session.asked <= limits::ASKED / 2 && session.ask(unasked) {
+                self.wake(id);
+            }
+        }
         while let Some(waiting) = self.sessions.get_mut(&id).and_then(|session| session.waiting.pop_front()) {
             self.counts.waiting -= 1;
             // Admission is judged when links are joined: the dialler's session may have ended, its credential expired.
@@ -112,13 +119,15 @@ impl<C: Clone, L> Registry<C, L> {
         }
         let deadline = now.instant + limits::WAIT;
         session.waiting.push_back(Waiting { link, dialler: id, deadline });
-        session.more = session.more.saturating_add(1);
+        let asks = session.ask(1);
         self.counts.waiting += 1;
         self.timers.insert((deadline, Timer::Waiting(target)));
         if let Some(dialler) = self.sessions.get_mut(&id) {
             dialler.dialling += 1;
         }
-        self.wake(target);
+        if asks {
+            self.wake(target);
+        }
         Ok(None)
     }
 
@@ -166,6 +175,7 @@ impl<C: Clone, L> Registry<C, L> {
                 None => return,
             }
             let Some(waiting) = session.waiting.pop_front() else { return };
+            session.asked = session.asked.saturating_sub(1);
             self.counts.waiting -= 1;
             self.undial(waiting.dialler);
             self.refuse(waiting.link, Refusal::NoLink);

@@ -27,20 +27,24 @@ pub const REQUEST_BURST: u32 = 512;
 /// Requests of one node a second, in the long run.
 pub const REQUESTS_PER_SECOND: u32 = 32;
 
-/// Joins of one node at once.
-pub const JOIN_BURST: u32 = 1024;
+/// Joins of one node at once: a program that opens some thousand connections at a stroke is served.
+pub const JOIN_BURST: u32 = 4096;
 
 /// Joins of one node a second, in the long run. Short connections reuse joined paths, so this bounds new concurrency.
-pub const JOINS_PER_SECOND: u32 = 512;
+pub const JOINS_PER_SECOND: u32 = 2048;
 
 /// Links that one node parks.
-pub const PARKED: usize = 128;
+pub const PARKED: usize = 256;
 
 /// Links that wait for one node to park one.
-pub const WAITING: usize = 256;
+pub const WAITING: usize = 4096;
+
+/// Links that a node is asked for at once; further ones when half of these have come. Below what a node is ready to have parked,
+/// so that it need not leave a request half done.
+pub const ASKED: usize = 48;
 
 /// Links of one dialler that wait, so that it cannot fill another node's queue alone.
-pub const DIALLING: usize = 128;
+pub const DIALLING: usize = 2048;
 
 /// How long a link waits for the other node to park one. A node answers within a round trip or is gone.
 pub const WAIT: Duration = Duration::from_secs(3);

@@ -56,6 +56,8 @@ pub(super) struct Session<C, L> {
     answers: VecDeque<FromRelay>,
     /// How many more data links the node is to be asked to park.
     pub(super) more: u8,
+    /// How many it was asked for, or will be, that have not come yet.
+    pub(super) asked: usize,
     /// Which statements the node was sent, by kind: of which change, and how many of them.
     told: [(u64, usize); 3],
     requests: Bucket,
@@ -120,6 +122,7 @@ impl<C, L> Session<C, L> {
             watches: BTreeMap::new(),
             answers: VecDeque::new(),
             more: 0,
+            asked: 0,
             told: [(0, 0); 3],
             requests: Bucket::new(now.instant, limits::REQUEST_BURST, limits::REQUESTS_PER_SECOND),
             joins: Bucket::new(now.instant, limits::JOIN_BURST, limits::JOINS_PER_SECOND),
@@ -127,6 +130,15 @@ impl<C, L> Session<C, L> {
             waiting: VecDeque::new(),
             dialling: 0,
         }
+    }
+
+    /// Has the node asked for `count` more links, as far as the window goes. Whether there is something to say.
+    pub(super) fn ask(&mut self, count: usize) -> bool {
+        let count = count.min(limits::ASKED.saturating_sub(self.asked));
+        self.asked += count;
+        // Never more than the window, which fits.
+        self.more = self.more.saturating_add(count as u8);
+        count > 0
     }
 
     /// Says `reason` unasked. Request 0 is no node's.

@@ -311,6 +311,39 @@ fn links_are_joined_parked_first_or_last() {
 }
 
 #[test]
+fn a_node_is_asked_for_many_links_bit_by_bit() {
+    let mut bench = Bench::new();
+    let callee = peer(1, 1, 1, &[]);
+    let (outlet, inlet) = (bench.open(callee.clone()).unwrap(), bench.open(peer(2, 2, 2, &[])).unwrap());
+    const DIALS: u32 = 1000;
+    for number in 0..DIALS {
+        bench.link(inlet, join_to(&callee), number);
+    }
+    // It parks as many as it is asked for, and all are served.
+    let (mut asked, mut link) = (0, DIALS);
+    while bench.registry.counts().waiting > 0 {
+        let said = bench.hear(outlet);
+        let [FromRelay::MoreLinks { count }] = said[..] else { panic!("{said:?}") };
+        assert!(usize::from(count) <= limits::ASKED);
+        asked += u32::from(count);
+        for _ in 0..count {
+            link += 1;
+            bench.link(outlet, Frame::Park, link);
+        }
+    }
+    assert_eq!(asked, DIALS);
+    assert_eq!(bench.registry.counts().joined, u64::from(DIALS));
+    // One that does not is asked again, when somebody else wants a link.
+    for number in 0..100 {
+        bench.link(inlet, join_to(&callee), number);
+    }
+    assert_eq!(bench.hear(outlet), [FromRelay::MoreLinks { count: limits::ASKED as u8 }]);
+    bench.pass(limits::WAIT);
+    bench.link(inlet, join_to(&callee), 1);
+    assert_eq!(bench.hear(outlet), [FromRelay::MoreLinks { count: 1 }]);
+}
+
+#[test]
 fn a_node_may_reach_its_own_outlet() {
     let mut bench = Bench::new();
     let node = peer(1, 1, 1, &[]);

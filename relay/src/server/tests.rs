@@ -305,6 +305,56 @@ fn a_node_is_asked_for_links_when_somebody_waits() {
 }
 
 #[test]
+fn many_dials_at_once_are_all_served() {
+    run(async {
+        const DIALS: usize = 300;
+        let rig = Arc::new(Rig::new().await);
+        let (outlet, inlet) = (Node::new(), Node::new());
+        let (mut callee, mut caller) = (rig.connect(&outlet, &[]).await, rig.connect(&inlet, &[]).await);
+        let parking = Arc::clone(&rig);
+        let parks = tokio::spawn(async move {
+            let mut tasks = tokio::task::JoinSet::new();
+            while tasks.len() < DIALS {
+                let FromRelay::MoreLinks { count } = callee.hear().await else { panic!("a request for links") };
+                for _ in 0..count {
+                    let mut parked = parking.data(&mut callee, Frame::Park).await;
+                    tasks.spawn(async move {
+                        parked.answer().await;
+                        let mut bytes = [0; 1000];
+                        parked.stream.read_exact(&mut bytes).await.unwrap();
+                        parked.stream.write_all(&bytes).await.unwrap();
+                        assert!(parked.is_closed().await);
+                    });
+                }
+            }
+            while let Some(done) = tasks.join_next().await {
+                done.unwrap();
+            }
+            callee
+        });
+        let mut dials = tokio::task::JoinSet::new();
+        for number in 0..DIALS {
+            let mut dialled = rig.data(&mut caller, join_to(&outlet)).await;
+            let expected = joined(&outlet);
+            dials.spawn(async move {
+                let sent = [number as u8; 1000];
+                dialled.stream.write_all(&sent).await.unwrap();
+                assert_eq!(dialled.answer().await, expected);
+                let mut echoed = [0; 1000];
+                dialled.stream.read_exact(&mut echoed).await.unwrap();
+                assert_eq!(echoed, sent, "no link is joined with another's");
+            });
+        }
+        while let Some(done) = dials.join_next().await {
+            done.unwrap();
+        }
+        let _callee = parks.await.unwrap();
+        rig.until(|status| status.joins == 0 && status.links == 2).await;
+        assert_eq!(rig.relay.status().counts.joined, DIALS as u64);
+    });
+}
+
+#[test]
 fn only_credentials_of_this_project_for_relays_and_for_this_key_are_taken() {
     run(async {
         let rig = Rig::new().await;

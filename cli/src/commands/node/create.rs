@@ -1,0 +1,299 @@
+//! `node create`: from nothing, or from a configuration, to a node that runs; or nothing at all.
+
+use std::path::Path;
+use std::time::Duration;
+
+use postern_node::config::{self, NodeConfig, Variables};
+use postern_node::control::document::NodeDocument;
+use postern_node::control::fault::Fault;
+use postern_node::daemon::Start;
+use postern_node::store::Stored;
+use postern_proto::address::HostPort;
+use postern_proto::name::{IdentityName, NodeName};
+use postern_proto::time::parse_duration;
+use postern_runtime::home::{Home, NodeHome};
+
+use crate::context::Context;
+use crate::error::{CliError, Exit};
+use crate::node_choice::free_node_name;
+use crate::{node_process, source};
+
+#[derive(Debug, clap::Args)]
+pub struct CreateArgs {
+    /// A name, or the path or URL of a configuration
+    #[arg(value_name = "NAME|FILE|URL")]
+    what: Option<String>,
+    /// Join a project first: a path, a URL, - for standard input, or the ticket itself
+    #[arg(long, value_name = "TICKET", env = "ENROLLMENT_TICKET", hide_env_values = true)]
+    enrollment_ticket: Option<String>,
+    /// A configuration, in the command itself
+    #[arg(long, value_name = "YAML")]
+    configuration: Option<String>,
+    /// A variable of the configuration; may be given several times
+    #[arg(long, value_name = "NAME=VALUE")]
+    variable: Vec<String>,
+    /// Stay in the foreground
+    #[arg(short, long)]
+    foreground: bool,
+    /// The identity that the node has; made if it is missing
+    #[arg(long, value_name = "NAME")]
+    identity: Option<IdentityName>,
+    /// Where peers may connect without a relay
+    #[arg(long, value_name = "HOST:PORT")]
+    tcp_listener_address: Option<HostPort>,
+    /// Serve HTTP on 127.0.0.1 at this port (0: a free one)
+    #[arg(long, value_name = "PORT")]
+    http_server_port: Option<u16>,
+    /// Serve HTTP on 127.0.0.1 at a free port
+    #[arg(long, conflicts_with = "http_server_port")]
+    http_server: bool,
+    /// How long to wait until everything is up
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration, conflicts_with = "no_connection_wait")]
+    connection_wait: Duration,
+    /// Do not wait until everything is up
+    #[arg(long)]
+    no_connection_wait: bool,
+}
+
+pub fn run(context: &Context, args: CreateArgs) -> Result<(), CliError> {
+    let request = Request::read(context, &args)?;
+    let home = context.home()?;
+    if let Some(node) = request.made_before(&home)? {
+        return again(context, &node, &args);
+    }
+    let name = match request.config.name.clone() {
+        Some(name) => name,
+        None => free_node_name(&home)?,
+    };
+    if let Some(node) = home.node(&name)? {
+        return same_name(context, &node, &request, &args);
+    }
+    Creation::make(context, &home, &name, &request, &args)?.run(context, &args)
+}
+
+/// What the command asks for, checked as a whole before anything happens.
+struct Request {
+    config: NodeConfig,
+    /// Whether a configuration was given, rather than a bare name.
+    configured: bool,
+}
+
+impl Request {
+    fn read(context: &Context, args: &CreateArgs) -> Result<Self, CliError> {
+        let variables = Variables::with_process_environment(args.variable.iter().map(String::as_str))
+            .map_err(|error| CliError::from(Fault::from(error)))?;
+        let name = args.what.as_deref().filter(|what| is_name(what)).map(str::parse::<NodeName>).transpose()?;
+        let (label, text) = match (&args.configuration, args.what.as_deref()) {
+            (Some(_), Some(what)) if name.is_none() => {
+                return Err(CliError::usage("USAGE", format!("both `{what}` and --configuration are configurations"))
+                    .try_this("give one of them"));
+            }
+            (Some(text), _) => ("--configuration".to_owned(), text.clone()),
+            (None, Some(what)) if name.is_none() => (what.to_owned(), Self::file(context, what)?),
+            (None, _) => (String::new(), String::new()),
+        };
+        let configured = !label.is_empty();
+        let mut config = if configured {
+            config::load(&label, &text, &variables, name.as_ref()).map_err(|problems| CliError::from(Fault::from(&problems)))?
+        } else {
+            if let Some(variable) = args.variable.first() {
+                context.output().warn(format_args!(
+                    "--variable {} has no configuration to stand in",
+                    variable.split('=').next().unwrap_or_default()
+                ));
+            }
+            NodeConfig { name, ..NodeConfig::default() }
+        };
+        for warning in &config.warnings {
+            context.output().warn(format_args!("{label}:{warning}"));
+        }
+        // Flags win over the file.
+        config.identity = args.identity.clone().or(config.identity);
+        config.tcp_listener_address = args.tcp_listener_address.clone().or(config.tcp_listener_address);
+        config.http_server_port = args.http_server_port.or(args.http_server.then_some(0)).or(config.http_server_port);
+        Ok(Self { config, configured })
+    }
+
+    fn file(context: &Context, what: &str) -> Result<String, CliError> {
+        let looks_like_a_name = !what.contains(['/', '.', ':']);
+        if looks_like_a_name && !Path::new(what).exists() && what != "-" {
+            return Err(CliError::usage("INVALID_NAME", format!("`{what}` is neither a node's name nor a file"))
+                .try_this("name a node with 1 to 64 of the characters A-Z a-z 0-9 _ -"));
+        }
+        let bytes = source::configuration(context, what)?;
+        config::text(what, &bytes).map_err(|problems| Fault::from(&problems).into())
+    }
+
+    /// The node of this home that the same configuration made before.
+    fn made_before(&self, home: &Home) -> Result<Option<NodeHome>, CliError> {
+        if !self.configured {
+            return Ok(None);
+        }
+        for node in home.nodes()? {
+            if self.config.name.as_ref().is_some_and(|name| name != node.name()) {
+                continue;
+            }
+            let stored = Stored::load(&node).map_err(Fault::from)?;
+            if stored.fingerprint.as_ref() == Some(&self.config.fingerprint) {
+                return Ok(Some(node));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Anything that is not a name is a path or URL.
+fn is_name(what: &str) -> bool {
+    what.parse::<NodeName>().is_ok()
+}
+
+/// The configuration made this node before: it runs, or is started.
+fn again(context: &Context, node: &NodeHome, args: &CreateArgs) -> Result<(), CliError> {
+    if node.running()?.is_some() {
+        context
+            .output()
+            .say(format_args!("the node `{}` runs already, from the same configuration; nothing was changed", node.name()));
+        return context.output().created(node.name(), &super::document(context, &context.home()?, node)?);
+    }
+    started(context, node, false, args)
+}
+
+/// A node of that name is there: stopped and bare means started; anything else would lose something.
+fn same_name(context: &Context, node: &NodeHome, request: &Request, args: &CreateArgs) -> Result<(), CliError> {
+    if request.configured {
+        let stored = Stored::load(node).map_err(Fault::from)?;
+        let mut error =
+            CliError::failure("EXISTS", format!("the node `{}` exists, and was made from something else", node.name()));
+        match &stored.fingerprint {
+            Some(before) => {
+                for key in before.differences(&request.config.fingerprint) {
+                    error = error.why(format_args!("`{key}` differs"));
+                }
+            }
+            None => error = error.why("it was made by commands, without a configuration"),
+        }
+        return Err(error.try_this(format!("delete it first: postern node delete {}", node.name())));
+    }
+    if node.running()?.is_some() {
+        return Err(CliError::failure("RUNNING", format!("the node `{}` exists and runs", node.name()))
+            .try_this(format!("look at it: postern node show {}", node.name())));
+    }
+    started(context, node, false, args)
+}
+
+fn started(context: &Context, node: &NodeHome, creating: bool, args: &CreateArgs) -> Result<(), CliError> {
+    let start = Start { creating, connection_wait: if args.no_connection_wait { Duration::ZERO } else { args.connection_wait } };
+    if args.foreground {
+        return node_process::foreground(context.home()?, node.name(), start, |document| ready(context, document, false));
+    }
+    let document = node_process::start(context, node, start)?;
+    ready(context, &document, true);
+    context.output().created(&document.name, &document)
+}
+
+fn ready(context: &Context, document: &NodeDocument, background: bool) {
+    let how = if background { "runs in the background" } else { "runs; Ctrl-C stops it" };
+    context.output().say(format_args!("the node `{}` {how}", document.name));
+    super::tell_waiting(context, document);
+}
+
+/// A node that is being made; what was made for it goes again where it does not come up.
+struct Creation<'a> {
+    home: &'a Home,
+    node: NodeHome,
+    /// The identity, where it was made for this node.
+    new_identity: Option<IdentityName>,
+    foreground: bool,
+}
+
+impl<'a> Creation<'a> {
+    fn make(context: &Context, home: &'a Home, name: &NodeName, request: &Request, args: &CreateArgs) -> Result<Self, CliError> {
+        let config = &request.config;
+        let wanted = match &config.identity {
+            Some(identity) => Some(identity.clone()),
+            None => home.default_identity()?,
+        };
+        let had = match &wanted {
+            Some(wanted) => home.identity(wanted)?.is_some(),
+            None => false,
+        };
+        let ticket = match wanted.as_ref().filter(|_| had).map(|wanted| home.identity(wanted)).transpose()?.flatten() {
+            // Who is a member never looks at a ticket again.
+            Some(identity) if identity.membership()?.is_some() => None,
+            _ => match (&args.enrollment_ticket, &config.ticket) {
+                (Some(argument), _) => Some(source::ticket(context, argument, std::env::var_os("ENROLLMENT_TICKET").is_none())?),
+                (None, Some(argument)) => Some(source::ticket(context, argument.expose_secret(), false)?),
+                (None, None) => None,
+            },
+        };
+        let identity = match &wanted {
+            Some(wanted) => home.identity_or_create(wanted, context.now())?,
+            None => home.default_identity_or_create(context.now())?,
+        };
+        let new_identity = (!had).then(|| identity.name().clone());
+        let mut stored = Stored::from_config(config, identity.name().clone());
+        if !request.configured {
+            stored.fingerprint = None;
+        }
+        let made =
+            stored.encode().map_err(Fault::from).map_err(CliError::from).and_then(|stored| Ok(home.create_node(name, &stored)?));
+        let node = match made {
+            Ok(node) => node,
+            Err(error) => {
+                if let Some(identity) = &new_identity {
+                    home.delete_identity(identity)?;
+                }
+                return Err(error);
+            }
+        };
+        let creation = Self { home, node, new_identity, foreground: args.foreground || config.foreground == Some(true) };
+        if let Some(ticket) = ticket
+            && let Err(error) = creation.node.set_ticket(&ticket.text)
+        {
+            creation.undo(context);
+            return Err(error.into());
+        }
+        Ok(creation)
+    }
+
+    fn run(self, context: &Context, args: &CreateArgs) -> Result<(), CliError> {
+        let start = Start {
+            creating: true,
+            connection_wait: if args.no_connection_wait { Duration::ZERO } else { args.connection_wait },
+        };
+        if self.foreground {
+            let mut came_up = false;
+            let ended = node_process::foreground(context.home()?, self.node.name(), start, |document| {
+                came_up = true;
+                ready(context, document, false);
+            });
+            if ended.is_err() && !came_up {
+                self.undo(context);
+            }
+            return ended;
+        }
+        match node_process::start(context, &self.node, start) {
+            Ok(document) => {
+                ready(context, &document, true);
+                context.output().created(&document.name, &document)
+            }
+            Err(error) => {
+                self.undo(context);
+                Err(error)
+            }
+        }
+    }
+
+    /// Leaves nothing behind, whatever of it there is.
+    fn undo(&self, context: &Context) {
+        let undone = self.home.delete_node(self.node.name()).and_then(|()| match &self.new_identity {
+            Some(identity) => self.home.delete_identity(identity),
+            None => Ok(()),
+        });
+        if let Err(error) = undone {
+            let name = self.node.name();
+            let error = CliError::from_error(Exit::Failure, "UNDO", &error);
+            context.output().warn(format_args!("something of the node `{name}` stays behind: {}", error.what));
+        }
+    }
+}

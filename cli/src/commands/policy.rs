@@ -1,0 +1,144 @@
+//! `policy`: who may use what.
+
+use clap::Subcommand;
+use postern_node::config::resource::{PolicyArguments, policy, policy_target};
+use postern_node::control::document::{PolicyDocument, PolicySource};
+use postern_node::control::fault::Fault;
+use postern_proto::name::OutletName;
+
+use crate::args::Yes;
+use crate::context::Context;
+use crate::error::CliError;
+use crate::node_choice::{At, ask, existing, existing_or_made};
+use crate::output::{fields, table};
+use crate::prompt::confirm;
+
+/// Say who may use which resources of a node
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Set the policy of a resource, or of all resources of a type
+    Create {
+        /// tcp-inlet, tcp-outlet or relay
+        #[arg(long, value_name = "TYPE")]
+        resource_type: Option<String>,
+        /// The name of an outlet or the alias of an inlet
+        #[arg(long, value_name = "NAME")]
+        resource: Option<String>,
+        /// The expression that a peer must meet
+        #[arg(long, value_name = "EXPRESSION")]
+        allow: Option<String>,
+        /// The same as --allow
+        #[arg(long, value_name = "EXPRESSION")]
+        expression: Option<String>,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Show the policy in force for a resource or a type
+    Show {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        at: At,
+    },
+    /// List the policies of a node, and what is open to every member
+    List {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Delete the policy of a resource or a type
+    Delete {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        at: At,
+        #[command(flatten)]
+        yes: Yes,
+    },
+}
+
+/// What a policy is for. Either flag, or neither of them, takes either kind of name.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Target {
+    /// A resource's name, or a type
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    resource: Option<String>,
+    #[arg(long, value_name = "TYPE")]
+    resource_type: Option<String>,
+}
+
+impl Target {
+    fn name(&self) -> Result<OutletName, CliError> {
+        let text = self.name.as_ref().or(self.resource.as_ref()).or(self.resource_type.as_ref()).map_or("", String::as_str);
+        policy_target(text).map_err(|error| Fault::usage(&[error]))?;
+        Ok(text.parse()?)
+    }
+}
+
+pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
+    let home = context.home()?;
+    match command {
+        Command::Create { resource_type, resource, allow, expression, at } => {
+            let arguments = PolicyArguments {
+                resource: resource.as_deref(),
+                resource_type: resource_type.as_deref(),
+                allow: allow.as_deref(),
+                expression: expression.as_deref(),
+            };
+            let spec = policy(arguments).map_err(|errors| Fault::usage(&errors))?;
+            let node = existing_or_made(context, &home, at.at.as_ref())?;
+            let made = ask(context, &node, async |client| client.create_policy(&spec).await)?;
+            context.output().say(format_args!("{} is allowed where {}", subject(&made), made.expression));
+            context.output().created(&made.expression, &made)
+        }
+        Command::Show { target, at } => {
+            let name = target.name()?;
+            let node = existing(&home, at.at.as_ref())?;
+            let policy = ask(context, &node, async |client| client.policy(&name).await)?;
+            context.output().show(&policy, || {
+                fields(&[
+                    ("for", subject(&policy)),
+                    ("expression", policy.expression.clone()),
+                    ("source", source(policy.source).to_owned()),
+                    ("meaning", policy.note.clone().unwrap_or_default()),
+                ])
+            })
+        }
+        Command::List { at } => {
+            let node = existing(&home, at.at.as_ref())?;
+            let policies = ask(context, &node, async |client| client.policies().await)?;
+            context.output().list(&policies, || {
+                let row = |policy: &PolicyDocument| {
+                    vec![
+                        subject(policy),
+                        policy.note.clone().unwrap_or_else(|| policy.expression.clone()),
+                        source(policy.source).to_owned(),
+                    ]
+                };
+                table(&["FOR", "ALLOWED", "SOURCE"], &policies.iter().map(row).collect::<Vec<_>>())
+            })
+        }
+        Command::Delete { target, at, yes } => {
+            let name = target.name()?;
+            let node = existing(&home, at.at.as_ref())?;
+            confirm(context, &format!("Delete the policy of `{name}`?"), yes.yes)?;
+            ask(context, &node, async |client| client.delete_policy(&name).await)?;
+            context.output().say(format_args!("deleted the policy of `{name}`"));
+            Ok(())
+        }
+    }
+}
+
+fn subject(policy: &PolicyDocument) -> String {
+    policy.resource.clone().or_else(|| policy.resource_type.clone()).unwrap_or_default()
+}
+
+const fn source(source: PolicySource) -> &'static str {
+    match source {
+        PolicySource::Own => "own",
+        PolicySource::Type => "type",
+        PolicySource::Default => "default",
+    }
+}

@@ -1,0 +1,120 @@
+//! `relay`: the names under which a node can be found at the relays.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use postern_node::config::resource::{RelayArguments, relay};
+use postern_node::control::document::{Connection, RelayDocument};
+use postern_node::control::fault::Fault;
+use postern_proto::name::{NodeName, RelayName};
+
+use crate::args::Yes;
+use crate::context::Context;
+use crate::error::CliError;
+use crate::node_choice::{At, ask, existing, existing_or_made, parse_node};
+use crate::output::{fields, table};
+use crate::prompt::confirm;
+
+/// How long `relay create` waits until the name is registered.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Claim and look at relay names
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Claim a relay name for a node
+    Create {
+        #[arg(default_value = "default")]
+        name: String,
+        /// The node [default: the default node]
+        #[arg(long, value_name = "NODE", value_parser = parse_node)]
+        to: Option<NodeName>,
+        /// /project/NAME for all relays of the project, or one relay server's HOST:PORT
+        #[arg(long, value_name = "ROUTE")]
+        at: Option<String>,
+    },
+    /// List the relay names of a node
+    List {
+        /// The node [default: the default node]
+        #[arg(long, value_name = "NODE", value_parser = parse_node)]
+        to: Option<NodeName>,
+    },
+    /// Show a relay name
+    Show {
+        #[arg(value_parser = parse_relay)]
+        name: RelayName,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Give a relay name up
+    Delete {
+        #[arg(value_parser = parse_relay)]
+        name: RelayName,
+        #[command(flatten)]
+        at: At,
+        #[command(flatten)]
+        yes: Yes,
+    },
+}
+
+/// `r`, `forward_to_r` or `/service/forward_to_r`.
+fn parse_relay(text: &str) -> Result<RelayName, postern_proto::name::InvalidName> {
+    let name = text.strip_prefix("/service/").unwrap_or(text);
+    name.strip_prefix("forward_to_").unwrap_or(name).parse()
+}
+
+pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
+    let home = context.home()?;
+    match command {
+        Command::Create { name, to, at } => {
+            let spec = relay(RelayArguments { name: Some(&name), at: at.as_deref() }).map_err(|errors| Fault::usage(&errors))?;
+            let node = existing_or_made(context, &home, to.as_ref())?;
+            let made = ask(context, &node, async |client| client.create_relay(&spec, WAIT).await)?;
+            match made.connection_status {
+                Connection::Up => {
+                    context.output().say(format_args!("node `{}` can be found as `{name}` at the relays", node.name()))
+                }
+                Connection::Down => context.output().warn(format_args!(
+                    "`{name}` is not registered yet: {}; the node goes on trying",
+                    made.reason.as_deref().unwrap_or("no relay is connected")
+                )),
+            }
+            context.output().created(&made.relay_route, &made)
+        }
+        Command::List { to } => {
+            let node = existing(&home, to.as_ref())?;
+            let relays = ask(context, &node, async |client| client.relays().await)?;
+            context.output().list(&relays, || {
+                let row = |relay: &RelayDocument| {
+                    vec![
+                        relay.name.clone(),
+                        relay.destination.clone(),
+                        format!("{:?}", relay.connection_status),
+                        relay.remote_address.clone(),
+                    ]
+                };
+                table(&["NAME", "NODE", "STATUS", "ADDRESS"], &relays.iter().map(row).collect::<Vec<_>>())
+            })
+        }
+        Command::Show { name, at } => {
+            let node = existing(&home, at.at.as_ref())?;
+            let relay = ask(context, &node, async |client| client.relay(&name).await)?;
+            context.output().show(&relay, || {
+                fields(&[
+                    ("name", relay.name.clone()),
+                    ("node", relay.destination.clone()),
+                    ("status", format!("{:?}", relay.connection_status)),
+                    ("because", relay.reason.clone().unwrap_or_default()),
+                    ("route", relay.relay_route.clone()),
+                ])
+            })
+        }
+        Command::Delete { name, at, yes } => {
+            let node = existing(&home, at.at.as_ref())?;
+            ask(context, &node, async |client| client.relay(&name).await)?;
+            confirm(context, &format!("Give the relay name `{name}` up?"), yes.yes)?;
+            ask(context, &node, async |client| client.delete_relay(&name).await)?;
+            context.output().say(format_args!("gave the relay name `{name}` up"));
+            Ok(())
+        }
+    }
+}

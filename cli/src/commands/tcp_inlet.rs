@@ -1,0 +1,121 @@
+//! `tcp-inlet`: where TCP enters a node, to reach a peer's outlet.
+
+use clap::Subcommand;
+use postern_node::config::resource::{InletArguments, inlet};
+use postern_node::control::document::{Connection, InletDocument};
+use postern_node::control::fault::Fault;
+use postern_proto::name::Alias;
+
+use crate::args::Yes;
+use crate::context::Context;
+use crate::error::CliError;
+use crate::node_choice::{At, ask, existing, existing_or_made};
+use crate::output::{fields, table};
+use crate::prompt::confirm;
+use crate::source;
+
+/// Reach a peer's outlet from a local address
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make an inlet; it listens at once, whether or not its peer is there
+    Create {
+        /// Where to listen [default: a free port on 127.0.0.1]
+        #[arg(long, value_name = "ADDRESS")]
+        from: Option<String>,
+        /// The relay name of the peer's node [default: default]
+        #[arg(long, value_name = "RELAY")]
+        via: Option<String>,
+        /// The outlet: its name, /service/NAME, /node/NODE/service/NAME, or a full route [default: outlet]
+        #[arg(long, value_name = "ROUTE")]
+        to: Option<String>,
+        /// How commands name the inlet [default: a random name]
+        #[arg(long, value_name = "NAME")]
+        alias: Option<String>,
+        /// To whom it may send [default: the policy for inlets, else every member of the project]
+        #[arg(long, value_name = "EXPRESSION")]
+        allow: Option<String>,
+        #[command(flatten)]
+        at: At,
+    },
+    /// List the inlets of a node
+    List {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Show an inlet
+    Show {
+        alias: Alias,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Delete an inlet; its connections are cut
+    Delete {
+        alias: Alias,
+        #[command(flatten)]
+        at: At,
+        #[command(flatten)]
+        yes: Yes,
+    },
+}
+
+pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
+    let home = context.home()?;
+    match command {
+        Command::Create { from, via, to, alias, allow, at } => {
+            let to = to.map(|to| source::route(&to)).transpose()?;
+            let arguments = InletArguments {
+                from: from.as_deref(),
+                via: via.as_deref(),
+                to: to.as_deref(),
+                alias: alias.as_deref(),
+                allow: allow.as_deref(),
+            };
+            let spec = inlet(arguments).map_err(|errors| Fault::usage(&errors))?;
+            let node = existing_or_made(context, &home, at.at.as_ref())?;
+            let made = ask(context, &node, async |client| client.create_inlet(&spec).await)?;
+            context.output().say(format_args!(
+                "the inlet `{}` of node `{}` listens at {} and leads to {}",
+                made.alias,
+                node.name(),
+                made.bind_addr,
+                made.outlet_route
+            ));
+            if let (Connection::Down, Some(reason)) = (made.status, &made.reason) {
+                context.output().say(format_args!("it is not up yet: {reason}"));
+            }
+            context.output().created(&made.bind_addr, &made)
+        }
+        Command::List { at } => {
+            let node = existing(&home, at.at.as_ref())?;
+            let inlets = ask(context, &node, async |client| client.inlets().await)?;
+            context.output().list(&inlets, || {
+                let row = |inlet: &InletDocument| {
+                    vec![inlet.alias.clone(), inlet.bind_addr.clone(), inlet.outlet_route.clone(), format!("{:?}", inlet.status)]
+                };
+                table(&["ALIAS", "FROM", "TO", "STATUS"], &inlets.iter().map(row).collect::<Vec<_>>())
+            })
+        }
+        Command::Show { alias, at } => {
+            let node = existing(&home, at.at.as_ref())?;
+            let inlet = ask(context, &node, async |client| client.inlet(&alias).await)?;
+            context.output().show(&inlet, || {
+                fields(&[
+                    ("alias", inlet.alias.clone()),
+                    ("from", inlet.bind_addr.clone()),
+                    ("to", inlet.outlet_route.clone()),
+                    ("status", format!("{:?}", inlet.status)),
+                    ("because", inlet.reason.clone().unwrap_or_default()),
+                    ("allow", inlet.allow.clone().unwrap_or_default()),
+                ])
+            })
+        }
+        Command::Delete { alias, at, yes } => {
+            let node = existing(&home, at.at.as_ref())?;
+            ask(context, &node, async |client| client.inlet(&alias).await)?;
+            confirm(context, &format!("Delete the inlet `{alias}`?"), yes.yes)?;
+            ask(context, &node, async |client| client.delete_inlet(&alias).await)?;
+            context.output().say(format_args!("deleted the inlet `{alias}`"));
+            Ok(())
+        }
+    }
+}

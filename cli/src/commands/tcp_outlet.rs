@@ -1,0 +1,103 @@
+//! `tcp-outlet`: where TCP leaves a node, to a fixed target.
+
+use clap::Subcommand;
+use postern_node::config::resource::{OutletArguments, outlet};
+use postern_node::control::document::OutletDocument;
+use postern_node::control::fault::Fault;
+use postern_proto::name::OutletName;
+
+use crate::args::Yes;
+use crate::context::Context;
+use crate::error::CliError;
+use crate::node_choice::{At, ask, existing, existing_or_made};
+use crate::output::{fields, table};
+use crate::prompt::confirm;
+
+/// Let peers reach one service from a node
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make an outlet; its target is looked up and dialled for each connection, not now
+    Create {
+        /// The target
+        #[arg(long, value_name = "HOST:PORT")]
+        to: String,
+        /// How peers name it [default: outlet, later a random name]
+        #[arg(long, value_name = "NAME")]
+        from: Option<String>,
+        /// Who may reach it [default: the policy for outlets, else every member of the project]
+        #[arg(long, value_name = "EXPRESSION")]
+        allow: Option<String>,
+        #[command(flatten)]
+        at: At,
+    },
+    /// List the outlets of a node
+    List {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Show an outlet
+    Show {
+        #[arg(value_parser = parse_outlet)]
+        name: OutletName,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Delete an outlet; its connections are cut
+    Delete {
+        #[arg(value_parser = parse_outlet)]
+        name: OutletName,
+        #[command(flatten)]
+        at: At,
+        #[command(flatten)]
+        yes: Yes,
+    },
+}
+
+/// `db` or `/service/db`.
+pub fn parse_outlet(text: &str) -> Result<OutletName, postern_proto::name::InvalidName> {
+    text.strip_prefix("/service/").unwrap_or(text).parse()
+}
+
+pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
+    let home = context.home()?;
+    match command {
+        Command::Create { to, from, allow, at } => {
+            let arguments = OutletArguments { from: from.as_deref(), to: Some(&to), allow: allow.as_deref() };
+            let request = outlet(arguments).map_err(|errors| Fault::usage(&errors))?;
+            let node = existing_or_made(context, &home, at.at.as_ref())?;
+            let made = ask(context, &node, async |client| client.create_outlet(&request).await)?;
+            context.output().say(format_args!("the outlet `{}` of node `{}` leads to {}", made.name, node.name(), made.to));
+            context.output().created(&made.worker_address, &made)
+        }
+        Command::List { at } => {
+            let node = existing(&home, at.at.as_ref())?;
+            let outlets = ask(context, &node, async |client| client.outlets().await)?;
+            context.output().list(&outlets, || {
+                let row = |outlet: &OutletDocument| {
+                    vec![outlet.name.clone(), outlet.to.clone(), outlet.allow.clone().unwrap_or_default()]
+                };
+                table(&["NAME", "TO", "ALLOW"], &outlets.iter().map(row).collect::<Vec<_>>())
+            })
+        }
+        Command::Show { name, at } => {
+            let node = existing(&home, at.at.as_ref())?;
+            let outlet = ask(context, &node, async |client| client.outlet(&name).await)?;
+            context.output().show(&outlet, || {
+                fields(&[
+                    ("name", outlet.name.clone()),
+                    ("to", outlet.to.clone()),
+                    ("address", outlet.worker_address.clone()),
+                    ("allow", outlet.allow.clone().unwrap_or_default()),
+                ])
+            })
+        }
+        Command::Delete { name, at, yes } => {
+            let node = existing(&home, at.at.as_ref())?;
+            ask(context, &node, async |client| client.outlet(&name).await)?;
+            confirm(context, &format!("Delete the outlet `{name}`?"), yes.yes)?;
+            ask(context, &node, async |client| client.delete_outlet(&name).await)?;
+            context.output().say(format_args!("deleted the outlet `{name}`"));
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Which node a command means, and the client that speaks to it.
+
+use std::time::Duration;
+
+use postern_node::control::client::{Client, ClientError};
+use postern_node::daemon::Start;
+use postern_node::store::Stored;
+use postern_proto::name::NodeName;
+use postern_runtime::home::{Home, NodeHome};
+
+use crate::context::Context;
+use crate::error::CliError;
+use crate::node_process;
+
+/// `--at`, where a command means a node.
+#[derive(Debug, Clone, clap::Args)]
+pub struct At {
+    /// The node, as NODE or /node/NODE [default: the default node]
+    #[arg(long, value_name = "NODE", value_parser = parse_node)]
+    pub at: Option<NodeName>,
+}
+
+/// `n1` or `/node/n1`.
+pub fn parse_node(text: &str) -> Result<NodeName, postern_proto::name::InvalidName> {
+    postern_node::config::resource::node_name(text)
+}
+
+/// A random name that no node of the home has.
+pub fn free_node_name(home: &Home) -> Result<NodeName, CliError> {
+    let taken: Vec<NodeName> = home.nodes()?.iter().map(|node| node.name().clone()).collect();
+    Ok(postern_node::config::resource::random_node_name(|name| taken.iter().any(|taken| taken.as_str() == name)))
+}
+
+/// The node that is named, or the default one.
+pub fn existing(home: &Home, name: Option<&NodeName>) -> Result<NodeHome, CliError> {
+    let name = match name {
+        Some(name) => name.clone(),
+        None => home
+            .default_node()?
+            .ok_or_else(|| CliError::not_found("node", "default").try_this("make one with `postern node create`"))?,
+    };
+    home.node(&name)?.ok_or_else(|| CliError::not_found("node", &name))
+}
+
+/// The node that is named, or the default one; where there is none, one is made and started.
+pub fn existing_or_made(context: &Context, home: &Home, name: Option<&NodeName>) -> Result<NodeHome, CliError> {
+    if name.is_some() || home.default_node()?.is_some() {
+        return existing(home, name);
+    }
+    let identity = home.default_identity_or_create(context.now())?;
+    let name = free_node_name(home)?;
+    let stored =
+        Stored::new(identity.name().clone()).encode().map_err(|error| CliError::failure("STORAGE", error.to_string()))?;
+    let node = home.create_node(&name, &stored)?;
+    let start = Start { creating: true, connection_wait: Duration::ZERO };
+    if let Err(error) = node_process::start(context, &node, start) {
+        home.delete_node(&name)?;
+        return Err(error);
+    }
+    context.output().say(format_args!("made the node `{name}`"));
+    Ok(node)
+}
+
+/// Asks a running node something.
+pub fn ask<T>(
+    context: &Context,
+    node: &NodeHome,
+    question: impl AsyncFnOnce(&Client<'_>) -> Result<T, ClientError>,
+) -> Result<T, CliError> {
+    let client = Client::new(node);
+    context.block_on(question(&client))?.map_err(|error| postern_node::control::fault::Fault::from(error).into())
+}
+
+/// As [`ask`]; `None` where the node does not run.
+pub fn ask_if_running<T>(
+    context: &Context,
+    node: &NodeHome,
+    question: impl AsyncFnOnce(&Client<'_>) -> Result<T, ClientError>,
+) -> Result<Option<T>, CliError> {
+    let client = Client::new(node);
+    match context.block_on(question(&client))? {
+        Ok(answer) => Ok(Some(answer)),
+        Err(ClientError::NotRunning(_)) => Ok(None),
+        Err(error) => Err(postern_node::control::fault::Fault::from(error).into()),
+    }
+}
