@@ -28,16 +28,17 @@ enum Way {
     Direct { address: HostPort },
 }
 
-struct Dialled {
-    channel: Arc<Channel>,
-    way: Way,
-}
+/// The channel to one run of a peer's node, if there is one. The lock is held while it is dialled, so that each peer is dialled
+/// once and all who want it wait for the same channel.
+type Slot = Arc<tokio::sync::Mutex<Option<Arc<Channel>>>>;
 
 /// All channels of a node.
 #[derive(Default)]
 pub struct Peers {
-    /// Channels that this node dialled, by peer. The lock is held while one is dialled, so that each peer is dialled once.
-    dialled: Mutex<HashMap<PeerKey, Arc<tokio::sync::Mutex<Option<Dialled>>>>>,
+    /// Channels that this node dialled, by peer.
+    dialled: Mutex<HashMap<PeerKey, Slot>>,
+    /// How further paths are made for the channels that this node dialled.
+    ways: Mutex<HashMap<ChannelId, (Way, Arc<Channel>)>>,
     /// Channels on which peers may open streams.
     accepted: Mutex<HashMap<ChannelId, Arc<Channel>>>,
     turn: AtomicUsize,
@@ -55,8 +56,9 @@ impl Peers {
         self.accepted.lock().unwrap_or_else(PoisonError::into_inner).remove(&channel.id());
         self.dialled.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, slot| {
             // A slot that is locked is being dialled anew.
-            slot.try_lock().map_or(true, |slot| slot.as_ref().is_none_or(|dialled| dialled.channel.id() != channel.id()))
+            slot.try_lock().map_or(true, |slot| slot.as_ref().is_some_and(|dialled| dialled.id() != channel.id()))
         });
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner).remove(&channel.id());
     }
 
     /// The channel that a peer names in an open.
@@ -133,18 +135,16 @@ impl Peers {
     }
 
     fn standing(&self, address: &HostPort, expected: Option<(NodeId, InstanceId)>) -> Option<Arc<Channel>> {
-        let slots: Vec<_> = self.dialled.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        slots.iter().find_map(|slot| {
-            let slot = slot.try_lock().ok()?;
-            let dialled = slot.as_ref()?;
-            let same = matches!(&dialled.way, Way::Direct { address: other } if other == address)
-                && dialled.channel.is_fresh()
-                && expected.is_none_or(|expected| expected == dialled.channel.peer_instance());
-            same.then(|| Arc::clone(&dialled.channel))
-        })
+        let ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |way: &Way, channel: &Channel| {
+            matches!(way, Way::Direct { address: other } if other == address)
+                && channel.is_fresh()
+                && expected.is_none_or(|expected| expected == channel.peer_instance())
+        };
+        ways.values().find(|(way, channel)| same(way, channel)).map(|(_, channel)| Arc::clone(channel))
     }
 
-    fn slot(&self, peer: &PublishedPeer) -> Arc<tokio::sync::Mutex<Option<Dialled>>> {
+    fn slot(&self, peer: &PublishedPeer) -> Slot {
         let key = (peer.identifier, peer.node_id, peer.instance);
         Arc::clone(self.dialled.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
     }
@@ -159,13 +159,13 @@ impl Peers {
     async fn fill(
         &self,
         shared: &Arc<Shared>,
-        slot: &mut Option<Dialled>,
+        slot: &mut Option<Arc<Channel>>,
         peer: &PublishedPeer,
         way: Way,
         socket: Option<TcpStream>,
     ) -> Result<Arc<Channel>, Failure> {
-        if let Some(dialled) = slot.as_ref().filter(|dialled| dialled.channel.is_fresh()) {
-            return Ok(Arc::clone(&dialled.channel));
+        if let Some(channel) = slot.as_ref().filter(|channel| channel.is_fresh()) {
+            return Ok(Arc::clone(channel));
         }
         let socket = match socket {
             Some(socket) => socket,
@@ -174,8 +174,9 @@ impl Peers {
         let (channel, control) =
             channel::dial(&shared.trust, peer, Link::new(socket)).await.map_err(|error| channel_failure(&error))?;
         info!(peer = %channel.peer(), channel = %channel.id(), "made a channel to a peer");
-        if let Some(old) = slot.replace(Dialled { channel: Arc::clone(&channel), way }) {
-            debug!(channel = %old.channel.id(), "a newer channel takes its place");
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner).insert(channel.id(), (way, Arc::clone(&channel)));
+        if let Some(old) = slot.replace(Arc::clone(&channel)) {
+            debug!(channel = %old.id(), "a newer channel takes its place");
         }
         let (shared_too, running) = (Arc::clone(shared), Arc::clone(&channel));
         shared.spawn("channel control", async move { shared_too.run_control(running, control).await });
@@ -187,15 +188,7 @@ impl Peers {
     /// # Errors
     /// The step that failed.
     pub async fn path(&self, shared: &Arc<Shared>, channel: &Channel) -> Result<Link, Failure> {
-        let slots: Vec<_> = self.dialled.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        let mut way = None;
-        for slot in slots {
-            if let Some(dialled) = slot.lock().await.as_ref()
-                && dialled.channel.id() == channel.id()
-            {
-                way = Some(dialled.way.clone());
-            }
-        }
+        let way = self.ways.lock().unwrap_or_else(PoisonError::into_inner).get(&channel.id()).map(|(way, _)| way.clone());
         let way = way.ok_or_else(|| Failure::new(Step::Channel, "CLOSED", "the channel to the peer was closed; try again"))?;
         let link = path_by(shared, &way).await;
         if link.as_ref().is_err_and(|failure| failure.code == "NOT_CONNECTED") {

@@ -34,8 +34,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a new connection waits for a relay that is being connected, or for the first answer to a look-up.
 const FIRST_ANSWER: Duration = Duration::from_secs(3);
 
-/// A node pings so often, ± 10 % so that nodes do not ping in step.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// A node pings so often, ± 10 % so that nodes do not ping in step. With [`PONG_DEADLINE`], a dead link is found within 15 s.
+const PING_INTERVAL: Duration = Duration::from_secs(9);
 
 /// A control link whose ping is not answered in this time is dead.
 const PONG_DEADLINE: Duration = Duration::from_secs(5);
