@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use postern_proto::authority::{Attributes, Grant, Refusal, RelayPermission, Role, TicketRequest};
-use postern_proto::credential::{MAX_RELAY_NAMES, check_attributes};
+use postern_proto::credential::{MAX_CREDENTIAL, MAX_RELAY_NAMES, check_attributes};
 use postern_proto::id::Identifier;
 use postern_proto::name::RelayName;
 
@@ -28,6 +28,13 @@ pub const MAX_HELD_NAMES: u64 = MAX_RELAY_NAMES as u64;
 /// Most grants of one enroller.
 pub const MAX_GRANTS: usize = 32;
 
+/// Most bytes of all attributes of a ticket, names and values, with [`ATTRIBUTE_HEADS`] for each: what one credential can hold
+/// ([`MAX_CREDENTIAL`]) beside some 440 bytes of signature and other claims.
+pub const MAX_ATTRIBUTE_BYTES: usize = MAX_CREDENTIAL - 512;
+
+/// What the encoding of one attribute needs beside its name and value.
+const ATTRIBUTE_HEADS: usize = 5;
+
 fn not_permitted<T>(reason: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::NotPermitted { reason: reason.into() })
 }
@@ -42,6 +49,11 @@ fn invalid<T>(reason: impl Into<String>) -> Result<T, Refusal> {
 /// [`Refusal::Invalid`].
 pub fn check_ticket(request: &TicketRequest) -> Result<(), Refusal> {
     check_attributes(&request.attributes).or_else(|error| invalid(error.to_string()))?;
+    // Found now, or the member would never get a credential.
+    let bytes: usize = request.attributes.iter().map(|(name, value)| name.len() + value.len() + ATTRIBUTE_HEADS).sum();
+    if bytes > MAX_ATTRIBUTE_BYTES {
+        return invalid(format!("the attributes take {bytes} bytes; a credential has room for {MAX_ATTRIBUTE_BYTES}"));
+    }
     if request.expires_in == 0 || request.expires_in > MAX_TICKET_LIFETIME.as_secs() {
         return invalid(format!("a ticket lives from 1 s to {} days", MAX_TICKET_LIFETIME.as_secs() / 86_400));
     }

@@ -1,4 +1,10 @@
 use postern_proto::authority::{Grant, RelayPermission, Role, TicketRequest};
+use postern_proto::credential::{Audience, Claims, issue};
+use postern_proto::handshake::StaticKey;
+use postern_proto::id::{CredentialId, ProjectId};
+use postern_proto::secret::SecretBytes;
+use postern_proto::sign::SigningKey;
+use postern_proto::time::Timestamp;
 
 use super::*;
 use crate::testing::{ADMINISTRATOR, identifier, member, request};
@@ -131,4 +137,31 @@ fn claims() {
     assert_eq!(may_claim(&none, &name("x"), &held_by(1)), Ok(Claim::Held));
     assert!(matches!(may_claim(&none, &name("x"), &[]), Err(Refusal::NotPermitted { .. })));
     assert!(matches!(may_claim(&none, &name("x"), &held_by(2)), Err(Refusal::NotPermitted { .. })));
+}
+
+/// Whoever a ticket admits can get a credential with its attributes.
+#[test]
+fn attributes_of_a_ticket_fit_a_credential() {
+    let wide = |last: usize| {
+        let mut wide: Attributes = (0..9).map(|i| (format!("{i:064}"), "v".repeat(256))).collect();
+        wide.insert("l".to_owned(), "v".repeat(last));
+        TicketRequest { attributes: wide, ..request() }
+    };
+    let most = MAX_ATTRIBUTE_BYTES - 9 * (64 + 256 + 5) - 6;
+    assert!(check_ticket(&wide(most)).is_ok());
+    assert!(matches!(check_ticket(&wide(most + 1)), Err(Refusal::Invalid { .. })));
+    let key = SigningKey::from_seed(&SecretBytes::new([1; 32]));
+    let claims = Claims {
+        issuer: identifier(1),
+        subject: identifier(2),
+        project: ProjectId::random(),
+        audience: Audience::Member,
+        not_before: Timestamp::from_unix(u64::from(u32::MAX) + 1),
+        expires: Timestamp::from_unix(u64::from(u32::MAX) + 1000),
+        id: CredentialId::random(),
+        confirmation: StaticKey::generate().public(),
+        attributes: wide(most).attributes,
+        relay_names: Vec::new(),
+    };
+    assert!(issue(&key, &claims).is_ok());
 }
