@@ -100,6 +100,34 @@ fn paths_exist() {
     assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
 
+/// The threat model says which test holds what: a file in backticks, then the names of its tests.
+#[test]
+fn tests_that_are_named_exist() {
+    let text = std::fs::read_to_string(root().join("docs/threat-model.md")).unwrap();
+    let (mut missing, mut named) = (Vec::new(), 0);
+    for paragraph in text
+        .split("\n\n")
+        .flat_map(|paragraph| if paragraph.starts_with('|') { paragraph.split('\n').collect() } else { vec![paragraph] })
+    {
+        let mut file: Option<(&str, String)> = None;
+        for code in paragraph.split('`').skip(1).step_by(2) {
+            if code.ends_with(".rs") {
+                file = Some((code, std::fs::read_to_string(root().join(code)).unwrap_or_default()));
+            } else if let Some((path, source)) = &file
+                && code.len() > 3
+                && code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            {
+                named += 1;
+                if !source.contains(&format!("fn {code}(")) {
+                    missing.push(format!("{path}: {code}"));
+                }
+            }
+        }
+    }
+    assert!(named > 50, "{named}");
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
 /// `a/{b,c}.rs` as `a/b.rs` and `a/c.rs`.
 fn alternatives(path: &str) -> Vec<String> {
     match path.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?))) {
