@@ -53,6 +53,8 @@ pub enum Format {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Enroll(commands::enroll::Args),
+    Serve(commands::serve::Args),
     #[command(subcommand)]
     Node(commands::node::Command),
     #[command(subcommand)]
@@ -75,6 +77,17 @@ pub enum Command {
     Demo(commands::demo::DemoArgs),
     Completion(commands::completion::Args),
     Version(commands::version::Args),
+}
+
+impl Command {
+    /// Whether the process stays and serves, and so logs its life.
+    pub fn is_daemon(&self) -> bool {
+        match self {
+            Self::Serve(args) => args.stays(),
+            Self::Node(command) => command.stays(),
+            _ => false,
+        }
+    }
 }
 
 /// `-y`, where something is deleted.

@@ -1,34 +1,11 @@
-//! Errors as a person meets them: what happened, why, what to try, a stable code, and the exit code. All exit codes are here.
+//! Errors as a person meets them: what happened, why, what to try, a stable code, and the class that decides the exit code.
+//! Errors of the crates below become a person's errors here.
 
 use std::error::Error;
 use std::fmt::Display;
-use std::process::ExitCode;
 
-use serde::Serialize;
-
-/// What the exit code of the process says. The numbers above 2 are those of `sysexits.h`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[repr(u8)]
-pub enum Exit {
-    /// It failed; also: what was named does not exist.
-    Failure = 1,
-    /// The command line is wrong.
-    Usage = 2,
-    /// Something could not be reached.
-    Unreachable = 69,
-    /// It was reached, but said to come back: a limit, busy, a lock.
-    TryLater = 75,
-    /// Denied.
-    Denied = 77,
-    /// Bad configuration.
-    Configuration = 78,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
-}
+pub use postern_node::control::fault::Class as Exit;
+use postern_node::control::fault::Fault;
 
 /// An error on its way to the person.
 #[derive(Debug, Clone)]
@@ -107,48 +84,89 @@ impl From<postern_runtime::telemetry::InvalidFilter> for CliError {
     }
 }
 
-impl From<postern_runtime::files::FileError> for CliError {
-    fn from(error: postern_runtime::files::FileError) -> Self {
-        if error.is_unsafe_place() {
-            return Self::from_error(Exit::Configuration, "HOME_UNSAFE", &error);
-        }
-        Self::from_error(Exit::Failure, "STORAGE", &error)
-    }
-}
-
-impl From<postern_runtime::home::HomeError> for CliError {
-    fn from(error: postern_runtime::home::HomeError) -> Self {
-        use postern_runtime::home::HomeError;
-        match error {
-            HomeError::File(fault) => fault.into(),
-            HomeError::NoIdentity(name) => Self::not_found("identity", name),
-            HomeError::NoNode(name) => Self::not_found("node", name),
-            HomeError::IdentityExists(_) | HomeError::NodeExists(_) => Self::from_error(Exit::Failure, "EXISTS", &error),
-            HomeError::NodeLocked { .. } => Self::from_error(Exit::Failure, "RUNNING", &error),
-            HomeError::Malformed { .. } | HomeError::Identity { .. } | HomeError::Membership { .. } => {
-                Self::from_error(Exit::Configuration, "DAMAGED_HOME", &error)
-            }
-        }
-    }
-}
-
-impl From<postern_node::control::fault::Fault> for CliError {
-    fn from(fault: postern_node::control::fault::Fault) -> Self {
-        use postern_node::control::fault::Class;
-        let exit = match fault.class {
-            Class::Failure => Exit::Failure,
-            Class::Usage => Exit::Usage,
-            Class::Unreachable => Exit::Unreachable,
-            Class::TryLater => Exit::TryLater,
-            Class::Denied => Exit::Denied,
-            Class::Configuration => Exit::Configuration,
-        };
+impl From<Fault> for CliError {
+    fn from(fault: Fault) -> Self {
         Self {
             what: fault.what,
             why: fault.why.into_iter().collect(),
             try_this: fault.help.into_iter().collect(),
             code: fault.code,
-            exit,
+            exit: fault.class,
+        }
+    }
+}
+
+impl From<postern_runtime::files::FileError> for CliError {
+    fn from(error: postern_runtime::files::FileError) -> Self {
+        Fault::from(error).into()
+    }
+}
+
+impl From<postern_runtime::home::HomeError> for CliError {
+    fn from(error: postern_runtime::home::HomeError) -> Self {
+        Fault::from(error).into()
+    }
+}
+
+impl From<postern_node::control::ClientError> for CliError {
+    fn from(error: postern_node::control::ClientError) -> Self {
+        Fault::from(error).into()
+    }
+}
+
+impl From<postern_node::store::StoreError> for CliError {
+    fn from(error: postern_node::store::StoreError) -> Self {
+        Fault::from(error).into()
+    }
+}
+
+impl From<postern_runtime::net::BindError> for CliError {
+    fn from(error: postern_runtime::net::BindError) -> Self {
+        use postern_runtime::net::BindError;
+        let built = Self::from_error(Exit::Failure, "LISTEN", &error);
+        match error {
+            BindError::InUse { .. } => {
+                Self { code: "ADDRESS_IN_USE".to_owned(), ..built }.try_this("choose another address with --listen HOST:PORT")
+            }
+            _ => built,
+        }
+    }
+}
+
+impl From<postern_authority::OpenError> for CliError {
+    fn from(error: postern_authority::OpenError) -> Self {
+        Self::from_error(Exit::Failure, "AUTHORITY_OPEN", &error)
+    }
+}
+
+impl From<postern_authority::ActError> for CliError {
+    fn from(error: postern_authority::ActError) -> Self {
+        match error {
+            postern_authority::ActError::Refused(refusal) => refusal.into(),
+            other => Self::from_error(Exit::Failure, "AUTHORITY_OPEN", &other),
+        }
+    }
+}
+
+impl From<postern_relay::state::StateError> for CliError {
+    fn from(error: postern_relay::state::StateError) -> Self {
+        use postern_relay::state::StateError;
+        match error {
+            StateError::Home(error) => error.into(),
+            StateError::File(error) => error.into(),
+            other => Self::from_error(Exit::Configuration, "RELAY_STATE", &other),
+        }
+    }
+}
+
+impl From<postern_relay::join::JoinError> for CliError {
+    fn from(error: postern_relay::join::JoinError) -> Self {
+        use postern_relay::join::JoinError;
+        match error {
+            JoinError::State(error) => error.into(),
+            JoinError::Enrol(error) => error.into(),
+            JoinError::NoTicket => Self::from_error(Exit::Configuration, "NO_TICKET", &error),
+            JoinError::Stopped => Self::from_error(Exit::Failure, "STOPPED", &error),
         }
     }
 }

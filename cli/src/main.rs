@@ -2,6 +2,7 @@
 
 mod args;
 mod authority;
+mod background;
 mod commands;
 mod context;
 mod error;
@@ -10,6 +11,7 @@ mod node_choice;
 mod node_process;
 mod output;
 mod prompt;
+mod servers;
 mod source;
 mod stop;
 
@@ -37,7 +39,7 @@ fn start(context: &Context, command: args::Command) -> Result<ExitCode, CliError
     telemetry::init(Telemetry {
         format: context.global().log_format,
         verbosity: context.global().verbose,
-        daemon: false,
+        daemon: command.is_daemon(),
         color: context.output().color(),
     })
     .map_err(CliError::from)?;

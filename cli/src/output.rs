@@ -7,11 +7,10 @@ use std::process::ExitCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use postern_node::control::document::ApiVersion;
+
 use crate::args::Format;
 use crate::error::CliError;
-
-/// Version of the shape of JSON documents. It changes when a document loses a field or gives it another meaning.
-pub const API_VERSION: &str = "1";
 
 #[derive(Debug)]
 pub struct Output {
@@ -28,10 +27,6 @@ impl Output {
 
     pub const fn color(&self) -> bool {
         self.color
-    }
-
-    pub const fn quiet(&self) -> bool {
-        self.quiet
     }
 
     /// Says something to the person.
@@ -114,9 +109,9 @@ impl Output {
 
     /// Tells the person, or the program, of an error; returns the exit code of the process.
     pub fn report(&self, error: &CliError) -> ExitCode {
-        tracing::debug!(code = error.code, exit = error.exit as u8, "{}", error.what);
+        tracing::debug!(code = error.code, exit = error.exit.exit_code(), "{}", error.what);
         if self.format == Some(Format::Json) {
-            let document = json!({"api_version": API_VERSION, "error": document(error)});
+            let document = json!({"api_version": ApiVersion, "error": document(error)});
             self.line_to_person(&serde_json::to_string_pretty(&document).unwrap_or_default());
         } else {
             let mut text = format!("{} {}", self.paint("error:", "31;1"), inert(&error.what));
@@ -129,7 +124,7 @@ impl Output {
             text.push_str(&format!("\n  code: {}", error.code));
             self.line_to_person(&text);
         }
-        error.exit.into()
+        ExitCode::from(error.exit.exit_code())
     }
 }
 
@@ -137,7 +132,7 @@ impl Output {
 pub fn document(error: &CliError) -> Value {
     json!({
         "code": error.code,
-        "exit": error.exit as u8,
+        "exit": error.exit.exit_code(),
         "what": error.what,
         "why": error.why,
         "try": error.try_this,
@@ -147,14 +142,14 @@ pub fn document(error: &CliError) -> Value {
 /// A document with the version of its shape.
 #[derive(Debug, Clone, Serialize)]
 pub struct Versioned<T> {
-    api_version: &'static str,
+    api_version: ApiVersion,
     #[serde(flatten)]
     content: T,
 }
 
 impl<T> Versioned<T> {
     pub const fn new(content: T) -> Self {
-        Self { api_version: API_VERSION, content }
+        Self { api_version: ApiVersion, content }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod completion;
 pub mod demo;
+pub mod enroll;
 pub mod identity;
 pub mod node;
 pub mod policy;
@@ -9,6 +10,7 @@ pub mod project;
 pub mod project_member;
 pub mod relay;
 pub mod reset;
+pub mod serve;
 pub mod tcp_inlet;
 pub mod tcp_outlet;
 pub mod ticket;
@@ -23,6 +25,8 @@ use crate::error::CliError;
 /// Does what the command line asks for.
 pub fn run(context: &Context, command: Command) -> Result<ExitCode, CliError> {
     match command {
+        Command::Enroll(args) => enroll::run(context, &args)?,
+        Command::Serve(args) => serve::run(context, &args)?,
         Command::Node(command) => node::run(context, command)?,
         Command::Relay(command) => relay::run(context, command)?,
         Command::TcpOutlet(command) => tcp_outlet::run(context, command)?,

@@ -78,6 +78,17 @@ pub enum Command {
     Daemon(DaemonArgs),
 }
 
+impl Command {
+    /// Whether the process becomes a node.
+    pub const fn stays(&self) -> bool {
+        match self {
+            Self::Create(args) => args.foreground(),
+            Self::Daemon(_) => true,
+            _ => false,
+        }
+    }
+}
+
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
     match command {
         Command::Create(args) => create::run(context, *args),

@@ -55,6 +55,13 @@ pub struct CreateArgs {
     no_connection_wait: bool,
 }
 
+impl CreateArgs {
+    /// Whether the command line says so; a configuration may say it too.
+    pub const fn foreground(&self) -> bool {
+        self.foreground
+    }
+}
+
 pub fn run(context: &Context, args: CreateArgs) -> Result<(), CliError> {
     let request = Request::read(context, &args)?;
     let home = context.home()?;

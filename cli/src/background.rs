@@ -1,0 +1,95 @@
+//! Background processes: starting one and hearing how it went; and, in it, telling.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use postern_runtime::daemon::{AttachError, Attached, Launch, StartError};
+use postern_runtime::files::Dir;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::context::Context;
+use crate::error::{CliError, Exit};
+
+/// What is to run in the background.
+pub struct Background<'a> {
+    /// The hidden command that the process runs. No secret is in it.
+    pub command: &'a [&'a str],
+    /// The directory and name of its log.
+    pub log: (&'a Dir, &'a str),
+    /// What it is told in private.
+    pub settings: Zeroizing<Vec<u8>>,
+    /// How long it may take to come up.
+    pub limit: Duration,
+}
+
+/// Starts a process and waits until it says that it is up; what it said.
+pub fn start<T: DeserializeOwned>(context: &Context, background: Background<'_>) -> Result<T, CliError> {
+    let (directory, name) = background.log;
+    let look = || format!("look into its log: {}", directory.path().join(name).display());
+    let mut arguments: Vec<OsString> = background.command.iter().map(OsString::from).collect();
+    arguments.extend(["--home".into(), context.home_path()?.into_os_string()]);
+    arguments.extend(context.daemon_arguments());
+    let launch = Launch { arguments, log: directory.append(name)?, settings: background.settings };
+    let starting = launch.spawn().map_err(|error| CliError::from_error(Exit::Failure, "START", &error))?;
+    match starting.wait(background.limit, |_| {}) {
+        Ok(started) => serde_json::from_value(started.detail)
+            .map_err(|error| CliError::failure("START", "the background process reported something else").why(error)),
+        Err(StartError::Failed(detail)) => Err(read(&detail)
+            .unwrap_or_else(|| CliError::failure("START", "the background process could not start").try_this(look()))),
+        Err(error @ StartError::TimedOut { .. }) => {
+            Err(CliError::from_error(Exit::TryLater, "START_TIMEOUT", &error).try_this(look()))
+        }
+        Err(error) => Err(CliError::from_error(Exit::Failure, "START", &error).try_this(look())),
+    }
+}
+
+/// Does `work` as a background process. What fails while the caller still waits is told to it. To be called before any thread
+/// is made.
+pub fn run(work: impl FnOnce(&mut Option<Attached>) -> Result<(), CliError>) -> Result<(), CliError> {
+    let attached = Attached::take().map_err(|error| match &error {
+        AttachError::NoCaller => CliError::from_error(Exit::Usage, "NO_CALLER", &error),
+        AttachError::Io(_) | AttachError::TooLong => CliError::from_error(Exit::Failure, "ATTACH", &error),
+    })?;
+    let mut attached = Some(attached);
+    let ended = work(&mut attached);
+    if let (Err(error), Some(attached)) = (&ended, attached) {
+        attached.failed(&written(error));
+    }
+    ended
+}
+
+fn written(error: &CliError) -> Value {
+    json!({
+        "class": error.exit,
+        "code": error.code,
+        "what": error.what,
+        "why": error.why,
+        "try": error.try_this,
+    })
+}
+
+fn read(detail: &Value) -> Option<CliError> {
+    let texts = |key: &str| -> Option<Vec<String>> { serde_json::from_value(detail.get(key)?.clone()).ok() };
+    Some(CliError {
+        exit: serde_json::from_value(detail.get("class")?.clone()).ok()?,
+        code: detail.get("code")?.as_str()?.to_owned(),
+        what: detail.get("what")?.as_str()?.to_owned(),
+        why: texts("why")?,
+        try_this: texts("try")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_arrives_as_it_was() {
+        let error = CliError::configuration("CODE", "what").why("first").why("second").try_this("this");
+        let there = read(&written(&error)).unwrap();
+        assert_eq!(written(&there), written(&error));
+        assert!(read(&json!({"code": 1})).is_none());
+    }
+}

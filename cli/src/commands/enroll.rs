@@ -1,0 +1,115 @@
+//! `enroll`: everything that a project needs, on this machine.
+
+use std::time::Duration;
+
+use postern_proto::address::HostPort;
+use postern_runtime::home::{Home, servers as files};
+use postern_runtime::lock::Lock;
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::serve::administrator;
+use crate::background::{self, Background};
+use crate::context::Context;
+use crate::error::CliError;
+use crate::output::Versioned;
+use crate::servers::{Advertise, Ready, Roles, Settings};
+use crate::stop;
+
+/// How long the servers may take to come up: an empty database is made, a large one is opened.
+const START: Duration = Duration::from_secs(30);
+
+/// Set up a project on this machine: identity, authority and relay, in the background
+///
+/// Again, it starts the servers if they do not run, and else changes nothing.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the servers listen [default: what it was, else a free port of 127.0.0.1]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<HostPort>,
+    /// What tickets tell other machines: the name or address of this one
+    #[arg(long, value_name = "HOST[:PORT]")]
+    advertise: Option<Advertise>,
+}
+
+#[derive(Debug, Serialize)]
+struct Document {
+    project: String,
+    identity_name: String,
+    address: HostPort,
+    advertised: HostPort,
+}
+
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let home = context.home()?;
+    // Two at a time would both find nothing and make everything.
+    let servers = home.servers()?;
+    let lock = servers.lock_changes()?;
+    let kept = Settings::load(&home)?;
+    let first = !home.has_authority()?;
+    let administrator = administrator(context, &home)?;
+    if first && home.identity(&administrator)?.is_some_and(|identity| identity.membership().is_ok_and(|known| known.is_some())) {
+        return Err(CliError::failure("ALREADY_MEMBER", format!("the identity `{administrator}` belongs to a project already"))
+            .try_this("look at it with `postern project show`; for a project of your own use another POSTERN_HOME"));
+    }
+    let mut settings = kept.clone().unwrap_or_else(|| Settings::new(Roles::All));
+    settings.roles = Roles::All;
+    settings.administrator.get_or_insert(administrator);
+    if let Some(listen) = &args.listen {
+        // The same place, with whatever port it got.
+        let same = listen.port() == 0 && listen.host() == settings.listen.host();
+        if !same {
+            settings.listen = listen.clone();
+        }
+    }
+    if let Some(advertise) = &args.advertise {
+        settings.advertise = Some(advertise.clone());
+    }
+
+    let running = Lock::holder(&servers, files::LOCK)?.is_some();
+    let changed = kept.as_ref() != Some(&settings);
+    if running && changed {
+        context.output().say("restarting the servers with the new address");
+        stop::servers(&home)?;
+    }
+    if changed {
+        settings.save(&home)?;
+    }
+    let (address, advertised) = if running && !changed {
+        context.output().say(format_args!("the servers run already, on {}", settings.listen));
+        (settings.listen.clone(), settings.advertised())
+    } else {
+        let ready = start(context, &home)?;
+        (ready.address, ready.advertised)
+    };
+    drop(lock);
+    tell(context, &home, first, address, advertised)
+}
+
+fn start(context: &Context, home: &Home) -> Result<Ready, CliError> {
+    background::start(
+        context,
+        Background {
+            command: &["serve", "daemon"],
+            log: (&home.servers()?, files::LOG),
+            settings: Zeroizing::new(Vec::new()),
+            limit: START,
+        },
+    )
+}
+
+fn tell(context: &Context, home: &Home, first: bool, address: HostPort, advertised: HostPort) -> Result<(), CliError> {
+    let out = context.output();
+    let Some((identity, membership)) = crate::authority::member(home)? else { return Err(CliError::no_project()) };
+    let document =
+        Document { project: membership.info().name.to_string(), identity_name: identity.name().to_string(), address, advertised };
+    if first {
+        out.say(format_args!("made project `{}` with its authority and a relay, on {}", document.project, document.address));
+        out.say(format_args!("identity `{}` is its administrator", document.identity_name));
+    }
+    if document.advertised.is_loopback() {
+        out.say("only this machine can reach them; for others: postern enroll --listen 0.0.0.0:4000 --advertise HOST");
+    }
+    out.say("next: postern project ticket --attribute NAME --relay NAME > NAME.ticket");
+    out.created(&document.project, &Versioned::new(&document))
+}

@@ -1,0 +1,172 @@
+//! `serve`: authority and relay in the foreground.
+
+use std::path::PathBuf;
+
+use postern_proto::address::HostPort;
+use postern_proto::name::{IdentityName, ProjectName};
+use postern_runtime::daemon::Attached;
+use postern_runtime::home::Home;
+use serde::Deserialize;
+
+use crate::context::Context;
+use crate::error::CliError;
+use crate::servers::{self, Advertise, Roles, Settings};
+use crate::{background, source, stop};
+
+/// Run the servers in the foreground: the authority, a relay, or both
+///
+/// A relay on another machine joins with a ticket: postern project ticket --relay-server HOST:PORT
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which servers, or `stop` to end those that run in this home
+    #[arg(value_enum)]
+    what: Option<What>,
+    /// Settings from a file: listen, advertise, ticket, metrics, roles, project. Flags win
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to listen, both servers on one port [default: what it was, else a free port of 127.0.0.1]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<HostPort>,
+    /// What tickets tell other machines
+    #[arg(long, value_name = "HOST[:PORT]")]
+    advertise: Option<Advertise>,
+    /// The ticket with which a relay joins its project: a path, a URL, - or its text. Not looked at once it has joined
+    #[arg(long, value_name = "TICKET")]
+    ticket: Option<String>,
+    /// Serve counts to a monitoring system here
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<HostPort>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    All,
+    Authority,
+    Relay,
+    Stop,
+    /// In the background, as `enroll` starts them.
+    #[value(hide = true)]
+    Daemon,
+}
+
+impl What {
+    const fn roles(self) -> Option<Roles> {
+        match self {
+            Self::All => Some(Roles::All),
+            Self::Authority => Some(Roles::Authority),
+            Self::Relay => Some(Roles::Relay),
+            Self::Stop | Self::Daemon => None,
+        }
+    }
+}
+
+/// What `--config` may say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct File {
+    roles: Option<Roles>,
+    listen: Option<HostPort>,
+    advertise: Option<Advertise>,
+    ticket: Option<String>,
+    metrics: Option<HostPort>,
+    project: Option<ProjectName>,
+}
+
+impl Args {
+    pub fn stays(&self) -> bool {
+        self.what != Some(What::Stop)
+    }
+}
+
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    match args.what {
+        Some(What::Stop) => stop_servers(context),
+        Some(What::Daemon) => background::run(|attached| serve_in_background(context, attached)),
+        _ => serve(context, args),
+    }
+}
+
+/// With the settings that are kept in the home.
+fn serve_in_background(context: &Context, attached: &mut Option<Attached>) -> Result<(), CliError> {
+    let home = context.home()?;
+    let settings = Settings::load(&home)?
+        .ok_or_else(|| CliError::configuration("SERVER_SETTINGS", "the servers of this home were never set up"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(servers::run(&home, settings, None, |ready| {
+        if let Some(attached) = attached.take() {
+            attached.ready(ready);
+        }
+    }))
+}
+
+fn serve(context: &Context, args: &Args) -> Result<(), CliError> {
+    let file = match &args.config {
+        Some(path) => read_file(path)?,
+        None => File::default(),
+    };
+    let home = context.home()?;
+    let settings = settings(context, &home, args, &file)?;
+    // Whoever has joined never looks at its ticket again, not even whether the file is still there.
+    let joined = !settings.roles.relay() || settings.roles.authority() || has_joined(&home)?;
+    let ticket = match args.ticket.as_ref().or(file.ticket.as_ref()).filter(|_| !joined) {
+        Some(argument) => Some(source::ticket(context, argument, args.ticket.is_some())?.ticket),
+        None => None,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(servers::run(&home, settings, ticket, |ready| {
+        context.output().say(format_args!("serving on {}, told to others as {}", ready.address, ready.advertised));
+    }))
+}
+
+fn settings(context: &Context, home: &Home, args: &Args, file: &File) -> Result<Settings, CliError> {
+    let kept = Settings::load(home)?;
+    let first = kept.is_none();
+    let mut settings = kept.unwrap_or_else(|| Settings::new(Roles::All));
+    if let Some(roles) = args.what.and_then(What::roles).or(file.roles) {
+        if !first && roles != settings.roles && roles.authority() != settings.roles.authority() && home.has_authority()? {
+            context.output().warn("the authority of this home does not run with these roles");
+        }
+        settings.roles = roles;
+    }
+    if let Some(listen) = args.listen.as_ref().or(file.listen.as_ref()) {
+        settings.listen = listen.clone();
+    }
+    if let Some(advertise) = args.advertise.as_ref().or(file.advertise.as_ref()) {
+        settings.advertise = Some(advertise.clone());
+    }
+    settings.metrics = args.metrics.as_ref().or(file.metrics.as_ref()).cloned();
+    if first {
+        settings.project = file.project.clone();
+    }
+    if settings.roles.authority() && settings.administrator.is_none() {
+        settings.administrator = Some(administrator(context, home)?);
+    }
+    Ok(settings)
+}
+
+/// The identity that becomes the administrator: this home's default one.
+pub fn administrator(context: &Context, home: &Home) -> Result<IdentityName, CliError> {
+    Ok(home.default_identity_or_create(context.now())?.name().clone())
+}
+
+fn has_joined(home: &Home) -> Result<bool, CliError> {
+    Ok(home.relay()?.contains(postern_runtime::home::relay::MEMBERSHIP)?)
+}
+
+fn read_file(path: &std::path::Path) -> Result<File, CliError> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| CliError::configuration("CONFIGURATION", format!("cannot read `{shown}`")).why(error))?;
+    serde_yaml::from_str(&text).map_err(|error| {
+        CliError::configuration("CONFIGURATION", format!("`{shown}` is not a configuration of servers")).why(error)
+    })
+}
+
+fn stop_servers(context: &Context) -> Result<(), CliError> {
+    if stop::servers(&context.home()?)? {
+        context.output().say("stopped the servers");
+    } else {
+        context.output().say("the servers do not run");
+    }
+    Ok(())
+}
