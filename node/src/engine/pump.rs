@@ -300,16 +300,8 @@ impl State<'_> {
         let end = link.end;
         let mut moved = false;
         if end < BUFFER_SIZE {
-            let read = match &mut link.buffer {
-                Some(buffer) => link.socket.try_read(&mut buffer[end..]),
-                None => {
-                    let mut buffer = Buffer::take();
-                    let read = link.socket.try_read(&mut buffer);
-                    link.buffer = Some(buffer);
-                    read
-                }
-            };
-            match read {
+            let buffer = link.buffer.get_or_insert_with(Buffer::take);
+            match read(&link.socket, &mut [IoSliceMut::new(&mut buffer[end..])]) {
                 Ok(0) => return Err(self.path_lost(io::ErrorKind::UnexpectedEof.into())),
                 Ok(count) => {
                     link.end += count;
@@ -427,7 +419,7 @@ impl State<'_> {
             budget -= length;
             IoSliceMut::new(&mut body[..length])
         });
-        let count = match self.pump.application.try_read_vectored(&mut targets) {
+        let count = match read(self.pump.application, &mut targets) {
             Ok(0) => {
                 self.application_ended = true;
                 self.pump.stream.finish();
@@ -496,6 +488,24 @@ impl State<'_> {
             self.outgoing.pending().into_iter().for_each(|part| unanswered.extend_from_slice(part));
         }
         End::PathLost { opened: self.pump.stream.is_accepted(), error }
+    }
+}
+
+/// Reads what has arrived. A read that does not fill the buffers has emptied the socket, so its readiness is cleared in the same
+/// step and the next attempt costs no system call; what arrives in between raises it again, because it is edge-triggered.
+fn read(socket: &TcpStream, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    let room: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+    let mut short = None;
+    let read = socket.try_io(Interest::READABLE, || match rustix::io::readv(socket, buffers)? {
+        count if count > 0 && count < room => {
+            short = Some(count);
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        count => Ok(count),
+    });
+    match short {
+        Some(count) => Ok(count),
+        None => read,
     }
 }
 
