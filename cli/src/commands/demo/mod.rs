@@ -84,10 +84,10 @@ fn play(stage: &Stage<'_>, began: Instant) -> Result<Report, CliError> {
     let recorder = Recorder::start().map_err(io)?;
 
     let advertise = recorder.address.to_string();
-    stage.step("Initech makes a project: authority, relay, administrator", || {
-        stage.postern("initech", &["enroll", "--advertise", &advertise])
+    let made = stage.step("Initech makes a project: authority, relay, administrator", || {
+        stage.json("initech", &["enroll", "--advertise", &advertise])
     })?;
-    recorder.set_target(stage.server_address("initech")?);
+    recorder.set_target(address(&made["address"])?);
 
     let saas_ticket = stage.step("Initech issues a one-time ticket for its own node", || {
         let attributes =
@@ -257,19 +257,6 @@ impl<'a> Stage<'a> {
         let text = self.postern(home, &[arguments, &["--output", "json"]].concat())?;
         serde_json::from_str(&text)
             .map_err(|error| CliError::failure("DEMO", format!("`postern {}` printed no JSON: {error}", arguments.join(" "))))
-    }
-
-    /// Where the servers of a home really listen, behind what they advertise.
-    fn server_address(&self, home: &str) -> Result<SocketAddr, CliError> {
-        let status = self.json_of_status(home)?;
-        address(&status["servers"][0]["address"])
-    }
-
-    /// `status` exits non-zero while something is not up, and prints its document all the same.
-    fn json_of_status(&self, home: &str) -> Result<Value, CliError> {
-        let output = self.command(&self.home(home), &["status", "--output", "json"])?;
-        serde_json::from_slice(&output.stdout)
-            .map_err(|error| CliError::failure("DEMO", format!("`postern status` printed no JSON: {error}")))
     }
 
     fn inlet(&self, home: &str, alias: &str) -> Result<SocketAddr, CliError> {

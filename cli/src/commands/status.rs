@@ -1,0 +1,127 @@
+//! `status`: for every portal, whether a byte can really pass now and, if not, which step fails.
+
+use std::process::ExitCode;
+
+use postern_node::control::document::{NodeDocument, NodeState, NodeStatusDocument, PortalDocument};
+use postern_proto::address::HostPort;
+use postern_runtime::home::{Home, servers};
+use postern_runtime::lock::Lock;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::CliError;
+use crate::node_choice::ask_if_running;
+use crate::output::{Versioned, table};
+use crate::servers::Settings;
+
+/// Tell for every portal whether a byte can really pass now
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+#[derive(Debug, Serialize)]
+struct Document {
+    nodes: Vec<NodeStatusDocument>,
+    servers: Vec<ServersDocument>,
+    portals: Vec<PortalDocument>,
+}
+
+/// The servers of this home; they share one process and one port.
+#[derive(Debug, Serialize)]
+struct ServersDocument {
+    roles: &'static [&'static str],
+    pid: Option<u32>,
+    address: HostPort,
+    advertised: HostPort,
+    status: NodeState,
+}
+
+pub fn run(context: &Context, _: &Args) -> Result<ExitCode, CliError> {
+    let home = context.home()?;
+    let (mut nodes, mut shown) = (Vec::new(), Vec::new());
+    for node in home.nodes()? {
+        let document = super::node::document(context, &home, &node)?;
+        let status = ask_if_running(context, &node, async |client| client.status().await)?;
+        nodes.push(status.unwrap_or_else(|| stopped(&document)));
+        shown.push(document);
+    }
+    let document = Versioned::new(Document {
+        portals: nodes.iter().flat_map(|node| node.portals.iter().cloned()).collect(),
+        nodes,
+        servers: servers_of(&home)?,
+    });
+    context.output().show(&document, || plain(&document, &shown))?;
+    let ok = document.portals.iter().all(|portal| portal.ok);
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A node that does not run: none of its portals can pass a byte.
+fn stopped(node: &NodeDocument) -> NodeStatusDocument {
+    let portal = |inlet: &String| PortalDocument {
+        inlet: inlet.clone(),
+        ok: false,
+        step: Some("node".to_owned()),
+        code: Some("NODE_STOPPED".to_owned()),
+        reason: Some(format!("the node `{}` does not run; start it: postern node start {}", node.name, node.name)),
+    };
+    NodeStatusDocument {
+        api_version: node.api_version,
+        name: node.name.clone(),
+        status: NodeState::Stopped,
+        pid: None,
+        waiting: Vec::new(),
+        portals: node.inlets.iter().map(|inlet| portal(&inlet.alias)).collect(),
+    }
+}
+
+fn servers_of(home: &Home) -> Result<Vec<ServersDocument>, CliError> {
+    let Some(settings) = Settings::load(home)? else { return Ok(Vec::new()) };
+    let holder = Lock::holder(&home.servers()?, servers::LOCK)?;
+    Ok(vec![ServersDocument {
+        roles: settings.roles.names(),
+        pid: holder.and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()),
+        status: if holder.is_some() { NodeState::Running } else { NodeState::Stopped },
+        advertised: settings.advertised(),
+        address: settings.listen,
+    }])
+}
+
+const fn state(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Running => "running",
+        NodeState::Stopped => "stopped",
+    }
+}
+
+fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
+    let mut text = String::new();
+    for servers in &document.servers {
+        let roles = servers.roles.join(" and ");
+        text.push_str(&format!("{roles}: {} on {}, told to others as {}\n", state(servers.status), servers.address, servers.advertised));
+    }
+    for node in &document.nodes {
+        text.push_str(&format!("node {}: {}\n", node.name, state(node.status)));
+        for waiting in &node.waiting {
+            text.push_str(&format!("  {} waits at step `{}`: {} ({})\n", waiting.what, waiting.step, waiting.reason, waiting.code));
+        }
+    }
+    for node in nodes {
+        for resource in &node.open_to_every_member {
+            text.push_str(&format!("note: {resource} of node {} is open to every member\n", node.name));
+        }
+    }
+    if document.nodes.is_empty() && document.servers.is_empty() {
+        text.push_str("nothing is set up here; begin with `postern enroll`, or with `postern node create --enrollment-ticket TICKET`\n");
+    }
+    let row = |portal: &PortalDocument| {
+        let verdict = if portal.ok { "ok" } else { "DOWN" };
+        let why = match (&portal.step, &portal.code, &portal.reason) {
+            (Some(step), Some(code), Some(reason)) => format!("{step}: {reason} ({code})"),
+            _ => String::new(),
+        };
+        vec![portal.inlet.clone(), verdict.to_owned(), why]
+    };
+    if !document.portals.is_empty() {
+        text.push_str(&table(&["PORTAL", "BYTES PASS", "WHY NOT"], &document.portals.iter().map(row).collect::<Vec<_>>()));
+    }
+    text
+}
