@@ -73,6 +73,7 @@ pub enum Command {
     Ticket(commands::ticket::Command),
     #[command(subcommand)]
     Identity(commands::identity::Command),
+    Status(commands::status::Args),
     Reset(commands::reset::Args),
     Demo(commands::demo::DemoArgs),
     Completion(commands::completion::Args),

@@ -11,6 +11,7 @@ pub mod project_member;
 pub mod relay;
 pub mod reset;
 pub mod serve;
+pub mod status;
 pub mod tcp_inlet;
 pub mod tcp_outlet;
 pub mod ticket;
@@ -37,6 +38,7 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode, CliError> {
         Command::ProjectMember(command) => project_member::run(context, command)?,
         Command::Ticket(command) => ticket::run(context, command)?,
         Command::Identity(command) => identity::run(context, command)?,
+        Command::Status(args) => return status::run(context, &args),
         Command::Reset(args) => reset::run(context, &args)?,
         Command::Completion(args) => completion::run(context, &args)?,
         Command::Version(args) => version::run(context, &args)?,

@@ -69,6 +69,7 @@ fn stopped(node: &NodeDocument) -> NodeStatusDocument {
         status: NodeState::Stopped,
         pid: None,
         waiting: Vec::new(),
+        open_to_every_member: node.open_to_every_member.clone(),
         portals: node.inlets.iter().map(|inlet| portal(&inlet.alias)).collect(),
     }
 }
@@ -96,12 +97,20 @@ fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
     let mut text = String::new();
     for servers in &document.servers {
         let roles = servers.roles.join(" and ");
-        text.push_str(&format!("{roles}: {} on {}, told to others as {}\n", state(servers.status), servers.address, servers.advertised));
+        text.push_str(&format!(
+            "{roles}: {} on {}, told to others as {}\n",
+            state(servers.status),
+            servers.address,
+            servers.advertised
+        ));
     }
     for node in &document.nodes {
         text.push_str(&format!("node {}: {}\n", node.name, state(node.status)));
         for waiting in &node.waiting {
-            text.push_str(&format!("  {} waits at step `{}`: {} ({})\n", waiting.what, waiting.step, waiting.reason, waiting.code));
+            text.push_str(&format!(
+                "  {} waits at step `{}`: {} ({})\n",
+                waiting.what, waiting.step, waiting.reason, waiting.code
+            ));
         }
     }
     for node in nodes {
@@ -110,7 +119,9 @@ fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
         }
     }
     if document.nodes.is_empty() && document.servers.is_empty() {
-        text.push_str("nothing is set up here; begin with `postern enroll`, or with `postern node create --enrollment-ticket TICKET`\n");
+        text.push_str(
+            "nothing is set up here; begin with `postern enroll`, or with `postern node create --enrollment-ticket TICKET`\n",
+        );
     }
     let row = |portal: &PortalDocument| {
         let verdict = if portal.ok { "ok" } else { "DOWN" };

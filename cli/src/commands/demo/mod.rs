@@ -21,6 +21,7 @@ use crate::output::Versioned;
 /// How long something that happens in the background may take to be seen.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// Show two companies with a portal between them, on this machine, with real processes
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Leave everything running, and print how to look at it and how to end it.
@@ -292,7 +293,7 @@ impl<'a> Stage<'a> {
             }
             let text = std::fs::read_to_string(&log)?;
             if let Some(line) = text.lines().rev().find(|line| line.contains("DENIED") && line.contains(term)) {
-                let reason = line.split("reason=").nth(1).unwrap_or(line);
+                let reason = line.split("reason=").nth(1).unwrap_or(line).split(" code=").next().unwrap_or(line);
                 return Ok(format!("Initech's node: {reason}"));
             }
             if began.elapsed() > PATIENCE {
