@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use postern_node::control::document::NodeDocument;
 use postern_node::daemon::{self, Start};
-use postern_proto::name::NodeName;
+use postern_node::store::Stored;
+use postern_proto::name::{IdentityName, NodeName};
 use postern_runtime::daemon::Attached;
 use postern_runtime::home::{Home, NodeHome, node};
+use postern_runtime::lock::Lock;
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -56,6 +59,16 @@ pub fn daemon(context: &Context, args: &DaemonArgs) -> Result<(), CliError> {
             }
         })
     })
+}
+
+/// Tells the running nodes of an identity that what stands on disk has changed: it has joined a project.
+pub fn reload(home: &Home, identity: &IdentityName) -> Result<(), CliError> {
+    for node in home.nodes()? {
+        if Stored::load(&node)?.identity == *identity {
+            Lock::signal_holder(node.dir(), node::LOCK, Signal::HUP)?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs a node as this process until it is told to stop.

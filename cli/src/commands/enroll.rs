@@ -12,6 +12,7 @@ use super::serve::administrator;
 use crate::background::{self, Background};
 use crate::context::Context;
 use crate::error::CliError;
+use crate::node_process;
 use crate::output::Versioned;
 use crate::servers::{Advertise, Ready, Roles, Settings};
 use crate::stop;
@@ -104,6 +105,7 @@ fn tell(context: &Context, home: &Home, first: bool, address: HostPort, advertis
     let document =
         Document { project: membership.info().name.to_string(), identity_name: identity.name().to_string(), address, advertised };
     if first {
+        node_process::reload(home, identity.name())?;
         out.say(format_args!("made project `{}` with its authority and a relay, on {}", document.project, document.address));
         out.say(format_args!("identity `{}` is its administrator", document.identity_name));
     }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::authority::enrol;
 use crate::context::Context;
 use crate::error::CliError;
+use crate::node_process;
 use crate::output::{Versioned, fields, table};
 use crate::source;
 
@@ -72,6 +73,7 @@ fn join(context: &Context, ticket: &str, identity: Option<IdentityName>) -> Resu
         context.output().say(format_args!("identity `{}` is a member of project `{project}` already", enrolled.name));
     } else {
         context.output().say(format_args!("identity `{}` joined project `{project}`", enrolled.name));
+        node_process::reload(&home, &enrolled.name)?;
     }
     context.output().created(project, &document(&home, &identity, &enrolled.membership)?)
 }

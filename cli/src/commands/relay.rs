@@ -78,7 +78,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                     made.reason.as_deref().unwrap_or("no relay is connected")
                 )),
             }
-            context.output().created(&made.relay_route, &made)
+            context.output().created(format_args!("/service/{}", made.remote_address), &made)
         }
         Command::List { to } => {
             let node = existing(&home, to.as_ref())?;

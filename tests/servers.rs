@@ -1,0 +1,176 @@
+//! Setting a project up, and the life of its servers.
+
+use std::time::Duration;
+
+use postern_test_support::{PATIENCE, Project, Signal, TestHome, eventually, http_get, json};
+
+fn home() -> TestHome {
+    TestHome::new(env!("CARGO_BIN_EXE_postern"))
+}
+
+/// Where the servers of `home` listen.
+fn address(home: &TestHome) -> String {
+    home.json(&["enroll", "--output", "json"])["address"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn enroll_makes_everything_once_and_starts_what_does_not_run() {
+    let home = home();
+    let first = home.run(&["enroll"]).success().says("administrator").says("next: ");
+    assert_eq!(first.line(), "default");
+    let (pid, at) = (home.servers_pid(), address(&home));
+    assert!(at.starts_with("127.0.0.1:") && !at.ends_with(":0"), "{at}");
+    let project = home.json(&["project", "show"]);
+    assert_eq!(project["authority_addresses"][0], at.as_str());
+    assert_eq!(project["relays"][0], at.as_str());
+    let members = home.json(&["project-member", "list"]);
+    assert_eq!(members.as_array().unwrap().len(), 2, "the administrator and the relay");
+
+    home.run(&["enroll"]).success().says("already");
+    assert_eq!(home.servers_pid(), pid, "nothing was changed");
+    home.kill(pid);
+    home.fails(&["project-member", "list"], 69).says("AUTHORITY_UNREACHABLE");
+    home.ok(&["enroll"]);
+    assert_eq!(address(&home), at, "the port is kept");
+    assert_eq!(home.json(&["project", "show"])["id"], project["id"]);
+    assert_eq!(home.json(&["project-member", "list"]), members);
+
+    home.ok(&["serve", "stop"]);
+    home.run(&["serve", "stop"]).success().says("do not run");
+    assert_eq!(home.json(&["node", "list"]), json!([]));
+}
+
+#[test]
+fn two_enrolls_at_once_make_one_project() {
+    let home = home();
+    let both: Vec<String> = std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..4).map(|_| scope.spawn(|| home.ok(&["enroll"]))).collect();
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
+    });
+    assert_eq!(both, ["default"; 4]);
+    assert_eq!(home.json(&["project-member", "list"]).as_array().unwrap().len(), 2);
+    assert_eq!(home.json(&["identity", "list"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn what_other_machines_are_told_can_be_changed() {
+    let home = home();
+    home.ok(&["enroll"]);
+    let port = address(&home).rsplit_once(':').unwrap().1.to_owned();
+    home.run(&["project", "ticket"]).success().says("enroll --listen");
+    // A name that means this machine and is no loopback address as it is written.
+    let host = "127.0.0.1.nip.invalid";
+    home.run(&["enroll", "--advertise", host]).success().says("restarting");
+    let told = home.json(&["enroll", "--output", "json"]);
+    assert_eq!(told["advertised"], format!("{host}:{port}"));
+    assert_eq!(told["address"], format!("127.0.0.1:{port}"));
+    assert_eq!(home.json(&["project", "show"])["relays"][0], format!("{host}:{port}"));
+    home.fails(&["enroll", "--advertise", "http://x"], 2);
+    home.fails(&["enroll", "--listen", "nonsense"], 2);
+}
+
+#[test]
+fn servers_in_the_foreground() {
+    let home = home();
+    let servers = home.spawn(&["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
+    servers.line_with("serving on", PATIENCE);
+    home.fails(&["serve"], 1).says("RUNNING");
+    assert_eq!(home.ok(&["enroll"]), "default");
+    assert_eq!(home.servers_pid(), servers.pid(), "they serve the same home");
+    home.ok(&["project", "ticket"]);
+    servers.signal(Signal::TERM);
+    servers.wait().exits(0);
+
+    let again = home.spawn(&["serve"]);
+    again.line_with("serving on", PATIENCE);
+    home.ok(&["serve", "stop"]);
+    again.wait().exits(0);
+}
+
+#[test]
+fn an_address_in_use_is_said() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap().to_string();
+    let home = home();
+    home.fails(&["enroll", "--listen", &at], 1).says("ADDRESS_IN_USE").says("--listen");
+    home.fails(&["serve", "--listen", &at], 1).says("ADDRESS_IN_USE");
+    drop(taken);
+    home.ok(&["enroll"]);
+    assert_eq!(address(&home), at);
+}
+
+#[test]
+fn a_relay_on_another_machine_joins_with_a_ticket_and_needs_it_once() {
+    let project = Project::new(env!("CARGO_BIN_EXE_postern"));
+    let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = reserved.local_addr().unwrap().to_string();
+    drop(reserved);
+    let ticket = project.ticket(&["--relay-server", &at]);
+    let other = project.stranger();
+    other.fails(&["serve", "relay"], 78).says("NO_TICKET").says("--relay-server");
+    let file = other.file("relay.ticket", ticket);
+    let start = ["serve", "relay", "--listen", &at, "--ticket", file.to_str().unwrap()];
+    let relay = other.spawn(&start);
+    relay.line_with("serving on", PATIENCE);
+    eventually(PATIENCE, "new members know both relays", || {
+        let fresh = project.member(&[]).json(&["project", "show"]);
+        (fresh["relays"].as_array()?.len() == 2).then_some(())
+    });
+    relay.signal(Signal::TERM);
+    relay.wait().exits(0);
+    std::fs::remove_file(&file).unwrap();
+    let again = other.spawn(&start);
+    again.line_with("serving on", PATIENCE);
+    again.signal(Signal::INT);
+    again.wait().exits(0);
+}
+
+#[test]
+fn settings_from_a_file() {
+    let home = home();
+    let file = home.file("servers.yaml", "listen: 127.0.0.1:0\nadvertise: gate.example\nproject: acme\nmetrics: 127.0.0.1:0\n");
+    let servers = home.spawn(&["serve", "--config", file.to_str().unwrap()]);
+    let line = servers.line_with("told to others as gate.example:", PATIENCE);
+    assert!(line.contains("127.0.0.1:"), "{line}");
+    assert_eq!(home.json(&["project", "show"])["name"], "acme");
+    servers.signal(Signal::TERM);
+    servers.wait().exits(0);
+    let bad = home.file("bad.yaml", "lisen: 1\n");
+    home.fails(&["serve", "--config", bad.to_str().unwrap()], 78).says("lisen");
+}
+
+#[test]
+fn counts_for_a_monitoring_system() {
+    let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let metrics = reserved.local_addr().unwrap().to_string();
+    drop(reserved);
+    let home = home();
+    let servers = home.spawn(&["serve", "--metrics", &metrics]);
+    servers.line_with("serving on", PATIENCE);
+    for (path, text) in [("/livez", "alive"), ("/readyz", "ready"), ("/metrics", "postern_authority_members 2")] {
+        let reply = http_get(metrics.as_str(), path).unwrap();
+        assert!(reply.text().contains(text), "{path}: {}", reply.text());
+    }
+    servers.signal(Signal::TERM);
+    assert!(servers.finish(Duration::from_secs(10)).is_ok());
+}
+
+#[test]
+fn garbage_on_the_port_is_closed_without_an_answer() {
+    use std::io::{Read, Write};
+    let home = home();
+    home.ok(&["enroll"]);
+    let at = address(&home);
+    for garbage in
+        [&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], b"SSH-2.0-x\r\n", &[0x16, 3, 1, 2, 0, 1, 0, 1], b"PSTN\x01\x09\0\0"]
+    {
+        let mut stream = std::net::TcpStream::connect(&at).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(garbage).unwrap();
+        let mut answer = Vec::new();
+        // A reset is as good as an end.
+        let _ = stream.read_to_end(&mut answer);
+        assert!(answer.is_empty(), "{answer:?}");
+    }
+    home.ok(&["project", "ticket"]);
+}
