@@ -530,12 +530,14 @@ impl RelayLinks {
         lock(&self.links).clone()
     }
 
-    /// Whether some relay says that `name` is registered.
+    /// Whether the relays say that `name` is registered; `None` while none has answered.
     #[must_use]
-    pub fn is_registered(&self, name: &RelayName) -> bool {
-        self.all().iter().any(|link| {
-            lock(&link.watched).get(name).is_some_and(|watched| watched.borrow().as_ref().is_some_and(|found| !found.is_empty()))
-        })
+    pub fn is_registered(&self, name: &RelayName) -> Option<bool> {
+        let links = self.all();
+        let answers = links.iter().filter_map(|link| {
+            lock(&link.watched).get(name).and_then(|watched| watched.borrow().as_ref().map(|found| !found.is_empty()))
+        });
+        answers.reduce(|any, this| any || this)
     }
 
     pub fn watch(&self, name: &RelayName) {

@@ -126,8 +126,16 @@ fn inlet_failure(shared: &Shared, inlet: &Inlet) -> Option<Failure> {
         if let Some(failure) = relay_failure(shared) {
             return Some(failure);
         }
-        if !shared.relays.is_registered(name) {
-            return Some(Failure::new(Step::Peer, "NO_PEER", format!("no node is registered under the relay name `{name}` now")));
+        match shared.relays.is_registered(name) {
+            Some(true) => {}
+            Some(false) => {
+                let reason = format!("no node is registered under the relay name `{name}` now");
+                return Some(Failure::new(Step::Peer, "NO_PEER", reason));
+            }
+            None => {
+                let reason = format!("the relay is being asked who is registered under the relay name `{name}`");
+                return Some(Failure::new(Step::Peer, "LOOKING_UP", reason));
+            }
         }
     }
     inlet.last_failure()
