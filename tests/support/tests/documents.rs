@@ -128,6 +128,33 @@ fn tests_that_are_named_exist() {
     assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
 
+/// Every code that a failing portal can show stands in the guide, in the row of its step.
+#[test]
+fn codes_of_portals_are_explained() {
+    let guide = std::fs::read_to_string(root().join("docs/guides/troubleshooting.md")).unwrap();
+    let (mut missing, mut found) = (Vec::new(), 0);
+    for entry in std::fs::read_dir(root().join("node/src/engine")).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(source) = std::fs::read_to_string(&path) else { continue };
+        // As in `Failure::new(Step::Relay, "RELAY_DOWN", …)`, on one line or several.
+        for rest in source.split("Step::").skip(1) {
+            let Some((step, code)) = rest.split_once(',') else { continue };
+            let Some((code, _)) = code.trim_start().strip_prefix('"').and_then(|code| code.split_once('"')) else { continue };
+            if !step.bytes().all(|b| b.is_ascii_alphabetic()) || !code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') {
+                continue;
+            }
+            found += 1;
+            let step = if step == "InletPolicy" { "inlet-policy".to_owned() } else { step.to_lowercase() };
+            let row = guide.lines().find(|line| line.starts_with(&format!("| `{step}` |"))).unwrap_or_default();
+            if !row.contains(&format!("`{code}`")) {
+                missing.push(format!("{}: {step} {code}", path.display()));
+            }
+        }
+    }
+    assert!(found > 15, "{found}");
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
 /// `a/{b,c}.rs` as `a/b.rs` and `a/c.rs`.
 fn alternatives(path: &str) -> Vec<String> {
     match path.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?))) {
