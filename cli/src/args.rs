@@ -81,12 +81,13 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether the process stays and serves, and so logs its life.
-    pub fn is_daemon(&self) -> bool {
+    /// Whether the process stays and serves, and so logs its life; `None` where the command itself finds out.
+    pub fn is_daemon(&self) -> Option<bool> {
         match self {
-            Self::Serve(args) => args.stays(),
-            Self::Node(command) => command.stays(),
-            _ => false,
+            Self::Serve(args) => Some(args.stays()),
+            Self::Node(commands::node::Command::Create(_)) => None,
+            Self::Node(commands::node::Command::Daemon(_)) => Some(true),
+            _ => Some(false),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use postern_proto::time::Timestamp;
 use postern_runtime::clock::Clock;
 use postern_runtime::home::{self, Home};
+use postern_runtime::telemetry::{self, Telemetry};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::args::Global;
@@ -27,10 +28,6 @@ impl Context {
         let no_color = global.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let output = Output::new(global.output, global.quiet, !no_color);
         Self { global, output, runtime: OnceCell::new(), clock: Clock::new() }
-    }
-
-    pub const fn global(&self) -> &Global {
-        &self.global
     }
 
     pub const fn output(&self) -> &Output {
@@ -62,6 +59,12 @@ impl Context {
         let mut arguments = vec!["--log-format".into(), self.global.log_format.to_string().into()];
         arguments.extend((0..self.global.verbose).map(|_| "-v".into()));
         arguments
+    }
+
+    /// Starts to log, as a process that stays or as a command that is silent unless asked.
+    pub fn start_logging(&self, daemon: bool) -> Result<(), CliError> {
+        let Global { log_format, verbose, .. } = self.global;
+        Ok(telemetry::init(Telemetry { format: log_format, verbosity: verbose, daemon, color: self.output.color() })?)
     }
 
     /// Runs what waits for others, on the one thread that a command needs.

@@ -19,7 +19,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use postern_runtime::daemon;
-use postern_runtime::telemetry::{self, Telemetry};
 
 use crate::args::Cli;
 use crate::context::Context;
@@ -36,12 +35,8 @@ fn main() -> ExitCode {
 }
 
 fn start(context: &Context, command: args::Command) -> Result<ExitCode, CliError> {
-    telemetry::init(Telemetry {
-        format: context.global().log_format,
-        verbosity: context.global().verbose,
-        daemon: command.is_daemon(),
-        color: context.output().color(),
-    })
-    .map_err(CliError::from)?;
+    if let Some(daemon) = command.is_daemon() {
+        context.start_logging(daemon)?;
+    }
     commands::run(context, command)
 }

@@ -34,6 +34,11 @@ enum Place<'a> {
     Url(String),
 }
 
+/// Whether a ticket argument stood on the command line, rather than in the environment, which only its owner can see.
+pub fn is_in_arguments(argument: &str) -> bool {
+    std::env::var_os("ENROLLMENT_TICKET").is_none_or(|value| value.to_str() != Some(argument))
+}
+
 /// Reads the ticket that `argument` names: a path, a URL, `-` or the text itself. `in_arguments` says that it stood on the
 /// command line, where a ticket's text is visible to other users.
 pub fn ticket(context: &Context, argument: &str, in_arguments: bool) -> Result<TicketSource, CliError> {

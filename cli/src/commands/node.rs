@@ -78,17 +78,6 @@ pub enum Command {
     Daemon(DaemonArgs),
 }
 
-impl Command {
-    /// Whether the process becomes a node.
-    pub const fn stays(&self) -> bool {
-        match self {
-            Self::Create(args) => args.foreground(),
-            Self::Daemon(_) => true,
-            _ => false,
-        }
-    }
-}
-
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
     match command {
         Command::Create(args) => create::run(context, *args),
@@ -223,9 +212,11 @@ pub fn tell_waiting(context: &Context, node: &NodeDocument) {
 
 fn stop_node(context: &Context, home: &Home, name: Option<&NodeName>) -> Result<(), CliError> {
     let node = existing(home, name)?;
-    let ran = stop::node(&node)?;
-    let how = if ran { "stopped the node" } else { "it does not run: the node" };
-    context.output().say(format_args!("{how} `{}`", node.name()));
+    if stop::node(&node)? {
+        context.output().say(format_args!("stopped the node `{}`", node.name()));
+    } else {
+        context.output().say(format_args!("the node `{}` does not run", node.name()));
+    }
     Ok(())
 }
 

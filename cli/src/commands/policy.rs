@@ -108,7 +108,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
         }
         Command::List { at } => {
             let node = existing(&home, at.at.as_ref())?;
-            let policies = ask(context, &node, async |client| client.policies().await)?;
+            let policies = super::node::document(context, &home, &node)?.policies;
             context.output().list(&policies, || {
                 let row = |policy: &PolicyDocument| {
                     vec![

@@ -60,8 +60,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
 }
 
 fn join(context: &Context, ticket: &str, identity: Option<IdentityName>) -> Result<(), CliError> {
-    let in_arguments = std::env::var_os("ENROLLMENT_TICKET").is_none_or(|value| value.to_str() != Some(ticket));
-    let source = source::ticket(context, ticket, in_arguments)?;
+    let source = source::ticket(context, ticket, source::is_in_arguments(ticket))?;
     let home = context.home()?;
     let identity = match identity {
         Some(name) => home.identity_or_create(&name, context.now())?,

@@ -82,7 +82,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
         }
         Command::List { to } => {
             let node = existing(&home, to.as_ref())?;
-            let relays = ask(context, &node, async |client| client.relays().await)?;
+            let relays = super::node::document(context, &home, &node)?.relays;
             context.output().list(&relays, || {
                 let row = |relay: &RelayDocument| {
                     vec![
@@ -97,7 +97,9 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
         }
         Command::Show { name, at } => {
             let node = existing(&home, at.at.as_ref())?;
-            let relay = ask(context, &node, async |client| client.relay(&name).await)?;
+            let relays = super::node::document(context, &home, &node)?.relays;
+            let found = relays.into_iter().find(|relay| relay.name == name.as_str());
+            let relay = found.ok_or_else(|| Fault::not_found("relay", &name))?;
             context.output().show(&relay, || {
                 fields(&[
                     ("name", relay.name.clone()),

@@ -26,7 +26,7 @@ pub enum Command {
         #[arg(long, value_name = "RELAY")]
         via: Option<String>,
         /// The outlet: its name, /service/NAME, /node/NODE/service/NAME, or a full route [default: outlet]
-        #[arg(long, value_name = "ROUTE")]
+        #[arg(long, value_name = "ROUTE", allow_hyphen_values = true)]
         to: Option<String>,
         /// How commands name the inlet [default: a random name]
         #[arg(long, value_name = "NAME")]
@@ -87,7 +87,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
         }
         Command::List { at } => {
             let node = existing(&home, at.at.as_ref())?;
-            let inlets = ask(context, &node, async |client| client.inlets().await)?;
+            let inlets = super::node::document(context, &home, &node)?.inlets;
             context.output().list(&inlets, || {
                 let row = |inlet: &InletDocument| {
                     vec![inlet.alias.clone(), inlet.bind_addr.clone(), inlet.outlet_route.clone(), format!("{:?}", inlet.status)]
@@ -97,7 +97,9 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
         }
         Command::Show { alias, at } => {
             let node = existing(&home, at.at.as_ref())?;
-            let inlet = ask(context, &node, async |client| client.inlet(&alias).await)?;
+            let inlets = super::node::document(context, &home, &node)?.inlets;
+            let found = inlets.into_iter().find(|inlet| inlet.alias == alias.as_str());
+            let inlet = found.ok_or_else(|| Fault::not_found("inlet", &alias))?;
             context.output().show(&inlet, || {
                 fields(&[
                     ("alias", inlet.alias.clone()),

@@ -71,7 +71,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
         }
         Command::List { at } => {
             let node = existing(&home, at.at.as_ref())?;
-            let outlets = ask(context, &node, async |client| client.outlets().await)?;
+            let outlets = super::node::document(context, &home, &node)?.outlets;
             context.output().list(&outlets, || {
                 let row = |outlet: &OutletDocument| {
                     vec![outlet.name.clone(), outlet.to.clone(), outlet.allow.clone().unwrap_or_default()]
@@ -81,7 +81,9 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
         }
         Command::Show { name, at } => {
             let node = existing(&home, at.at.as_ref())?;
-            let outlet = ask(context, &node, async |client| client.outlet(&name).await)?;
+            let outlets = super::node::document(context, &home, &node)?.outlets;
+            let found = outlets.into_iter().find(|outlet| outlet.name == name.as_str());
+            let outlet = found.ok_or_else(|| Fault::not_found("outlet", &name))?;
             context.output().show(&outlet, || {
                 fields(&[
                     ("name", outlet.name.clone()),

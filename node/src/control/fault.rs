@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::document::ApiVersion;
-use crate::config::resource::ArgumentError;
+use crate::config::resource::{ArgumentError, ArgumentFault};
 use crate::config::{Problems, VariableError};
 use crate::engine::EngineError;
 use crate::store::StoreError;
@@ -225,7 +225,12 @@ impl Fault {
     /// Arguments of a command, or of a resource in a request, that are wrong; all of them.
     #[must_use]
     pub fn usage(errors: &[ArgumentError]) -> Self {
-        let lines: Vec<String> = errors.iter().map(|error| format!("--{}: {}", error.argument, error.fault)).collect();
+        let line = |error: &ArgumentError| match &error.fault {
+            // With the place within it.
+            ArgumentFault::Expression(fault) => format!("--{}: the policy expression is wrong\n{}", error.argument, fault.shown),
+            fault => format!("--{}: {fault}", error.argument),
+        };
+        let lines: Vec<String> = errors.iter().map(line).collect();
         let lines = if lines.is_empty() { "the arguments are wrong".to_owned() } else { lines.join("\n") };
         Self::new(Class::Usage, code::USAGE, lines)
     }

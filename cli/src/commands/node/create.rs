@@ -14,7 +14,7 @@ use postern_proto::time::parse_duration;
 use postern_runtime::home::{Home, NodeHome};
 
 use crate::context::Context;
-use crate::error::{CliError, Exit};
+use crate::error::CliError;
 use crate::node_choice::free_node_name;
 use crate::{node_process, source};
 
@@ -55,27 +55,31 @@ pub struct CreateArgs {
     no_connection_wait: bool,
 }
 
-impl CreateArgs {
-    /// Whether the command line says so; a configuration may say it too.
-    pub const fn foreground(&self) -> bool {
-        self.foreground
-    }
-}
-
 pub fn run(context: &Context, args: CreateArgs) -> Result<(), CliError> {
     let request = Request::read(context, &args)?;
     let home = context.home()?;
+    let foreground = args.foreground || request.config.foreground == Some(true);
+    // Only now is it known whether this process stays.
+    context.start_logging(foreground)?;
+    let how = How { foreground, connection_wait: if args.no_connection_wait { Duration::ZERO } else { args.connection_wait } };
     if let Some(node) = request.made_before(&home)? {
-        return again(context, &node, &args);
+        return again(context, &node, how);
     }
     let name = match request.config.name.clone() {
         Some(name) => name,
         None => free_node_name(&home)?,
     };
     if let Some(node) = home.node(&name)? {
-        return same_name(context, &node, &request, &args);
+        return same_name(context, &node, &request, how);
     }
-    Creation::make(context, &home, &name, &request, &args)?.run(context, &args)
+    Creation::make(context, &home, &name, &request, &args)?.run(context, how)
+}
+
+/// How the node is to run.
+#[derive(Debug, Clone, Copy)]
+struct How {
+    foreground: bool,
+    connection_wait: Duration,
 }
 
 /// What the command asks for, checked as a whole before anything happens.
@@ -155,18 +159,18 @@ fn is_name(what: &str) -> bool {
 }
 
 /// The configuration made this node before: it runs, or is started.
-fn again(context: &Context, node: &NodeHome, args: &CreateArgs) -> Result<(), CliError> {
+fn again(context: &Context, node: &NodeHome, how: How) -> Result<(), CliError> {
     if node.running()?.is_some() {
         context
             .output()
             .say(format_args!("the node `{}` runs already, from the same configuration; nothing was changed", node.name()));
         return context.output().created(node.name(), &super::document(context, &context.home()?, node)?);
     }
-    started(context, node, false, args)
+    started(context, node, how)
 }
 
 /// A node of that name is there: stopped and bare means started; anything else would lose something.
-fn same_name(context: &Context, node: &NodeHome, request: &Request, args: &CreateArgs) -> Result<(), CliError> {
+fn same_name(context: &Context, node: &NodeHome, request: &Request, how: How) -> Result<(), CliError> {
     if request.configured {
         let stored = Stored::load(node).map_err(Fault::from)?;
         let mut error =
@@ -174,7 +178,7 @@ fn same_name(context: &Context, node: &NodeHome, request: &Request, args: &Creat
         match &stored.fingerprint {
             Some(before) => {
                 for key in before.differences(&request.config.fingerprint) {
-                    error = error.why(format_args!("`{key}` differs"));
+                    error = error.why(key);
                 }
             }
             None => error = error.why("it was made by commands, without a configuration"),
@@ -185,12 +189,12 @@ fn same_name(context: &Context, node: &NodeHome, request: &Request, args: &Creat
         return Err(CliError::failure("RUNNING", format!("the node `{}` exists and runs", node.name()))
             .try_this(format!("look at it: postern node show {}", node.name())));
     }
-    started(context, node, false, args)
+    started(context, node, how)
 }
 
-fn started(context: &Context, node: &NodeHome, creating: bool, args: &CreateArgs) -> Result<(), CliError> {
-    let start = Start { creating, connection_wait: if args.no_connection_wait { Duration::ZERO } else { args.connection_wait } };
-    if args.foreground {
+fn started(context: &Context, node: &NodeHome, how: How) -> Result<(), CliError> {
+    let start = Start { creating: false, connection_wait: how.connection_wait };
+    if how.foreground {
         return node_process::foreground(context.home()?, node.name(), start, |document| ready(context, document, false));
     }
     let document = node_process::start(context, node, start)?;
@@ -210,7 +214,6 @@ struct Creation<'a> {
     node: NodeHome,
     /// The identity, where it was made for this node.
     new_identity: Option<IdentityName>,
-    foreground: bool,
 }
 
 impl<'a> Creation<'a> {
@@ -228,7 +231,7 @@ impl<'a> Creation<'a> {
             // Who is a member never looks at a ticket again.
             Some(identity) if identity.membership()?.is_some() => None,
             _ => match (&args.enrollment_ticket, &config.ticket) {
-                (Some(argument), _) => Some(source::ticket(context, argument, std::env::var_os("ENROLLMENT_TICKET").is_none())?),
+                (Some(argument), _) => Some(source::ticket(context, argument, source::is_in_arguments(argument))?),
                 (None, Some(argument)) => Some(source::ticket(context, argument.expose_secret(), false)?),
                 (None, None) => None,
             },
@@ -253,7 +256,7 @@ impl<'a> Creation<'a> {
                 return Err(error);
             }
         };
-        let creation = Self { home, node, new_identity, foreground: args.foreground || config.foreground == Some(true) };
+        let creation = Self { home, node, new_identity };
         if let Some(ticket) = ticket
             && let Err(error) = creation.node.set_ticket(&ticket.text)
         {
@@ -263,12 +266,9 @@ impl<'a> Creation<'a> {
         Ok(creation)
     }
 
-    fn run(self, context: &Context, args: &CreateArgs) -> Result<(), CliError> {
-        let start = Start {
-            creating: true,
-            connection_wait: if args.no_connection_wait { Duration::ZERO } else { args.connection_wait },
-        };
-        if self.foreground {
+    fn run(self, context: &Context, how: How) -> Result<(), CliError> {
+        let start = Start { creating: true, connection_wait: how.connection_wait };
+        if how.foreground {
             let mut came_up = false;
             let ended = node_process::foreground(context.home()?, self.node.name(), start, |document| {
                 came_up = true;
@@ -291,16 +291,27 @@ impl<'a> Creation<'a> {
         }
     }
 
-    /// Leaves nothing behind, whatever of it there is.
+    /// Leaves nothing behind, except an identity that has joined: the ticket was spent for it, and would be lost with it.
     fn undo(&self, context: &Context) {
-        let undone = self.home.delete_node(self.node.name()).and_then(|()| match &self.new_identity {
-            Some(identity) => self.home.delete_identity(identity),
-            None => Ok(()),
-        });
-        if let Err(error) = undone {
+        if let Err(error) =
+            self.home.delete_node(self.node.name()).map_err(CliError::from).and_then(|()| self.undo_identity(context))
+        {
             let name = self.node.name();
-            let error = CliError::from_error(Exit::Failure, "UNDO", &error);
             context.output().warn(format_args!("something of the node `{name}` stays behind: {}", error.what));
+        }
+    }
+
+    fn undo_identity(&self, context: &Context) -> Result<(), CliError> {
+        let Some(name) = &self.new_identity else { return Ok(()) };
+        match self.home.identity(name)? {
+            Some(identity) if identity.membership()?.is_some() => {
+                context
+                    .output()
+                    .say(format_args!("the identity `{name}` stays: it has joined the project, and needs no ticket again"));
+                Ok(())
+            }
+            Some(_) => Ok(self.home.delete_identity(name)?),
+            None => Ok(()),
         }
     }
 }
