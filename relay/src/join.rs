@@ -14,7 +14,6 @@ use postern_runtime::authority::{AuthorityClient, AuthorityError, Pinned, Pushed
 use postern_runtime::backoff::Backoff;
 use postern_runtime::clock::Clock;
 use postern_runtime::enrol::{self, EnrolError};
-use postern_runtime::error::chain;
 use postern_runtime::membership::Membership;
 use postern_runtime::supervise::Supervisor;
 use tokio::sync::watch;
@@ -123,8 +122,9 @@ impl Member {
     }
 
     /// Keeps one session with the authority until `supervisor` stops, and tells it at each beginning that nodes reach this
-    /// relay at `advertised`. While the authority is away the relay goes on with what it knows.
-    pub fn keep_session(self, supervisor: &Supervisor, clock: Clock, advertised: HostPort) {
+    /// relay at `advertised`; without one, the address that the ticket was made for stands. While the authority is away the relay
+    /// goes on with what it knows.
+    pub fn keep_session(self, supervisor: &Supervisor, clock: Clock, advertised: Option<HostPort>) {
         let stopping = supervisor.stopping().clone();
         let keeping = self.keep(supervisor.clone(), clock, advertised);
         supervisor.spawn("relay: authority", async move {
@@ -132,13 +132,13 @@ impl Member {
         });
     }
 
-    async fn keep(mut self, supervisor: Supervisor, clock: Clock, advertised: HostPort) {
+    async fn keep(mut self, supervisor: Supervisor, clock: Clock, advertised: Option<HostPort>) {
         let mut backoff = Backoff::default();
         let mut last_error = None;
         loop {
             let ended = match self.connect(&supervisor, &clock).await {
                 Ok((client, mut pushed)) => {
-                    let ended = self.converse(&client, &mut pushed, &clock, &advertised, &mut backoff).await;
+                    let ended = self.converse(&client, &mut pushed, &clock, advertised.as_ref(), &mut backoff).await;
                     // The next failure is news again.
                     last_error = None;
                     ended
@@ -171,13 +171,15 @@ impl Member {
         client: &AuthorityClient,
         pushed: &mut Pushed,
         clock: &Clock,
-        advertised: &HostPort,
+        advertised: Option<&HostPort>,
         backoff: &mut Backoff,
     ) -> AuthorityError {
         let advertise = async {
-            match client.call(Request::AdvertiseRelay { address: advertised.clone() }).await {
-                Ok(_) => tracing::info!(address = %advertised, "the authority knows where this relay is"),
-                Err(error) => tracing::warn!(error = chain(&error), "the authority did not take this relay's address"),
+            if let Some(address) = advertised {
+                match client.call(Request::AdvertiseRelay { address: address.clone() }).await {
+                    Ok(_) => tracing::info!(%address, "the authority knows where this relay is"),
+                    Err(error) => tracing::warn!(error = chain(&error), "the authority did not take this relay's address"),
+                }
             }
             std::future::pending::<()>().await;
         };
@@ -216,6 +218,17 @@ fn adopted(home: RelayHome, membership: Membership) -> Result<Keeper, StateError
     let statements = Statements { project_info: membership.statement().into(), ..Statements::default() };
     let trust = TrustState { membership: Arc::new(membership), voided: Arc::default(), statements };
     Ok(Keeper::new(home, trust))
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]

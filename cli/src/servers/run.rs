@@ -169,7 +169,9 @@ impl Servers {
                 pool: PoolSettings::default(),
                 supervisor: supervisor.child(),
             });
-            member.keep_session(supervisor, clock.clone(), advertised);
+            // A relay on its own is where its ticket says, until it is told otherwise: what it listens on is often no address for others.
+            let own_address = settings.roles.authority() || settings.advertise.is_some();
+            member.keep_session(supervisor, clock.clone(), own_address.then_some(advertised));
             relay
         });
         Ok(Self { authority, relay })
