@@ -22,7 +22,6 @@ mod status;
 mod trust;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,8 +84,6 @@ pub enum EngineError {
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
-    /// Where the listener for peers is bound.
-    listener: SocketAddr,
 }
 
 impl Engine {
@@ -104,19 +101,13 @@ impl Engine {
         shared.spawn("credentials", credentials::run(Arc::clone(&shared)));
         let stop = shared.stop.child_token();
         shared.spawn("direct listener", direct::listen(Arc::clone(&shared), acceptor, stop));
-        Ok(Self { shared, listener: bound })
+        Ok(Self { shared })
     }
 
     /// The node's identity joined a project, or learned something new about it.
     pub fn set_membership(&self, membership: Membership) {
         self.shared.membership.send_replace(Some(membership));
         self.shared.changed();
-    }
-
-    /// Where peers may connect, with the port that it really has.
-    #[must_use]
-    pub const fn listener(&self) -> SocketAddr {
-        self.listener
     }
 
     #[must_use]

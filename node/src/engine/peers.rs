@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use postern_proto::address::HostPort;
 use postern_proto::id::{ChannelId, Identifier, InstanceId, NodeId};
@@ -17,6 +18,9 @@ use super::link::Link;
 use super::relay_link::RelayLink;
 use super::shared::Shared;
 use super::trust::PublishedPeer;
+
+/// How long a new connection waits for the credential of a node that was just made.
+const FIRST_CREDENTIAL: Duration = Duration::from_secs(3);
 
 /// A run of a peer's node.
 type PeerKey = (Identifier, NodeId, InstanceId);
@@ -72,9 +76,7 @@ impl Peers {
     /// # Errors
     /// The step that failed.
     pub async fn channel(&self, shared: &Arc<Shared>, route: &PeerRoute) -> Result<Arc<Channel>, Failure> {
-        if shared.trust.own().is_none() {
-            return Err(Failure::new(Step::Credential, "NO_CREDENTIAL", shared.why_no_credential()));
-        }
+        first_credential(shared).await?;
         match route {
             PeerRoute::Relay(name) => self.through_relay(shared, name).await,
             PeerRoute::Address(address) => self.directly(shared, address.clone(), None).await,
@@ -196,6 +198,23 @@ impl Peers {
             channel.close();
         }
         link
+    }
+}
+
+/// Waits for this node's first credential where it is about to come, and not where it is known why there is none.
+async fn first_credential(shared: &Shared) -> Result<(), Failure> {
+    let mut ticks = shared.ticks.subscribe();
+    let wait = async {
+        while shared.trust.own().is_none() && shared.authority_trouble().is_none() {
+            // The sender is a part of `shared`.
+            let _ = ticks.changed().await;
+        }
+    };
+    // Late or not, what counts is whether it is there now.
+    let _ = tokio::time::timeout(FIRST_CREDENTIAL, wait).await;
+    match shared.trust.own() {
+        Some(_) => Ok(()),
+        None => Err(Failure::new(Step::Credential, "NO_CREDENTIAL", shared.why_no_credential())),
     }
 }
 
