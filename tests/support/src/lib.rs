@@ -9,6 +9,7 @@ mod inspect;
 mod netns;
 mod pattern;
 mod poll;
+mod portal;
 mod processes;
 mod project;
 mod proxy;
@@ -22,6 +23,7 @@ pub use inspect::{command_lines, contains, files_below, found_in_memory, residen
 pub use netns::{Namespace, unavailable as namespaces_unavailable};
 pub use pattern::Pattern;
 pub use poll::{PATIENCE, eventually, holds};
+pub use portal::Portal;
 pub use processes::{Process, signal};
 pub use project::Project;
 pub use proxy::{Proxy, reset};

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketType};
 
 /// A connection on which nothing comes for this long is given up, so that no thread outlives a test for long.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -123,12 +123,25 @@ impl HttpServer {
         Self::answering(move |_| Some(body.clone()))
     }
 
+    /// The same on a listener that the test has made.
+    #[must_use]
+    pub fn start_on(listener: TcpListener, body: impl Into<Vec<u8>>) -> Self {
+        let body = body.into();
+        Self::answering_on(listener, move |_| Some(body.clone()))
+    }
+
     /// Answers with what `answer` gives for the path, else 404.
     #[must_use]
     pub fn answering(answer: impl Fn(&str) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+        Self::answering_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"), answer)
+    }
+
+    /// The same on a listener that the test has made.
+    #[must_use]
+    pub fn answering_on(listener: TcpListener, answer: impl Fn(&str) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
         let paths = Arc::new(Mutex::new(Vec::new()));
         let asked = Arc::clone(&paths);
-        let server = TcpServer::start(move |stream| {
+        let server = TcpServer::start_on(listener, move |stream| {
             let mut reader = BufReader::new(stream.try_clone()?);
             let mut request = String::new();
             reader.read_line(&mut request)?;
@@ -199,8 +212,7 @@ pub struct Reserved {
 impl Reserved {
     #[must_use]
     pub fn new() -> Self {
-        let socket =
-            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
         rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
         let address: SocketAddr =
             rustix::net::getsockname(&socket).ok().and_then(|any| any.try_into().ok()).expect("the address of a bound socket");
