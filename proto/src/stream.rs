@@ -74,6 +74,8 @@ pub enum StreamError {
     UnexpectedKind(Kind),
     #[error("a control message that does not belong here")]
     UnexpectedControl,
+    #[error("a record before the answer to the open")]
+    BeforeAnswer,
     #[error("{sent} bytes sent with credit for {credit}")]
     OverCredit { sent: u64, credit: u64 },
     #[error("{received} records acknowledged of {sent} sent")]
@@ -321,12 +323,16 @@ impl Stream {
     /// # Errors
     /// What the peer did wrong; final.
     pub fn handle_record<'a>(&mut self, header: Header, record: &'a mut [u8]) -> Result<Received<'a>, StreamError> {
+        // The answer is the acceptor's first record: until it is here, nothing that the peer says makes this side send or hold more
+        // than the early data, which it may have to say again on another path.
+        let unanswered = self.side == Side::Opener && !self.accepted;
         match header.kind {
+            Kind::Data if unanswered => Err(StreamError::BeforeAnswer),
             Kind::Data => self.handle_data(record),
-            Kind::Control => {
-                let control = self.control_opener.open(record)?;
-                self.handle_control(control)
-            }
+            Kind::Control => match self.control_opener.open(record)? {
+                Control::Ack { .. } | Control::Ping { .. } | Control::Pong { .. } if unanswered => Err(StreamError::BeforeAnswer),
+                control => self.handle_control(control),
+            },
             other => Err(StreamError::UnexpectedKind(other)),
         }
     }

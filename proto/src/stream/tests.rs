@@ -26,6 +26,15 @@ fn pair() -> (Stream, Stream) {
     (Stream::new(Side::Opener, opener), Stream::new(Side::Acceptor, acceptor))
 }
 
+/// Both ends of a stream whose opener has its answer.
+fn accepted_pair() -> (Stream, Stream) {
+    let (mut opener, mut acceptor) = pair();
+    acceptor.accept();
+    deliver(&mut opener, &transmit(&mut acceptor), &mut Seen::default());
+    assert!(opener.is_accepted());
+    (opener, acceptor)
+}
+
 fn data(stream: &mut Stream, body: &[u8]) -> Vec<u8> {
     let mut record = vec![0; OVERHEAD + body.len()];
     record[PREFIX_LEN..PREFIX_LEN + body.len()].copy_from_slice(body);
@@ -111,7 +120,7 @@ fn a_request_and_its_answer_leave_the_path_free() {
 
 #[test]
 fn a_sender_stops_at_its_credit_and_goes_on_with_more() {
-    let (mut a, mut b) = pair();
+    let (mut a, mut b) = accepted_pair();
     let mut seen = Seen::default();
     assert_eq!(a.budget(), INITIAL_CREDIT);
     let mut held = Vec::new();
@@ -136,7 +145,7 @@ fn a_sender_stops_at_its_credit_and_goes_on_with_more() {
 
 #[test]
 fn the_window_grows_to_its_limit_only() {
-    let (mut a, mut b) = pair();
+    let (mut a, mut b) = accepted_pair();
     b.set_max_window(1024 * 1024);
     let (mut at_a, mut at_b) = (Seen::default(), Seen::default());
     for _ in 0..200 {
@@ -200,6 +209,25 @@ fn records_of_another_stream_or_direction_do_not_open() {
     other.receive.opener = DataOpener::new(Suite::AesGcm, SecretBytes::random());
     assert!(other.handle_record(header, &mut mirrored.clone()).is_err(), "another stream's key");
     assert!(b.handle_record(header, &mut mirrored).is_ok());
+}
+
+/// An acceptor that does not answer and yet grants credit would have the opener keep all that it sends, to say it again elsewhere;
+/// and each PING before the answer a PONG.
+#[test]
+fn nothing_is_believed_before_the_answer() {
+    let early = [Control::Ack { received: 0, credit: u64::MAX }, Control::Ping { number: 1 }, Control::Pong { number: 1 }];
+    for control in early {
+        let (mut a, mut b) = pair();
+        let mut record = Vec::new();
+        b.control_sealer.seal(control, &mut record).unwrap();
+        let header = Header::parse(record[..4].try_into().unwrap()).unwrap();
+        assert_eq!(a.handle_record(header, &mut record), Err(StreamError::BeforeAnswer), "{control:?}");
+        assert_eq!(a.budget(), INITIAL_CREDIT);
+    }
+    let (mut a, mut b) = pair();
+    let mut record = data(&mut b, b"early");
+    let header = Header::parse(record[..4].try_into().unwrap()).unwrap();
+    assert_eq!(a.handle_record(header, &mut record), Err(StreamError::BeforeAnswer));
 }
 
 /// What the network between the two ends does to the bytes of one direction.
