@@ -99,6 +99,7 @@ impl Engine {
         presence::publish(&shared, bound);
         info!(listener = %bound, instance = %shared.trust.instance, "node started");
         shared.spawn("credentials", credentials::run(Arc::clone(&shared)));
+        shared.spawn("credential expiry", Arc::clone(&shared).watch_expiry());
         let stop = shared.stop.child_token();
         shared.spawn("direct listener", direct::listen(Arc::clone(&shared), acceptor, stop));
         Ok(Self { shared })

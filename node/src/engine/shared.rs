@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use postern_proto::identity::Identity;
 use postern_proto::name::{Alias, OutletName, RelayName};
@@ -26,6 +27,9 @@ use super::peers::Peers;
 use super::policy::Policies;
 use super::relay_link::RelayLinks;
 use super::trust::Trust;
+
+/// How late a stream may end after its peer's credential has.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(2);
 
 pub struct Shared {
     pub home: Home,
@@ -170,6 +174,15 @@ impl Shared {
     /// Judges every live stream again, by the policies and credentials of now.
     pub fn review(&self) {
         self.live.review(|channel, through| self.verdict(channel, through));
+    }
+
+    /// Ends streams whose peer's credential has expired. A channel's control stream sees that too, as long as the peer keeps it.
+    pub async fn watch_expiry(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(EXPIRY_INTERVAL);
+        loop {
+            tick.tick().await;
+            self.live.review(|channel, _| self.trust.recheck(&channel.credential()).is_err().then_some(ResetCode::Credential));
+        }
     }
 
     /// Why a live stream may not go on; `None` where it may.
