@@ -11,7 +11,7 @@ use postern_proto::channel::{ChannelSecret, Side as Part};
 use postern_proto::credential::VerifiedCredential;
 use postern_proto::handshake::{HandshakeError, Initiator, Label, Responder};
 use postern_proto::id::{ChannelId, Identifier, InstanceId, NodeId};
-use postern_proto::path::{ChannelMessage, ChannelMessageError, ChannelMessages, frame_channel_message};
+use postern_proto::path::{ChannelMessage, ChannelMessageError, ChannelMessages, Open, OpenHead, frame_channel_message};
 use postern_proto::record::{HEADER_LEN, Header, Kind, MAX_BODY, OVERHEAD, PREFIX_LEN};
 use postern_proto::replay::{NotOnce, OnceWindow};
 use postern_proto::stream::{Received, Side, Stream, StreamError, StreamKeys};
@@ -37,6 +37,10 @@ pub const PATH_IDLE: Duration = Duration::from_secs(60);
 
 /// Most joined paths that wait for their next stream, per channel.
 const MAX_IDLE_PATHS: usize = 256;
+
+/// Messages of a control stream that make work (credentials, and requests for ours) at once, and one more a second after. A peer
+/// renews hourly.
+const COSTLY_MESSAGES: u32 = 8;
 
 /// How long a small write on a control stream may take; paths are always read, so only a dead one is slower.
 const WRITE_DEADLINE: Duration = Duration::from_secs(15);
@@ -72,8 +76,21 @@ pub enum ChannelError {
     Message(#[from] ChannelMessageError),
     #[error("the peer is {found}, but the relay joined {expected}")]
     Mispaired { expected: Identifier, found: Identifier },
+    #[error("the peer sends credentials, or asks for ours, without end")]
+    TooManyMessages,
     #[error("the channel was closed")]
     Closed,
+}
+
+/// Why an open was not taken. There is no answer to any of these: nothing shows that its keys are unused.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("it is not sealed by the channel's peer: {0}")]
+    Stream(#[from] StreamError),
+    #[error(transparent)]
+    NotOnce(#[from] NotOnce),
+    #[error("the peer broke the protocol: an open that cannot be read")]
+    Malformed,
 }
 
 /// A path that waits for its next stream.
@@ -87,6 +104,7 @@ pub struct Channel {
     id: ChannelId,
     part: Part,
     secret: ChannelSecret,
+    peer: Identifier,
     peer_node: NodeId,
     peer_instance: InstanceId,
     /// The peer's newest credential.
@@ -107,6 +125,7 @@ impl Channel {
             id: secret.id(),
             part,
             secret,
+            peer: credential.subject(),
             peer_node: peer.0,
             peer_instance: peer.1,
             credential: RwLock::new(credential),
@@ -129,8 +148,8 @@ impl Channel {
     }
 
     #[must_use]
-    pub fn peer(&self) -> Identifier {
-        self.credential().subject()
+    pub const fn peer(&self) -> Identifier {
+        self.peer
     }
 
     #[must_use]
@@ -142,6 +161,11 @@ impl Channel {
     #[must_use]
     pub fn credential(&self) -> VerifiedCredential {
         self.credential.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    #[must_use]
+    pub const fn created(&self) -> Instant {
+        self.created
     }
 
     /// Ends the channel for new streams, and its control stream.
@@ -170,17 +194,23 @@ impl Channel {
         (id, Stream::new(Side::Opener, StreamKeys::derive(&self.secret, id, self.part)))
     }
 
-    /// The stream that the peer opens with `id`, once ever.
+    /// The stream that the peer opens with `frame`, which begins with `head`, and what it asks for.
+    ///
+    /// An id is taken, once ever, only after the peer has proven that it is its own: a stranger who has seen the channel's id on the
+    /// way could use up all of them otherwise.
     ///
     /// # Errors
-    /// [`NotOnce`] where the id was used, is too old, or is not the peer's to use.
-    pub fn accept_stream(&self, id: u64) -> Result<Stream, NotOnce> {
-        let ours = matches!(self.part, Part::Initiator) == id.is_multiple_of(2);
+    /// [`OpenError`].
+    pub fn accept_open(&self, head: OpenHead, frame: &mut [u8]) -> Result<(Stream, Open), OpenError> {
+        let ours = matches!(self.part, Part::Initiator) == head.stream.is_multiple_of(2);
         if ours {
-            return Err(NotOnce::Used);
+            return Err(NotOnce::Used.into());
         }
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).take(id)?;
-        Ok(Stream::new(Side::Acceptor, StreamKeys::derive(&self.secret, id, self.part)))
+        let mut stream = Stream::new(Side::Acceptor, StreamKeys::derive(&self.secret, head.stream, self.part));
+        let text = stream.open_open(OpenHead::LEN, frame)?;
+        let open = minicbor::decode(text).map_err(|_| OpenError::Malformed)?;
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).take(head.stream)?;
+        Ok((stream, open))
     }
 
     /// A joined path that waits for a stream, if there is one that still stands.
@@ -352,6 +382,7 @@ impl Control {
         event: &mut impl FnMut(ControlEvent),
     ) -> Result<(), ChannelError> {
         let mut used = Instant::now();
+        let mut costly = COSTLY_MESSAGES;
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         loop {
             self.show(trust).await?;
@@ -360,7 +391,11 @@ impl Control {
                     return self.wire.send(&ChannelMessage::Close).await;
                 }
                 message = self.wire.receive() => match message? {
+                    ChannelMessage::Credential { .. } | ChannelMessage::WantCredential if costly == 0 => {
+                        return Err(ChannelError::TooManyMessages);
+                    }
                     ChannelMessage::Credential { credential } => {
+                        costly -= 1;
                         let newer = trust.verify_member(&credential, channel.credential().static_key())?;
                         if newer.subject() != channel.peer() {
                             return Err(TrustError::OtherIdentity { expected: channel.peer(), found: newer.subject() }.into());
@@ -369,7 +404,10 @@ impl Control {
                         *channel.credential.write().unwrap_or_else(PoisonError::into_inner) = newer;
                         event(ControlEvent::Renewed);
                     }
-                    ChannelMessage::WantCredential => self.shown = None,
+                    ChannelMessage::WantCredential => {
+                        costly -= 1;
+                        self.shown = None;
+                    }
                     // A reset is also said on the stream's own path, which both sides watch.
                     ChannelMessage::Reset { .. } => {}
                     ChannelMessage::Close => return Ok(()),
@@ -380,6 +418,7 @@ impl Control {
                     }
                 }
                 _ = tick.tick() => {
+                    costly = COSTLY_MESSAGES.min(costly + 1);
                     channel.forget_idle(PATH_IDLE);
                     if channel.streams.load(Ordering::Relaxed) > 0 {
                         used = Instant::now();

@@ -103,18 +103,23 @@ fn refuse(inlet: &Inlet, failure: Failure) {
 /// Finds the peer, its channel, this node's decision, and a path to it.
 async fn open(shared: &Arc<Shared>, inlet: &Inlet) -> Result<(Arc<Channel>, Link), Failure> {
     let channel = shared.peers.channel(shared, &inlet.spec.to.peer).await?;
-    let credential = channel.credential();
-    shared.trust.recheck(&credential).map_err(|error| Failure::new(Step::Channel, "CREDENTIAL", error.to_string()))?;
-    let allow = inlet.spec.allow.as_ref();
-    match shared.policies.decide(ResourceType::TcpInlet, inlet.spec.alias.as_str(), allow, &credential) {
-        Decision::Allowed => {}
-        Decision::Denied(reason) => return Err(Failure::denied(&reason)),
-    }
+    judge(shared, inlet, &channel)?;
     let link = match channel.take_idle() {
         Some(link) => link,
         None => shared.peers.path(shared, &channel).await?,
     };
     Ok((channel, link))
+}
+
+/// This node's decision about a stream to the peer of `channel`.
+fn judge(shared: &Shared, inlet: &Inlet, channel: &Channel) -> Result<(), Failure> {
+    let credential = channel.credential();
+    shared.trust.recheck(&credential).map_err(|error| Failure::new(Step::Channel, "CREDENTIAL", error.to_string()))?;
+    let allow = inlet.spec.allow.as_ref();
+    match shared.policies.decide(ResourceType::TcpInlet, inlet.spec.alias.as_str(), allow, &credential) {
+        Decision::Allowed => Ok(()),
+        Decision::Denied(reason) => Err(Failure::denied(&reason)),
+    }
 }
 
 /// A new stream with the frame that opens it.
@@ -140,6 +145,14 @@ async fn carry(shared: &Arc<Shared>, inlet: &Arc<Inlet>, channel: Arc<Channel>, 
     };
     let peer = channel.peer();
     let (_guard, mut kill) = shared.live.enter(Arc::clone(&channel), Through::Inlet(inlet.spec.alias.clone()));
+    // From here on a change reaches it; one that came while its path was made has not.
+    if let Err(failure) = judge(shared, inlet, &channel) {
+        refuse(inlet, failure);
+        return reset_application(application);
+    }
+    if inlet.stop.is_cancelled() {
+        return reset_application(application);
+    }
     let (mut link, mut first, mut again) = (link, first, true);
     let end = loop {
         let pump = Pump { stream: &mut stream, application: &application, link: &mut link, kill: &mut kill };

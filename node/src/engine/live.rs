@@ -1,9 +1,11 @@
 //! The streams that live now, so that each can be judged again when a policy or a credential changes.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use postern_proto::id::Identifier;
 use postern_proto::name::{Alias, OutletName};
 use postern_proto::record::ResetCode;
 use tokio::sync::{oneshot, watch};
@@ -23,11 +25,42 @@ struct Live {
     kill: oneshot::Sender<ResetCode>,
 }
 
+#[derive(Default)]
+struct Table {
+    streams: HashMap<u64, Live>,
+    /// How many each peer has opened through outlets.
+    peers: HashMap<Identifier, usize>,
+}
+
+impl Table {
+    fn insert(&mut self, number: u64, live: Live) {
+        if matches!(live.through, Through::Outlet(_)) {
+            *self.peers.entry(live.channel.peer()).or_default() += 1;
+        }
+        live.channel.stream_began();
+        self.streams.insert(number, live);
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Live> {
+        let live = self.streams.remove(&number)?;
+        live.channel.stream_ended();
+        if matches!(live.through, Through::Outlet(_))
+            && let Entry::Occupied(mut count) = self.peers.entry(live.channel.peer())
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        Some(live)
+    }
+}
+
 /// All live streams of a node.
 #[derive(Default)]
 pub struct LiveStreams {
     next: AtomicU64,
-    streams: Mutex<HashMap<u64, Live>>,
+    table: Mutex<Table>,
     count: watch::Sender<usize>,
 }
 
@@ -43,25 +76,24 @@ impl LiveStreams {
     pub fn enter(self: &Arc<Self>, channel: Arc<Channel>, through: Through) -> (LiveGuard, oneshot::Receiver<ResetCode>) {
         let (kill, killed) = oneshot::channel();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        channel.stream_began();
-        let mut streams = self.lock();
-        streams.insert(number, Live { channel, through, kill });
-        self.count.send_replace(streams.len());
-        drop(streams);
+        let mut table = self.lock();
+        table.insert(number, Live { channel, through, kill });
+        self.count.send_replace(table.streams.len());
+        drop(table);
         (LiveGuard { streams: Arc::clone(self), number }, killed)
     }
 
     /// Ends every stream for which `verdict` has a reason to.
     pub fn review(&self, verdict: impl Fn(&Channel, &Through) -> Option<ResetCode>) {
-        let mut streams = self.lock();
-        let doomed: Vec<(u64, ResetCode)> = streams
+        let mut table = self.lock();
+        let doomed: Vec<(u64, ResetCode)> = table
+            .streams
             .iter()
             .filter_map(|(number, live)| verdict(&live.channel, &live.through).map(|code| (*number, code)))
             .collect();
         for (number, code) in doomed {
-            if let Some(live) = streams.remove(&number) {
-                self.count.send_replace(streams.len());
-                live.channel.stream_ended();
+            if let Some(live) = table.remove(number) {
+                self.count.send_replace(table.streams.len());
                 // A stream that has just ended by itself needs no telling.
                 let _ = live.kill.send(code);
             }
@@ -78,25 +110,30 @@ impl LiveStreams {
     /// How many streams go through `through`.
     #[must_use]
     pub fn count(&self, through: &Through) -> usize {
-        self.lock().values().filter(|live| live.through == *through).count()
+        self.lock().streams.values().filter(|live| live.through == *through).count()
     }
 
     #[must_use]
     pub fn total(&self) -> usize {
-        self.lock().len()
+        self.lock().streams.len()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Live>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How many streams `peer` has opened through outlets.
+    #[must_use]
+    pub fn of_peer(&self, peer: Identifier) -> usize {
+        self.lock().peers.get(&peer).copied().unwrap_or(0)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for LiveGuard {
     fn drop(&mut self) {
-        let mut streams = self.streams.lock();
-        if let Some(live) = streams.remove(&self.number) {
-            self.streams.count.send_replace(streams.len());
-            live.channel.stream_ended();
+        let mut table = self.streams.lock();
+        if table.remove(self.number).is_some() {
+            self.streams.count.send_replace(table.streams.len());
         }
     }
 }

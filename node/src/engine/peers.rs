@@ -25,6 +25,10 @@ const FIRST_CREDENTIAL: Duration = Duration::from_secs(3);
 /// A run of a peer's node.
 type PeerKey = (Identifier, NodeId, InstanceId);
 
+/// Most channels that one identity may have made to this node: its nodes, each with the channel of this hour and of the last. A
+/// further one takes the place of the oldest, whose live streams go on.
+const MAX_CHANNELS_OF_PEER: usize = 256;
+
 /// How paths to a peer are made.
 #[derive(Clone)]
 enum Way {
@@ -52,6 +56,14 @@ impl Peers {
     /// A peer made a channel to this node.
     pub fn accepted(&self, channel: Arc<Channel>) {
         let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_peer = || accepted.values().filter(|other| other.peer() == channel.peer());
+        if of_peer().count() >= MAX_CHANNELS_OF_PEER
+            && let Some(oldest) = of_peer().min_by_key(|other| other.created()).map(|oldest| oldest.id())
+            && let Some(oldest) = accepted.remove(&oldest)
+        {
+            debug!(peer = %channel.peer(), channel = %oldest.id(), "a peer makes too many channels: its oldest is closed");
+            oldest.close();
+        }
         accepted.insert(channel.id(), channel);
     }
 
@@ -235,6 +247,7 @@ fn channel_failure(error: &ChannelError) -> Failure {
         | ChannelError::Unexpected
         | ChannelError::Stream(_)
         | ChannelError::Message(_)
+        | ChannelError::TooManyMessages
         | ChannelError::Closed => "PATH_LOST",
     };
     Failure::new(Step::Channel, code, format!("no channel to the peer's node: {error}"))

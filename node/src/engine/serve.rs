@@ -12,12 +12,13 @@ use postern_proto::spec::ResourceType;
 use postern_proto::stream::Stream;
 use postern_runtime::net::{SocketKind, dial};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use super::channel::{self, Channel, ChannelError, PATH_IDLE};
 use super::failure::reject_of_dial;
 use super::link::{Link, LinkError};
-use super::live::Through;
+use super::live::{LiveGuard, Through};
 use super::pump::{self, End, Pump, reset_application};
 use super::shared::Shared;
 
@@ -33,8 +34,12 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// Most portals that one connection may pass, one behind the other.
 const MAX_HOPS: u8 = 8;
 
-/// Most streams through one node's outlets at once. Each costs two descriptors; the rest stay for links.
+/// Most streams through one node at once, also those whose target is still being dialled. Each costs two descriptors; the rest stay
+/// for links.
 const MAX_STREAMS: usize = 16_384;
+
+/// Most of them that one identity may have opened, so that a member that floods leaves room for others.
+const MAX_STREAMS_OF_PEER: usize = MAX_STREAMS / 2;
 
 /// Serves a path until it is closed or breaks. `joined` is whom the relay says that it joined, if there is a relay.
 pub async fn serve_path(shared: Arc<Shared>, socket: TcpStream, joined: Option<(Identifier, InstanceId)>) {
@@ -86,21 +91,22 @@ async fn serve_open(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) ->
         return None;
     };
     // A repeated id has no keys left to answer with; closing the path is the only answer that cannot repeat a nonce.
-    let mut stream = match channel.accept_stream(head.stream) {
-        Ok(stream) => stream,
+    let (mut stream, open) = match channel.accept_open(head, &mut frame) {
+        Ok(accepted) => accepted,
         Err(error) => {
-            warn!(peer = %channel.peer(), stream = head.stream, %error, "a stream id came again");
+            warn!(peer = %channel.peer(), stream = head.stream, %error, "an open that cannot be answered");
             return None;
         }
     };
-    let open: Open = match stream.open_open(OpenHead::LEN, &mut frame) {
-        Ok(text) => minicbor::decode(text).ok()?,
-        Err(error) => {
-            warn!(peer = %channel.peer(), %error, "an open that its channel's peer did not seal");
-            return None;
-        }
-    };
-    match reach(shared, &channel, &open).await {
+    // It counts, and a change of policies or credentials reaches it, from before it is judged: nothing falls in between, however
+    // long the target takes.
+    let (guard, mut kill) = shared.live.enter(Arc::clone(&channel), Through::Outlet(open.outlet.clone()));
+    let mut reached = reach(shared, &channel, &open).await;
+    if kill.try_recv().is_ok() {
+        warn!(peer = %channel.peer(), outlet = %open.outlet, "refused a stream: it was no longer allowed when its target was reached");
+        reached = Err(RejectCode::NotAvailable);
+    }
+    match reached {
         Ok(application) => {
             stream.accept();
             if open.probe {
@@ -108,7 +114,7 @@ async fn serve_open(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) ->
                 answer(&mut stream, &mut link).await?;
                 return None;
             }
-            carry(shared, channel, open.outlet, (head.stream, stream), application, link).await
+            carry(&channel, &open.outlet, (head.stream, stream), application, link, kill, guard).await
         }
         Err(code) => {
             stream.reject(code);
@@ -142,7 +148,7 @@ async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<TcpStr
     if open.hops >= MAX_HOPS {
         return Err(RejectCode::Loop);
     }
-    if shared.live.total() >= MAX_STREAMS {
+    if shared.live.total() > MAX_STREAMS || shared.live.of_peer(peer) > MAX_STREAMS_OF_PEER {
         warn!(%peer, outlet = %open.outlet, "refused a stream: too many live streams");
         return Err(RejectCode::Busy);
     }
@@ -164,15 +170,15 @@ async fn answer(stream: &mut Stream, link: &mut Link) -> Option<()> {
 }
 
 async fn carry(
-    shared: &Arc<Shared>,
-    channel: Arc<Channel>,
-    outlet: OutletName,
+    channel: &Channel,
+    outlet: &OutletName,
     (id, mut stream): (u64, Stream),
     application: TcpStream,
     mut link: Link,
+    mut kill: oneshot::Receiver<ResetCode>,
+    _live: LiveGuard,
 ) -> Option<Link> {
     let peer = channel.peer();
-    let (_guard, mut kill) = shared.live.enter(Arc::clone(&channel), Through::Outlet(outlet.clone()));
     debug!(%peer, %outlet, stream = id, "stream opened");
     let pump = Pump { stream: &mut stream, application: &application, link: &mut link, kill: &mut kill };
     let (end, _) = pump::run(pump, Vec::new(), true).await;

@@ -169,3 +169,93 @@ async fn a_peer_that_restarts() {
     b.add_outlet(echo).await;
     assert_eq!(ask(&inlet, b"x").await.unwrap(), b"x");
 }
+
+async fn echoing_pair() -> (TestHome, Engine, Engine, InletSpec) {
+    let home = TestHome::new();
+    let (a, b) = (home.node("a").await, home.node("b").await);
+    b.add_outlet(OutletSpec { name: "echo".parse().unwrap(), to: echo_server().await, allow: None }).await;
+    let inlet = a.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
+    (home, a, b, inlet)
+}
+
+/// Whether the stream behind `live` is cut, soon.
+async fn is_cut(live: &mut TcpStream) -> bool {
+    tokio::time::timeout(Duration::from_secs(8), live.read_exact(&mut [0])).await.is_ok_and(|read| read.is_err())
+}
+
+/// Nor may a change fall between the decision about a stream and its beginning: here the target takes a second to accept.
+#[tokio::test]
+async fn a_policy_that_changes_while_the_target_is_dialled() {
+    let (_home, a, b, _) = echoing_pair().await;
+    let slow = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    slow.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    slow.listen(0).unwrap();
+    let target = slow.local_addr().unwrap().as_socket().unwrap();
+    // Fills its queue: the kernel lets the next one knock again after a second.
+    let _queued = TcpStream::connect(target).await.unwrap();
+    b.add_outlet(OutletSpec { name: "slow".parse().unwrap(), to: HostPort::from(target), allow: None }).await;
+    let inlet = a.add_inlet(inlet("slow", "/node/b/service/slow")).await.unwrap();
+    let mut live = TcpStream::connect(inlet.from.to_string()).await.unwrap();
+    live.write_all(b"secret").await.unwrap();
+    while b.shared.live.total() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let target = PolicyTarget::ResourceType(ResourceType::TcpOutlet);
+    b.set_policies(vec![PolicySpec { target, expression: "nobody-has-this".parse().unwrap() }]).await;
+    slow.accept().unwrap();
+    assert!(is_cut(&mut live).await);
+    assert_eq!(b.shared.live.total(), 0);
+}
+
+/// A peer that closes its channel's control stream does not thereby outlive its credential.
+#[tokio::test]
+async fn an_expired_credential_ends_streams_without_a_channel() {
+    let (_home, a, b, inlet) = echoing_pair().await;
+    let mut live = TcpStream::connect(inlet.from.to_string()).await.unwrap();
+    live.write_all(b"x").await.unwrap();
+    live.read_exact(&mut [0]).await.unwrap();
+    let channel = a.shared.peers.channel(&a.shared, &inlet.to.peer).await.unwrap();
+    channel.close();
+    while b.shared.peers.by_id(channel.id()).is_some() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    live.write_all(b"y").await.unwrap();
+    live.read_exact(&mut [0]).await.unwrap();
+    let clock = b.shared.trust.clock();
+    clock.synchronise(clock.now().plus(Duration::from_secs(25 * 3600)));
+    assert!(is_cut(&mut live).await);
+}
+
+/// Whoever has seen a channel's id on the way can open nothing on it, and uses up none of its stream ids.
+#[tokio::test]
+async fn a_forged_open_takes_no_stream_id() {
+    use postern_proto::path::OpenHead;
+    use postern_proto::record::{Header, Kind};
+
+    let (_home, a, b, inlet) = echoing_pair().await;
+    assert_eq!(ask(&inlet, b"x").await.unwrap(), b"x");
+    let channel = a.shared.peers.channel(&a.shared, &inlet.to.peer).await.unwrap();
+    let address = b.shared.presence_of(&"b".parse().unwrap()).unwrap().address;
+    let (mut forger, _) = a.shared.direct.dial(&a.shared.trust, &address).await.unwrap();
+    let mut open = Header { kind: Kind::Open, length: OpenHead::LEN + 40 }.to_bytes().to_vec();
+    open.extend(OpenHead { channel: channel.id(), stream: 1 << 40 }.to_bytes());
+    open.extend([0; 40]);
+    forger.write_all(&open).await.unwrap();
+    assert_eq!(forger.read(&mut [0]).await.unwrap(), 0, "closed without an answer");
+    assert_eq!(ask(&inlet, b"x").await.unwrap(), b"x");
+}
+
+/// A member that makes channels without end keeps its newest ones only.
+#[tokio::test]
+async fn channels_of_one_peer_are_bounded() {
+    let (_home, a, b, _) = echoing_pair().await;
+    let address = b.shared.presence_of(&"b".parse().unwrap()).unwrap().address;
+    let mut channels = Vec::new();
+    for _ in 0..300 {
+        let (socket, peer) = a.shared.direct.dial(&a.shared.trust, &address).await.unwrap();
+        channels.push(channel::dial(&a.shared.trust, &peer, link::Link::new(socket)).await.unwrap());
+    }
+    let kept = || channels.iter().filter(|(channel, _)| b.shared.peers.by_id(channel.id()).is_some()).count();
+    assert_eq!(kept(), 256);
+    assert!(b.shared.peers.by_id(channels[299].0.id()).is_some());
+}
