@@ -1,6 +1,7 @@
 //! One relay: the control link to it, which registers this node's relay names and looks up others', and the data links.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -374,7 +375,9 @@ impl RelayLink {
                     };
                     match message {
                         FromRelay::Welcome { observed } => {
-                            info!(relay = %row.address, %observed, "connected to the relay");
+                            // Text of the relay's: only what reads as an address stands in the log.
+                            let observed = observed.parse::<SocketAddr>().ok();
+                            info!(relay = %row.address, ?observed, "connected to the relay");
                             *lock(&self.last_error) = None;
                             backoff.reset();
                             self.state.send_replace(State::Up(Arc::clone(&session)));
