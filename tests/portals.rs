@@ -240,6 +240,7 @@ fn the_link_to_the_relay_is_cut() {
     eventually(PATIENCE, "the relay shows as up", || (relay_status(&portal.vendor) == "Up").then_some(()));
     eventually(PATIENCE, "traffic", || echoes(portal.inlet, b"after").ok());
     println!("up and carrying {:?} after the network was back", restored.elapsed());
+    assert_no_clean_end(live);
 }
 
 /// Behaviour 15, where the network says nothing any more.
@@ -248,6 +249,9 @@ fn the_link_to_the_relay_falls_silent() {
     let server = EchoServer::start();
     let (proxy, portal) = portal_behind_a_proxy(server.port());
     echoes(portal.inlet, b"before").expect("all is well");
+    let mut live = connect(portal.inlet).expect("the inlet listens");
+    live.write_all(b"ping").expect("a live stream");
+    live.read_exact(&mut [0; 4]).expect("a live stream");
 
     proxy.silence();
     let silent = Instant::now();
@@ -262,6 +266,18 @@ fn the_link_to_the_relay_falls_silent() {
     proxy.restore();
     eventually(PATIENCE, "the relay shows as up", || (relay_status(&portal.vendor) == "Up").then_some(()));
     eventually(PATIENCE, "traffic", || echoes(portal.inlet, b"after").ok());
+    assert_no_clean_end(live);
+}
+
+/// A stream that lost its link either goes on or is reset. It never ends as if the peer had ended it.
+#[track_caller]
+fn assert_no_clean_end(mut live: TcpStream) {
+    if live.write_all(b"pong").is_ok() {
+        match live.read(&mut [0; 4]) {
+            Ok(count) => assert_ne!(count, 0, "a stream that lost its link ended cleanly"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+    }
 }
 
 /// Behaviour 16: a client that has asked and ended its side gets all of a long answer.
@@ -371,60 +387,81 @@ fn a_reader_that_pauses() {
     expected.check(&mut &stream).expect("all the rest");
 }
 
-/// Behaviour 17: readers that stall hold up nobody else, and cost no more than what they were granted.
+/// Behaviour 17: readers that stall, at either end, hold up nobody else, and cost no more than what they were granted.
 #[test]
 fn stalled_readers_hold_up_nobody() {
-    const STALLED: u64 = 4;
+    const STALLED: u64 = 3;
     /// A stream's largest window.
     const WINDOW: u64 = 16 * MIB;
     const SIZE: u64 = 48 * MIB;
     let flooded = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&flooded);
+    // The client's first byte says what the server does: send a pattern, flood, or read nothing.
     let server = TcpServer::start(move |mut stream| {
         let mut kind = [0];
         stream.read_exact(&mut kind)?;
-        if kind == *b"p" {
-            std::io::copy(&mut Pattern::new(7, SIZE), &mut stream)?;
-            return stream.shutdown(Shutdown::Write);
-        }
-        stream.set_write_timeout(None)?;
-        let chunk = vec![b'x'; 64 << 10];
-        loop {
-            let count = stream.write(&chunk)?;
-            counted.fetch_add(count as u64, Ordering::Relaxed);
+        match &kind {
+            b"p" => {
+                std::io::copy(&mut Pattern::new(7, SIZE), &mut stream)?;
+                stream.shutdown(Shutdown::Write)
+            }
+            b"f" => flood(&stream, &counted),
+            // Until the test's process ends.
+            _ => loop {
+                thread::park();
+            },
         }
     });
     let portal = Portal::to(POSTERN, server.port());
-    let download = || {
+    let begin = |kind: &[u8; 1]| {
         let mut stream = connect(portal.inlet).expect("the inlet listens");
+        stream.write_all(kind).expect("it is taken");
+        stream
+    };
+    let download = || {
         let begun = Instant::now();
-        stream.write_all(b"p").expect("it is taken");
-        Pattern::new(7, SIZE).check(&mut stream).expect("a whole download");
+        Pattern::new(7, SIZE).check(&mut begin(b"p")).expect("a whole download");
         begun.elapsed()
     };
     download();
     // The fastest of a few, because the machine has other things to do.
     let alone = (0..3).map(|_| download()).min().expect("three");
     let before = portal.resident();
-    let stalled: Vec<TcpStream> = (0..STALLED)
+    let clients: Vec<TcpStream> = (0..STALLED)
         .map(|_| {
-            let mut stream = connect(portal.inlet).expect("the inlet listens");
-            stream.write_all(b"f").expect("it is taken");
+            let mut stream = begin(b"f");
             // It begins to read, and then stops.
             stream.read_exact(&mut vec![0; MIB as usize]).expect("a flood");
             stream
         })
         .collect();
+    let servers: Vec<TcpStream> = (0..STALLED)
+        .map(|_| {
+            let stream = begin(b"s");
+            let (flooding, counted) = (stream.try_clone().expect("a handle"), Arc::clone(&flooded));
+            thread::spawn(move || flood(&flooding, &counted));
+            stream
+        })
+        .collect();
     wait_until_still(&flooded);
     let during = (0..4).map(|_| download()).min().expect("four");
-    println!("{SIZE} bytes in {alone:?} alone, in {during:?} beside {STALLED} stalled readers");
+    println!("{SIZE} bytes in {alone:?} alone, in {during:?} beside {} stalled readers", 2 * STALLED);
     assert!(during < 2 * alone + Duration::from_millis(200), "{during:?} beside stalled readers, {alone:?} alone");
     for ((process, before), after) in ["inlet node", "relay", "outlet node"].iter().zip(before).zip(portal.resident()) {
         let grown = after.saturating_sub(before);
         println!("{process}: {} MiB more", grown / MIB);
         assert!(grown < STALLED * WINDOW + 32 * MIB, "the {process} grew by {} MiB", grown / MIB);
     }
-    drop(stalled);
+    clients.iter().chain(&servers).for_each(reset);
+}
+
+/// Writes until the peer has gone, and counts.
+fn flood(mut stream: &TcpStream, count: &AtomicU64) -> std::io::Result<()> {
+    stream.set_write_timeout(None)?;
+    let chunk = vec![b'x'; 64 << 10];
+    loop {
+        count.fetch_add(stream.write(&chunk)? as u64, Ordering::Relaxed);
+    }
 }
 
 /// Waits until a counter has stood still for a second.
