@@ -1,5 +1,6 @@
 //! Talking to the project's authority as one of this home's identities.
 
+use postern_proto::address::HostPort;
 use postern_proto::authority::{Answer, Refusal, Request};
 use postern_proto::handshake::StaticKey;
 use postern_proto::id::NodeId;
@@ -13,6 +14,7 @@ use postern_runtime::supervise::Supervisor;
 
 use crate::context::Context;
 use crate::error::{CliError, Exit};
+use crate::servers::Settings;
 
 /// A session with the authority, for the length of one command.
 pub struct Session {
@@ -29,7 +31,7 @@ impl Session {
         let identity = identity.load()?;
         context.block_on(async {
             let supervisor = Supervisor::new();
-            let addresses = membership.authority_addresses();
+            let addresses = addresses(&home, &membership)?;
             let pinned = Pinned { addresses: &addresses, static_key: membership.authority_static() };
             // A key of its own, for this session only: a command is no node.
             let hello = enrol::hello(&identity, NodeId::random(), &key, context.now());
@@ -41,6 +43,19 @@ impl Session {
     pub fn call(&self, context: &Context, request: Request) -> Result<Answer, CliError> {
         Ok(context.block_on(self.client.call(request))??)
     }
+}
+
+/// Where the authority is, in the order to try. Its own home need not be able to use the address that others are told.
+fn addresses(home: &Home, membership: &Membership) -> Result<Vec<HostPort>, CliError> {
+    let mut addresses = membership.authority_addresses();
+    if home.has_authority()?
+        && let Some(settings) = Settings::load(home)?
+    {
+        let local = settings.local();
+        addresses.retain(|address| *address != local);
+        addresses.insert(0, local);
+    }
+    Ok(addresses)
 }
 
 /// The member that commands of this home act as: the default identity if it is one, else the first identity that is.

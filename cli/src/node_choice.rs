@@ -8,6 +8,7 @@ use postern_node::store::Stored;
 use postern_proto::name::NodeName;
 use postern_runtime::home::{Home, NodeHome};
 
+use crate::authority::member;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::node_process;
@@ -42,10 +43,22 @@ pub fn existing(home: &Home, name: Option<&NodeName>) -> Result<NodeHome, CliErr
     home.node(&name)?.ok_or_else(|| CliError::not_found("node", &name))
 }
 
+/// What a node is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Something that works in any home.
+    Any,
+    /// Something of a project, for which no node is made where there is no project.
+    Project,
+}
+
 /// The node that is named, or the default one; where there is none, one is made and started.
-pub fn existing_or_made(context: &Context, home: &Home, name: Option<&NodeName>) -> Result<NodeHome, CliError> {
+pub fn existing_or_made(context: &Context, home: &Home, name: Option<&NodeName>, need: Need) -> Result<NodeHome, CliError> {
     if name.is_some() || home.default_node()?.is_some() {
         return existing(home, name);
+    }
+    if need == Need::Project && member(home)?.is_none() {
+        return Err(CliError::no_project());
     }
     let identity = home.default_identity_or_create(context.now())?;
     let name = free_node_name(home)?;

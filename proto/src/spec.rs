@@ -170,9 +170,10 @@ impl FromStr for Route {
         let (project, peer) = match head {
             [] => (None, None),
             ["node", node] => (None, Some(PeerRoute::Node(node.parse()?))),
-            ["project", project, "service", relay] => {
+            // Without the project, it begins as `relay create` prints it.
+            [project @ .., "service", relay] if matches!(project, [] | ["project", _]) => {
                 let relay = relay.strip_prefix("forward_to_").ok_or_else(malformed)?;
-                (Some(project.parse()?), Some(PeerRoute::Relay(relay.parse()?)))
+                (project.last().map(|name| name.parse()).transpose()?, Some(PeerRoute::Relay(relay.parse()?)))
             }
             [kind @ ("ip4" | "ip6" | "dns4" | "dns6" | "dnsaddr"), host, "tcp", port] => {
                 let port = port.parse().map_err(|_| InvalidAddress::Port((*port).chars().take(20).collect()))?;
@@ -274,6 +275,7 @@ mod tests {
             ("/ip4/10.0.0.1/tcp/7/service/db", Some(PeerRoute::Address("10.0.0.1:7".parse().unwrap()))),
             ("/dnsaddr/h.x/tcp/7/service/db", Some(PeerRoute::Address("h.x:7".parse().unwrap()))),
             ("/project/default/service/forward_to_r/secure/api/service/db", Some(PeerRoute::Relay("r".parse().unwrap()))),
+            ("/service/forward_to_r/service/db", Some(PeerRoute::Relay("r".parse().unwrap()))),
         ] {
             let route: Route = text.parse().unwrap();
             assert_eq!(route.peer, peer, "{text}");
@@ -289,6 +291,8 @@ mod tests {
             "/node/service/db",
             "/x/db",
             "/ip4/::1/tcp/1/service/a",
+            "/service/x/service/db",
+            "/project/service/forward_to_r/service/db",
             "/ip4/1.2.3.4/tcp/0/service/a",
             "x:80",
         ] {

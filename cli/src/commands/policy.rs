@@ -9,7 +9,7 @@ use postern_proto::name::OutletName;
 use crate::args::Yes;
 use crate::context::Context;
 use crate::error::CliError;
-use crate::node_choice::{At, ask, existing, existing_or_made};
+use crate::node_choice::{At, Need, ask, existing, existing_or_made};
 use crate::output::{fields, table};
 use crate::prompt::confirm;
 
@@ -88,7 +88,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                 expression: expression.as_deref(),
             };
             let spec = policy(arguments).map_err(|errors| Fault::usage(&errors))?;
-            let node = existing_or_made(context, &home, at.at.as_ref())?;
+            let node = existing_or_made(context, &home, at.at.as_ref(), Need::Any)?;
             let made = ask(context, &node, async |client| client.create_policy(&spec).await)?;
             context.output().say(format_args!("{} is allowed where {}", subject(&made), made.expression));
             context.output().created(&made.expression, &made)

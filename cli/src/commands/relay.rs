@@ -11,7 +11,7 @@ use postern_proto::name::{NodeName, RelayName};
 use crate::args::Yes;
 use crate::context::Context;
 use crate::error::CliError;
-use crate::node_choice::{At, ask, existing, existing_or_made, parse_node};
+use crate::node_choice::{At, Need, ask, existing, existing_or_made, parse_node};
 use crate::output::{fields, table};
 use crate::prompt::confirm;
 
@@ -67,7 +67,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
     match command {
         Command::Create { name, to, at } => {
             let spec = relay(RelayArguments { name: Some(&name), at: at.as_deref() }).map_err(|errors| Fault::usage(&errors))?;
-            let node = existing_or_made(context, &home, to.as_ref())?;
+            let node = existing_or_made(context, &home, to.as_ref(), Need::Project)?;
             let made = ask(context, &node, async |client| client.create_relay(&spec, WAIT).await)?;
             match made.connection_status {
                 Connection::Up => {

@@ -5,11 +5,12 @@ use postern_node::config::resource::{InletArguments, inlet};
 use postern_node::control::document::{Connection, InletDocument};
 use postern_node::control::fault::Fault;
 use postern_proto::name::Alias;
+use postern_proto::spec::PeerRoute;
 
 use crate::args::Yes;
 use crate::context::Context;
 use crate::error::CliError;
-use crate::node_choice::{At, ask, existing, existing_or_made};
+use crate::node_choice::{At, Need, ask, existing, existing_or_made};
 use crate::output::{fields, table};
 use crate::prompt::confirm;
 use crate::source;
@@ -71,7 +72,8 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                 allow: allow.as_deref(),
             };
             let spec = inlet(arguments).map_err(|errors| Fault::usage(&errors))?;
-            let node = existing_or_made(context, &home, at.at.as_ref())?;
+            let need = if matches!(spec.to.peer, PeerRoute::Relay(_)) { Need::Project } else { Need::Any };
+            let node = existing_or_made(context, &home, at.at.as_ref(), need)?;
             let made = ask(context, &node, async |client| client.create_inlet(&spec).await)?;
             context.output().say(format_args!(
                 "the inlet `{}` of node `{}` listens at {} and leads to {}",

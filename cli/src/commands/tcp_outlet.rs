@@ -9,7 +9,7 @@ use postern_proto::name::OutletName;
 use crate::args::Yes;
 use crate::context::Context;
 use crate::error::CliError;
-use crate::node_choice::{At, ask, existing, existing_or_made};
+use crate::node_choice::{At, Need, ask, existing, existing_or_made};
 use crate::output::{fields, table};
 use crate::prompt::confirm;
 
@@ -64,7 +64,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Create { to, from, allow, at } => {
             let arguments = OutletArguments { from: from.as_deref(), to: Some(&to), allow: allow.as_deref() };
             let request = outlet(arguments).map_err(|errors| Fault::usage(&errors))?;
-            let node = existing_or_made(context, &home, at.at.as_ref())?;
+            let node = existing_or_made(context, &home, at.at.as_ref(), Need::Any)?;
             let made = ask(context, &node, async |client| client.create_outlet(&request).await)?;
             context.output().say(format_args!("the outlet `{}` of node `{}` leads to {}", made.name, node.name(), made.to));
             context.output().created(&made.worker_address, &made)

@@ -1,5 +1,6 @@
 //! What the servers of a home were started with, kept for restarts in `servers/settings.json`.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use postern_proto::address::{HostPort, InvalidAddress};
@@ -119,7 +120,7 @@ pub struct Settings {
 
 impl Settings {
     pub fn new(roles: Roles) -> Self {
-        let listen = HostPort::from(std::net::SocketAddr::from(([127, 0, 0, 1], 0)));
+        let listen = HostPort::from(SocketAddr::from(([127, 0, 0, 1], 0)));
         Self { roles, listen, advertise: None, administrator: None, project: None, metrics: None }
     }
 
@@ -128,10 +129,17 @@ impl Settings {
         let port = self.listen.port();
         match &self.advertise {
             Some(advertise) => advertise.address(port),
+            None => self.local(),
+        }
+    }
+
+    /// Where they are reached on this machine, once `listen` has its port.
+    pub fn local(&self) -> HostPort {
+        let everywhere = self.listen.as_socket_addr().filter(|address| address.ip().is_unspecified());
+        match everywhere {
             // Nobody can dial the address that means all addresses.
-            None if self.listen.as_socket_addr().is_some_and(|address| address.ip().is_unspecified()) => {
-                HostPort::from(std::net::SocketAddr::from(([127, 0, 0, 1], port)))
-            }
+            Some(SocketAddr::V4(_)) => SocketAddr::from((Ipv4Addr::LOCALHOST, self.listen.port())).into(),
+            Some(SocketAddr::V6(_)) => SocketAddr::from((Ipv6Addr::LOCALHOST, self.listen.port())).into(),
             None => self.listen.clone(),
         }
     }

@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod clock;
 pub mod daemon;
 pub mod enrol;
+pub mod error;
 pub mod files;
 pub mod home;
 pub mod lock;

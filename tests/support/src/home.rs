@@ -90,9 +90,14 @@ impl TestHome {
         self.invoke(arguments).spawn()
     }
 
-    /// All processes of this home.
+    /// All processes of this home: those that name it, and those that hold its locks.
     pub fn processes(&self) -> Vec<Process> {
-        processes::of_home(&self.path())
+        processes::of_home(&self.path(), &self.lock_files())
+    }
+
+    fn lock_files(&self) -> Vec<PathBuf> {
+        let nodes = fs::read_dir(self.path().join("nodes")).into_iter().flatten().flatten().map(|entry| entry.path());
+        nodes.chain([self.path().join("servers")]).map(|directory| directory.join("lock")).collect()
     }
 
     /// The process of the node `name`, by its lock file.

@@ -1,10 +1,11 @@
 //! Finding the processes of a home, and ending them.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::FlockOperation;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 /// A process of a home.
@@ -15,10 +16,12 @@ pub struct Process {
     pub command: String,
 }
 
-/// All processes that have `home` as their `POSTERN_HOME` or name it in their arguments.
-pub(crate) fn of_home(home: &Path) -> Vec<Process> {
+/// All processes that have `home` as their `POSTERN_HOME` or name it in their arguments, and those that hold one of the lock files
+/// `locks`: a daemon shows its environment to nobody but root.
+pub(crate) fn of_home(home: &Path, locks: &[PathBuf]) -> Vec<Process> {
     let needle = home.as_os_str().as_encoded_bytes();
     let contains = |bytes: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
+    let holders: Vec<u32> = locks.iter().filter_map(|lock| holder(lock)).collect();
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let ours = std::process::id();
     entries
@@ -29,11 +32,20 @@ pub(crate) fn of_home(home: &Path) -> Vec<Process> {
             let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
             let arguments = read("cmdline");
             // A process that has ended, and waits for its parent to notice, has no arguments.
-            let found = !arguments.is_empty() && (contains(&arguments) || contains(&read("environ")));
+            let found = !arguments.is_empty() && (holders.contains(&pid) || contains(&arguments) || contains(&read("environ")));
             let command = String::from_utf8_lossy(&arguments).replace('\0', " ").trim_end().to_owned();
             found.then_some(Process { pid, command })
         })
         .collect()
+}
+
+/// The process in the lock file, where the file is locked now.
+fn holder(lock: &Path) -> Option<u32> {
+    let file = fs::File::open(lock).ok()?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+        Err(rustix::io::Errno::WOULDBLOCK) => fs::read_to_string(lock).ok()?.trim().parse().ok(),
+        _ => None,
+    }
 }
 
 /// Sends `which` to the process `pid`; nothing where it has ended.

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 /// A connection on which nothing comes for this long is given up, so that no thread outlives a test for long.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -212,7 +212,8 @@ pub struct Reserved {
 impl Reserved {
     #[must_use]
     pub fn new() -> Self {
-        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        let socket =
+            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
         rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
         let address: SocketAddr =
             rustix::net::getsockname(&socket).ok().and_then(|any| any.try_into().ok()).expect("the address of a bound socket");

@@ -1,0 +1,482 @@
+//! Nodes, from a user's side: making, naming, stopping, starting, and what becomes of everything in them.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use postern_test_support::{
+    EchoServer, HttpServer, PATIENCE, Project, Reserved, Signal, TestHome, Value, connect, echoes, eventually, http_get, json,
+};
+
+const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
+
+fn home() -> TestHome {
+    TestHome::new(POSTERN)
+}
+
+/// The names of all nodes of a home.
+#[track_caller]
+fn names(home: &TestHome) -> Vec<String> {
+    let list = home.json(&["node", "list"]);
+    list.as_array().unwrap().iter().map(|node| node["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[track_caller]
+fn address(home: &TestHome, alias: &str) -> String {
+    home.json(&["tcp-inlet", "show", alias])["bind_addr"].as_str().unwrap().to_owned()
+}
+
+/// Waits until bytes pass both ways.
+#[track_caller]
+fn passes(address: &str) {
+    eventually(PATIENCE, "bytes through the portal", || echoes(address, b"there and back").ok());
+}
+
+// Behaviour 1.
+#[test]
+fn a_node_gets_the_name_that_is_given_or_one_by_chance() {
+    let home = home();
+    let random = home.ok(&["node", "create"]);
+    assert!(!random.is_empty() && random.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-'), "{random:?}");
+    assert_eq!(home.ok(&["node", "create", "n"]), "n");
+
+    let shown = home.json(&["node", "show", "n"]);
+    assert_eq!((&shown["name"], &shown["status"], &shown["is_default"]), (&json!("n"), &json!("running"), &json!(false)));
+    assert_eq!(home.json(&["node", "show", "/node/n"])["pid"], shown["pid"]);
+    assert_eq!(shown["pid"], home.node_pid("n"));
+    // The first one made is the default.
+    let default = home.json(&["node", "show"]);
+    assert_eq!((&default["name"], &default["status"]), (&json!(random), &json!("running")));
+    assert_eq!(names(&home).len(), 2);
+}
+
+// Behaviour 2.
+#[test]
+fn a_name_is_taken_once() {
+    let home = home();
+    home.ok(&["node", "create", "n"]);
+    let first = home.json(&["node", "show", "n"]);
+    home.fails(&["node", "create", "n"], 1).says("n");
+    assert_eq!(home.json(&["node", "show", "n"]), first);
+
+    home.ok(&["node", "stop", "n"]);
+    assert_eq!(home.json(&["node", "show", "n"])["status"], "stopped");
+    home.ok(&["node", "stop", "n"]);
+    assert_eq!(home.ok(&["node", "create", "n"]), "n");
+    assert_eq!(home.json(&["node", "show", "n"])["status"], "running");
+
+    for again in [["node", "create", "n"], ["node", "start", "n"]] {
+        let before = home.node_pid("n");
+        home.kill(before);
+        assert_eq!(home.json(&["node", "show", "n"])["status"], "stopped");
+        home.ok(&again);
+        let shown = home.json(&["node", "show", "n"]);
+        assert!(shown["status"] == "running" && shown["pid"] != before, "{shown}");
+    }
+    home.ok(&["node", "start", "n"]);
+}
+
+// Behaviour 3.
+#[test]
+fn what_is_neither_a_name_nor_a_file_leaves_nothing() {
+    let home = home();
+    for wrong in ["n!", "a/b", "missing.yaml", "", "x.y z"] {
+        let outcome = home.run(&["node", "create", wrong]);
+        assert!([1, 2, 69, 78].contains(&outcome.status) && outcome.stdout.is_empty(), "{outcome:?}");
+        assert!(outcome.stderr.contains(wrong), "{outcome:?}");
+    }
+    home.fails(&["node", "create", &"n".repeat(65)], 2);
+    assert_eq!(home.json(&["node", "list"]), json!([]));
+    assert_eq!(home.processes(), []);
+}
+
+// Behaviour 4.
+#[test]
+fn a_node_from_inline_configuration() {
+    let home = home();
+    let text = "{name: n, tcp-outlets: {db: {to: 5432}}}";
+    assert_eq!(home.ok(&["node", "create", "--configuration", text]), "n");
+    let outlet = home.json(&["tcp-outlet", "show", "db"]);
+    assert_eq!((&outlet["name"], &outlet["to"]), (&json!("db"), &json!("127.0.0.1:5432")));
+    assert_eq!(outlet["worker_address"], "/service/db");
+
+    let wrong = "name: m\ntcp-outlets:\n  db:\n    to: \"localhost:65536\"\n  other:\n    too: 1\n";
+    let outcome = home.fails(&["node", "create", "--configuration", wrong], 78).says("65536");
+    // All problems at once, each with its place.
+    assert!(outcome.stderr.contains(":4:") && outcome.stderr.contains(":6:"), "{outcome:?}");
+    assert_eq!(names(&home), ["n"]);
+}
+
+// Behaviour 5.
+#[test]
+fn wrong_variables_are_told_before_the_ticket_is_spent() {
+    let project = Project::new(POSTERN);
+    let home = project.stranger();
+    let ticket = home.file("t.ticket", project.ticket(&[]));
+    let node = home.file("n.yaml", "name: n\ntcp-outlet:\n  to: $X\n");
+    let create =
+        |extra: &[&str]| home.invoke(["node", "create"]).arg(&node).arg("--enrollment-ticket").arg(&ticket).args(extra).run();
+    let empty = create(&["--variable", "X="]).says("Empty value for variable 'X'");
+    assert!([2, 78].contains(&empty.status), "{empty:?}");
+    let undefined = create(&[]).exits(78).says("X");
+    assert!(undefined.stderr.contains("n.yaml:3:"), "{undefined:?}");
+    assert_eq!(home.json(&["node", "list"]), json!([]));
+    assert_eq!(project.json(&["ticket", "list"])[0]["uses"], 0);
+
+    create(&["--variable", "X=5432"]).success();
+    eventually(PATIENCE, "the ticket to be used", || (project.json(&["ticket", "list"])[0]["uses"] == 1).then_some(()));
+}
+
+// Behaviour 6.
+#[test]
+fn everything_of_a_node_comes_back() {
+    let project = Project::new(POSTERN);
+    let echo = EchoServer::start();
+    let yaml = format!(
+        "name: n\nrelay: r1\ntcp-outlet: {{from: e1, to: {0}}}\ntcp-inlet: {{alias: i1, from: \"127.0.0.1:0\", via: r1, to: e1}}\n\
+         policy: {{resource-type: tcp-inlet, allow: subject.has_credential}}\n",
+        echo.port()
+    );
+    project.ok(&["node", "create", "--configuration", &yaml]);
+    project.ok(&["relay", "create", "r2"]);
+    project.ok(&["tcp-outlet", "create", "--from", "e2", "--to", &echo.port().to_string(), "--allow", "not banned"]);
+    project.ok(&["tcp-inlet", "create", "--alias", "i2", "--via", "r2", "--to", "e2"]);
+    project.ok(&["policy", "create", "--resource", "e1", "--allow", "subject.has_credential and not banned"]);
+
+    let resources = || {
+        let mut shown = project.json(&["node", "show", "n"]);
+        for changing in ["pid", "waiting", "status"] {
+            shown.as_object_mut().unwrap().remove(changing);
+        }
+        for list in ["inlets", "relays"] {
+            for document in shown[list].as_array_mut().unwrap() {
+                for changing in ["status", "connection_status", "reason"] {
+                    document.as_object_mut().unwrap().remove(changing);
+                }
+            }
+        }
+        shown
+    };
+    for alias in ["i1", "i2"] {
+        passes(&address(&project, alias));
+    }
+    let before = resources();
+    assert_eq!(["inlets", "outlets", "relays"].map(|list| before[list].as_array().unwrap().len()), [2, 2, 2]);
+    // Of the type, of `e1`, and the one that stands on `e2` itself.
+    assert_eq!(before["policies"].as_array().unwrap().len(), 3);
+
+    project.ok(&["node", "stop", "n"]);
+    assert_eq!(resources(), before);
+    let refused = connect(address(&project, "i1"));
+    assert!(refused.is_err(), "a stopped node listens");
+    project.ok(&["node", "start", "n"]);
+    assert_eq!(resources(), before);
+    for alias in ["i1", "i2"] {
+        passes(&address(&project, alias));
+    }
+
+    project.kill(project.node_pid("n"));
+    project.ok(&["node", "start", "n"]);
+    assert_eq!(resources(), before);
+    passes(&address(&project, "i2"));
+
+    for _ in 0..2 {
+        project.ok(&["reset", "-y"]);
+        assert_eq!(project.processes(), []);
+    }
+}
+
+// Behaviour 7.
+#[test]
+fn configuration_and_ticket_by_url() {
+    let project = Project::new(POSTERN);
+    let ticket = project.ticket(&["--relay", "r"]);
+    let server = HttpServer::answering(move |path| match path {
+        "/n.yaml" => Some(b"name: n\nrelay: r\n".to_vec()),
+        "/t.ticket" => Some(format!("{ticket}\n").into_bytes()),
+        _ => None,
+    });
+    let home = project.stranger();
+    let url = |path: &str| format!("http://{}/{path}", server.address());
+    home.fails(&["node", "create", &url("missing.yaml")], 1).says("404");
+    home.ok(&["node", "create", &url("n.yaml"), "--enrollment-ticket", &url("t.ticket")]);
+    eventually(PATIENCE, "the relay to be up", || {
+        (home.json(&["relay", "show", "r"])["connection_status"] == "Up").then_some(())
+    });
+    // Without its scheme, and the same text: the same node.
+    let without = format!("{}/n.yaml", server.address());
+    let pid = home.node_pid("n");
+    home.ok(&["node", "create", &without]);
+    assert_eq!(home.node_pid("n"), pid);
+}
+
+// Behaviour 7.
+#[test]
+fn a_flag_beats_the_environment_which_beats_the_file() {
+    let project = Project::new(POSTERN);
+    let joined = |home: &TestHome| {
+        eventually(PATIENCE, "the node to join", || (home.json(&["project", "list"]) != json!([])).then_some(()));
+    };
+    let bad = "postern1_AAAA";
+
+    let home = project.stranger();
+    let good = home.file("good", project.ticket(&[]));
+    home.file("bad", bad);
+    let yaml = |ticket: &str| format!("{{name: n, ticket: {ticket}}}");
+    // Each loser would fail.
+    home.fails(&["node", "create", "--configuration", &yaml("bad")], 1);
+    home.invoke(["node", "create", "--configuration", &yaml("bad")]).env("ENROLLMENT_TICKET", &good).run().success();
+    joined(&home);
+
+    let home = project.stranger();
+    let good = home.file("good", project.ticket(&[]));
+    let flag = home.invoke(["node", "create", "n", "--enrollment-ticket"]).arg(&good).env("ENROLLMENT_TICKET", bad);
+    flag.run().success();
+    joined(&home);
+
+    let home = project.stranger();
+    home.file("good", project.ticket(&[]));
+    // A path in the file counts from the working directory.
+    home.ok(&["node", "create", "--configuration", &yaml("good")]);
+    joined(&home);
+}
+
+// Behaviour 8.
+#[test]
+fn a_used_ticket_still_admits_the_member_that_used_it() {
+    let project = Project::new(POSTERN);
+    let home = project.stranger();
+    let ticket = home.file("t.ticket", project.ticket(&["--usage-count", "1"])).display().to_string();
+    let yaml = home.file("n.yaml", "name: n\n").display().to_string();
+    let create = ["node", "create", &yaml, "--enrollment-ticket", &ticket];
+    home.ok(&create);
+    let pid = home.node_pid("n");
+    assert_eq!(home.ok(&create), "n");
+    assert_eq!(home.node_pid("n"), pid);
+
+    home.ok(&["node", "stop", "n"]);
+    home.ok(&create);
+    assert_eq!(home.json(&["node", "show", "n"])["status"], "running");
+    home.ok(&["node", "delete", "n", "-y"]);
+    home.ok(&create);
+    // Another node of the same identity, too.
+    home.ok(&["node", "create", "m", "--enrollment-ticket", &ticket]);
+    assert_eq!(project.json(&["ticket", "list"])[0]["uses"], 1);
+}
+
+// Same text: the same node. Other text under a name that is taken: an error that shows what differs.
+#[test]
+fn a_file_means_the_node_that_it_made() {
+    let home = home();
+    let file = home.file("n.yaml", "name: n\ntcp-outlet: {from: db, to: $PORT}\n").display().to_string();
+    let create = |port: &str| home.run(&["node", "create", &file, "--variable", port]);
+    create("PORT=5432").success();
+    let pid = home.node_pid("n");
+    create("PORT=5432").success();
+    assert_eq!(home.node_pid("n"), pid);
+    let other = create("PORT=5433").exits(1);
+    assert!(other.stderr.contains("tcp-outlet"), "{other:?}");
+    assert_eq!(home.json(&["tcp-outlet", "show", "db"])["to"], "127.0.0.1:5432");
+}
+
+#[test]
+fn a_listen_address_in_use_undoes_everything() {
+    let project = Project::new(POSTERN);
+    let home = project.stranger();
+    let ticket = home.file("t.ticket", project.ticket(&["--relay", "r"])).display().to_string();
+    let taken = EchoServer::start();
+    let yaml = format!("{{name: n, relay: r, tcp-inlet: {{from: {}, to: x}}}}", taken.port());
+    let outcome = home.run(&["node", "create", "--configuration", &yaml, "--enrollment-ticket", &ticket]);
+    assert!(outcome.status == 1 && outcome.stderr.contains(&taken.port().to_string()), "{outcome:?}");
+    assert_eq!(home.json(&["node", "list"]), json!([]));
+    assert_eq!(home.processes(), []);
+}
+
+// Behaviour 9a.
+#[test]
+fn the_shortest_form() {
+    let home = home();
+    let server = HttpServer::start("it works");
+    let port = Reserved::new();
+    home.ok(&["enroll"]);
+    assert_eq!(home.ok(&["tcp-outlet", "create", "--to", &server.port().to_string()]), "/service/outlet");
+    assert_eq!(home.ok(&["relay", "create"]), "/service/forward_to_default");
+    let port = port.release();
+    assert_eq!(home.ok(&["tcp-inlet", "create", "--from", &port.to_string()]), format!("127.0.0.1:{port}"));
+    let reply = http_get(("127.0.0.1", port), "/").unwrap();
+    assert_eq!((reply.status, reply.text().as_str()), (200, "it works"));
+    home.run(&["status"]).success();
+    assert_eq!(names(&home).len(), 1);
+}
+
+// Behaviour 9a.
+#[test]
+fn two_nodes_of_one_identity_side_by_side() {
+    let project = Project::new(POSTERN);
+    let echo = EchoServer::start();
+    project.ok(&["node", "create", "n1"]);
+    project.ok(&["node", "create", "n2"]);
+    project.ok(&["relay", "create", "r1", "--to", "n1"]);
+    project.ok(&["tcp-outlet", "create", "--from", "e", "--to", &echo.port().to_string(), "--at", "n1"]);
+    let inlet = project.ok(&["tcp-inlet", "create", "--via", "r1", "--to", "e", "--at", "/node/n2"]);
+    passes(&inlet);
+    let identities = ["n1", "n2"].map(|name| project.json(&["node", "show", name])["identity_name"].clone());
+    assert_eq!(identities[0], identities[1]);
+    assert_eq!(project.json(&["tcp-inlet", "list", "--at", "n1"]), json!([]));
+    assert_eq!(project.json(&["tcp-inlet", "list", "--at", "n2"]).as_array().unwrap().len(), 1);
+}
+
+// Behaviour 9b.
+#[test]
+fn nodes_of_a_home_without_a_project_meet_directly_and_strangers_do_not() {
+    let (ours, theirs) = (home(), home());
+    let echo = EchoServer::start();
+    ours.ok(&["node", "create", "n1", "--tcp-listener-address", "127.0.0.1:0"]);
+    ours.ok(&["node", "create", "n2"]);
+    assert_eq!(ours.ok(&["tcp-outlet", "create", "--to", &echo.port().to_string(), "--at", "n1"]), "/service/outlet");
+    let inlet = ours.ok(&["tcp-inlet", "create", "--to", "/node/n1/service/outlet", "--at", "n2"]);
+    passes(&inlet);
+
+    let listener = ours.json(&["node", "show", "n1"])["tcp_listener_address"].as_str().unwrap().to_owned();
+    let port = listener.rsplit(':').next().unwrap();
+    let seen = echo.accepted();
+    theirs.ok(&["node", "create", "n3"]);
+    let route = format!("/ip4/127.0.0.1/tcp/{port}/service/outlet");
+    let stranger = theirs.ok(&["tcp-inlet", "create", "--to", &route, "--alias", "s"]);
+    echoes(stranger.as_str(), b"let me in").unwrap_err();
+    theirs.ok(&["tcp-inlet", "create", "--to", "/node/n1/service/outlet", "--alias", "t"]);
+    echoes(address(&theirs, "t"), b"let me in").unwrap_err();
+    assert_eq!(echo.accepted(), seen);
+    let status = theirs.fails(&["status"], 1).json();
+    assert!(status["portals"].as_array().unwrap().iter().all(|portal| portal["ok"] == false && portal["reason"].is_string()));
+    passes(&inlet);
+
+    // What a project is for is told to be there.
+    for wanting in [&["relay", "create"][..], &["tcp-inlet", "create", "--via", "r"], &["project", "ticket"]] {
+        ours.fails(wanting, 78).says("join a project first");
+    }
+}
+
+// Behaviour 9.
+#[test]
+fn a_foreground_node_serves_until_it_is_told_to_stop() {
+    let home = home();
+    let echo = EchoServer::start();
+    for (round, which) in [Signal::INT, Signal::TERM].into_iter().enumerate() {
+        let mut node = home.spawn(&["node", "create", "n", "-f"]);
+        eventually(PATIENCE, "the foreground node", || {
+            (home.run(&["node", "show", "n"]).status == 0 && home.json(&["node", "show", "n"])["status"] == "running")
+                .then_some(())
+        });
+        assert_eq!(home.node_pid("n"), node.pid());
+        if round == 0 {
+            home.ok(&["tcp-outlet", "create", "--to", &echo.port().to_string()]);
+            let inlet = home.ok(&["tcp-inlet", "create", "--to", "/node/n/service/outlet", "--alias", "i"]);
+            passes(&inlet);
+        }
+        assert!(node.runs());
+        node.signal(which);
+        node.wait().success();
+        assert_eq!(home.json(&["node", "show", "n"])["status"], "stopped");
+    }
+    // Another command stops it as well.
+    let node = home.spawn(&["node", "create", "n", "--foreground"]);
+    eventually(PATIENCE, "the foreground node", || (home.json(&["node", "show", "n"])["status"] == "running").then_some(()));
+    home.ok(&["node", "stop", "n"]);
+    node.wait().success();
+}
+
+// Behaviour 9.
+#[test]
+fn a_node_is_a_good_first_process() {
+    // Containers run it so: no parent to ask, signals without defaults, orphans to reap.
+    let unshare = |program: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-current-user", "--pid", "--fork", "--kill-child", program]);
+        command
+    };
+    if !unshare("true").output().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no process namespaces here");
+        return;
+    }
+    let home = home();
+    let mut command = unshare(POSTERN);
+    command.args(["node", "create", "n", "-f"]).env("POSTERN_HOME", home.path()).current_dir(home.scratch());
+    let mut parent = command.spawn().unwrap();
+    // Its own id, as it sees it.
+    let lock = home.path().join("nodes/n/lock");
+    eventually(PATIENCE, "the node to hold its lock", || (fs::read_to_string(&lock).ok()?.trim() == "1").then_some(()));
+    eventually(PATIENCE, "its control socket", || home.path().join("nodes/n/control.sock").exists().then_some(()));
+    let inner = home.processes().into_iter().find(|process| process.command.starts_with(POSTERN)).unwrap();
+    postern_test_support::signal(inner.pid, Signal::TERM);
+    let status = eventually(PATIENCE, "the first process to end", || parent.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_node_holds_nothing_of_its_caller() {
+    let home = home();
+    // `run` itself requires that the daemon left the output.
+    home.ok(&["node", "create", "n"]);
+    let pid = home.node_pid("n");
+    assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap().to_str(), Some("/"));
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    // Its own session, without a terminal.
+    assert_eq!((fields[3], fields[4]), (pid.to_string().as_str(), "0"), "{stat}");
+    for descriptor in 0..=2 {
+        let target = fs::read_link(format!("/proc/{pid}/fd/{descriptor}")).unwrap();
+        let target = target.to_str().unwrap();
+        assert!(target == "/dev/null" || target.ends_with("stdout.log"), "{descriptor} is {target}");
+    }
+}
+
+#[test]
+fn a_home_with_a_long_path_works() {
+    let home = home();
+    let long = home.scratch().join("d".repeat(100)).join("e".repeat(100));
+    fs::create_dir_all(long.parent().unwrap()).unwrap();
+    let run = |args: &[&str]| home.invoke(args).env("POSTERN_HOME", &long).run().success();
+    run(&["node", "create", "n"]);
+    assert_eq!(run(&["node", "show", "n"]).json()["status"], "running");
+    run(&["reset", "-y"]);
+}
+
+#[test]
+fn the_http_server_of_a_node() {
+    let home = home();
+    home.ok(&["node", "create", "n", "--http-server"]);
+    let shown: Value = home.json(&["node", "show", "n"]);
+    let address = shown["http_server_address"].as_str().unwrap();
+    for path in ["/", "/livez", "/readyz", "/metrics", "/show"] {
+        let reply = http_get(address, path).unwrap();
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+    }
+    let reply: Value = serde_json::from_str(&http_get(address, "/show").unwrap().text()).unwrap();
+    assert_eq!(reply["name"], "n");
+    assert!(http_get(address, "/metrics").unwrap().text().contains("\npostern_node_streams 0\n"));
+
+    let port = Reserved::new();
+    let number = port.port().to_string();
+    let port = port.release();
+    home.ok(&["node", "create", "m", "--http-server-port", &number]);
+    assert_eq!(http_get(("127.0.0.1", port), "/").unwrap().status, 200);
+}
+
+#[test]
+fn creating_does_not_wait_longer_than_it_is_told() {
+    let project = Project::new(POSTERN);
+    project.ok(&["node", "create", "n"]);
+    let inlet = ["tcp-inlet", "create", "--via", "nobody", "--to", "x"];
+    // The peer is not there: not a failure.
+    project.ok(&inlet);
+    let yaml = "{name: m, tcp-inlet: {from: \"127.0.0.1:0\", via: nobody, to: x}}";
+    let quick = project.run(&["node", "create", "--configuration", yaml, "--no-connection-wait"]).success();
+    let limit = Duration::from_secs(10);
+    assert!(quick.took < limit, "{quick:?}");
+    let waited = project
+        .run(&["node", "create", "--configuration", &yaml.replace("name: m", "name: o"), "--connection-wait", "1s"])
+        .success();
+    assert!(waited.took >= Duration::from_secs(1), "{waited:?}");
+    assert!(waited.stderr.contains("nobody"), "it says what waits: {waited:?}");
+}
