@@ -4,6 +4,7 @@
 
 mod act;
 mod authority;
+mod bucket;
 mod clock;
 pub mod enrol;
 mod failpoint;

@@ -1,4 +1,4 @@
-//! How often something may happen.
+//! How often a ticket may be tried in vain.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use postern_runtime::net::Source;
 use tokio::time::Instant;
+
+use crate::bucket::Bucket;
 
 /// Failed redemptions of one neighbourhood: a few mistakes at once, then one in this time.
 const SOURCE_BURST: u32 = 10;
@@ -17,49 +19,6 @@ const GLOBAL_EVERY: Duration = Duration::from_millis(50);
 
 /// Most neighbourhoods that are remembered. Beyond it the global limit alone holds.
 const MAX_SOURCES: usize = 16_384;
-
-/// Tokens that come back with time.
-#[derive(Debug, Clone, Copy)]
-pub struct Bucket {
-    burst: u32,
-    every: Duration,
-    left: u32,
-    counted: Instant,
-}
-
-impl Bucket {
-    /// Full: `burst` tokens now, and one more after each `every`.
-    #[must_use]
-    pub const fn new(burst: u32, every: Duration, now: Instant) -> Self {
-        Self { burst, every, left: burst, counted: now }
-    }
-
-    fn refill(&mut self, now: Instant) {
-        let came = now.saturating_duration_since(self.counted).as_nanos() / self.every.as_nanos().max(1);
-        let came = u32::try_from(came).unwrap_or(u32::MAX);
-        self.left = self.left.saturating_add(came).min(self.burst);
-        // What is left of an interval counts for the next one.
-        self.counted = self.every.checked_mul(came).and_then(|time| self.counted.checked_add(time)).unwrap_or(now);
-    }
-
-    /// Takes a token, if there is one.
-    pub fn take(&mut self, now: Instant) -> bool {
-        self.refill(now);
-        let had = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        had
-    }
-
-    fn is_empty(&mut self, now: Instant) -> bool {
-        self.refill(now);
-        self.left == 0
-    }
-
-    fn is_full(&mut self, now: Instant) -> bool {
-        self.refill(now);
-        self.left == self.burst
-    }
-}
 
 /// Failed redemptions: an unknown ticket or a wrong secret. Nothing else counts, so honest mistakes of other kinds lock nobody out.
 #[derive(Debug)]
@@ -146,16 +105,5 @@ mod tests {
         assert_eq!(failures.sources.len(), MAX_SOURCES);
         failures.count(ip(50_000), start + SOURCE_EVERY);
         assert_eq!(failures.sources.len(), 1, "those that are full again are forgotten");
-    }
-
-    #[test]
-    fn a_bucket_keeps_the_rest_of_an_interval() {
-        let start = Instant::now();
-        let second = Duration::from_secs(1);
-        let mut bucket = Bucket::new(1, second, start);
-        assert!(bucket.take(start));
-        assert!(!bucket.take(start + second / 2));
-        assert!(bucket.take(start + second));
-        assert!(!bucket.take(start + second));
     }
 }

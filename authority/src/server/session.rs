@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Server;
 use super::admission::Admitted;
-use super::limits::Bucket;
+use crate::bucket::Bucket;
 use crate::service::{Published, Service};
 
 /// How often every session is told the time and the epoch.

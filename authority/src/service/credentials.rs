@@ -1,9 +1,12 @@
 //! Credentials and the relay names that they may carry.
 
+use std::sync::PoisonError;
+
 use postern_proto::authority::{Answer, Refusal};
 use postern_proto::credential::{self, Audience, Claims};
 use postern_proto::id::CredentialId;
 use postern_proto::name::RelayName;
+use tokio::time::Instant;
 
 use super::{BACKDATE, Caller, Service, member};
 use crate::ActError;
@@ -21,6 +24,7 @@ impl Service {
         let mut write = self.0.store.write().await?;
         let holder = member(&mut write, caller.identifier).await?;
         rules::no_relay_server(&holder)?;
+        self.may_write(&holder)?;
         for name in names {
             self.take_name(&mut write, &holder, name).await?;
         }
@@ -67,12 +71,19 @@ impl Service {
         Ok(Answer::Done)
     }
 
+    /// Whether a plain member may make the database write now; then it counts.
+    fn may_write(&self, member: &Member) -> Result<(), Refusal> {
+        let mut writes = self.0.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        if writes.take(member.identifier, Instant::now()) { Ok(()) } else { Err(Refusal::Busy { after: 2 }) }
+    }
+
     /// True where the member did not hold the name before.
     async fn take_name(&self, write: &mut Write, holder: &Member, name: &RelayName) -> Result<bool, ActError> {
         let holders = relay_names::holders(write, name).await?;
         match rules::may_claim(holder, name, &holders)? {
             Claim::Held => Ok(false),
             Claim::Take => {
+                self.may_write(holder)?;
                 if relay_names::count(write, holder.identifier).await? >= MAX_HELD_NAMES {
                     let reason = format!("a member holds at most {MAX_HELD_NAMES} relay names: release one");
                     return Err(Refusal::NotPermitted { reason }.into());
@@ -85,11 +96,12 @@ impl Service {
         }
     }
 
-    /// Gives up a claimed name, so that others may take it. What the member's ticket granted stays its own; so this never fails.
+    /// Gives up a claimed name, so that others may take it. What the member's ticket granted stays its own; so only haste makes this fail.
     pub(super) async fn release(&self, caller: &Caller, name: &RelayName) -> Result<Answer, ActError> {
         let mut write = self.0.store.write().await?;
         let holder = member(&mut write, caller.identifier).await?;
         if write.release_name(name, holder.identifier).await? {
+            self.may_write(&holder)?;
             let entry = Entry::ok(self.now(), Some(holder.identifier), Action::ReleaseRelayName, name);
             write.audit(&entry).await?;
             write.commit().await?;

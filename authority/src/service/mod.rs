@@ -7,6 +7,7 @@ mod members;
 mod policies;
 mod project;
 mod tickets;
+mod writes;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use postern_proto::time::{CLOCK_TOLERANCE, Timestamp};
 use tokio::sync::{broadcast, watch};
 
 use self::burst::Bursts;
+use self::writes::Writes;
 use crate::ActError;
 use crate::clock::Clock;
 use crate::enrol::{self, Newcomer, Redeemed};
@@ -64,6 +66,7 @@ struct Inner {
     published: watch::Sender<Arc<Published>>,
     removed: broadcast::Sender<Identifier>,
     bursts: Mutex<Bursts>,
+    writes: Mutex<Writes>,
 }
 
 /// Why the service cannot start.
@@ -93,6 +96,7 @@ impl Service {
             published: watch::Sender::new(Arc::new(published)),
             removed: broadcast::Sender::new(REMOVALS),
             bursts: Mutex::default(),
+            writes: Mutex::default(),
         })))
     }
 

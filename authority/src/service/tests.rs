@@ -246,6 +246,20 @@ async fn the_names_of_one_member_are_bounded() {
     assert!(is_denied(f.ask(&f.administrator, Request::ClaimRelayName { name: name("more") }).await));
 }
 
+/// Credentials are rows and a transaction each: a member that asks without end is told to wait, and keeps nobody else from theirs.
+#[tokio::test]
+async fn a_member_that_writes_without_end_waits() {
+    let f = Fixture::new().await;
+    let (busy, other) = (f.enrol("busy", request()).await, f.enrol("other", request()).await);
+    let mut given = 0;
+    while credentials(&f, &busy, &[]).await.is_ok() {
+        given += 1;
+        assert!(given < 1_000);
+    }
+    assert!(matches!(credentials(&f, &busy, &[]).await, Err(Refusal::Busy { .. })));
+    assert!(credentials(&f, &other, &[]).await.is_ok());
+}
+
 #[tokio::test]
 async fn removal_voids_and_a_new_ticket_readmits() {
     let f = Fixture::new().await;
