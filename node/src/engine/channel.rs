@@ -436,6 +436,12 @@ impl Control {
         }
     }
 
+    /// Says what no node of ours says.
+    #[cfg(test)]
+    pub async fn say(&mut self, message: &ChannelMessage) -> Result<(), ChannelError> {
+        self.wire.send(message).await
+    }
+
     /// Shows this side's credential, where the peer does not have the newest one.
     async fn show(&mut self, trust: &Trust) -> Result<(), ChannelError> {
         let Some(own) = trust.own() else { return Ok(()) };

@@ -259,3 +259,25 @@ async fn channels_of_one_peer_are_bounded() {
     assert_eq!(kept(), 256);
     assert!(b.shared.peers.by_id(channels[299].0.id()).is_some());
 }
+
+/// Each request for a credential makes an answer a hundred times as long, and each credential a verification.
+#[tokio::test]
+async fn a_peer_that_asks_for_credentials_without_end_loses_its_channel() {
+    use postern_proto::path::ChannelMessage;
+
+    let (_home, a, b, _) = echoing_pair().await;
+    let address = b.shared.presence_of(&"b".parse().unwrap()).unwrap().address;
+    let (socket, peer) = a.shared.direct.dial(&a.shared.trust, &address).await.unwrap();
+    let (channel, mut control) = channel::dial(&a.shared.trust, &peer, link::Link::new(socket)).await.unwrap();
+    assert!(b.shared.peers.by_id(channel.id()).is_some());
+    for _ in 0..100 {
+        // It fails once the other side has closed the path.
+        let _ = control.say(&ChannelMessage::WantCredential).await;
+    }
+    let lost = async {
+        while b.shared.peers.by_id(channel.id()).is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), lost).await.unwrap();
+}
