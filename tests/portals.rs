@@ -340,6 +340,30 @@ fn resets_are_resets() {
     assert!(took < Duration::from_secs(1), "the client saw it after {took:?}");
 }
 
+/// Behaviour 16: also where the backend has long stopped to read, so that everything on the way is full.
+#[test]
+fn a_reset_passes_what_is_full() {
+    let (reached, backends) = channel();
+    let reached = Mutex::new(reached);
+    let server = TcpServer::start(move |stream| {
+        let _ = reached.lock().expect("no panic").send(stream);
+        Ok(())
+    });
+    let portal = Portal::to(POSTERN, server.port());
+    let stream = connect(portal.inlet).expect("the inlet listens");
+    let flooded = AtomicU64::new(0);
+    let backend = thread::scope(|scope| {
+        scope.spawn(|| flood(&stream, &flooded));
+        let backend = backends.recv_timeout(PATIENCE).expect("the backend is reached");
+        wait_until_still(&flooded);
+        reset(&stream);
+        backend
+    });
+    eventually(Duration::from_secs(1), "the backend's connection is reset", || {
+        backend.take_error().expect("a socket").filter(|error| error.kind() == ErrorKind::ConnectionReset)
+    });
+}
+
 /// Behaviour 16a: both sides send 64 MiB, and the server reads nothing before it has sent all of it.
 #[test]
 fn a_server_that_answers_before_it_reads() {
