@@ -195,6 +195,8 @@ async fn renew(shared: &Arc<Shared>, client: &AuthorityClient, _pushed: &mut Pus
     for name in shared.wanted_names() {
         let answer = match client.call(Request::ClaimRelayName { name: name.clone() }).await {
             Ok(_) => Ok(()),
+            // It says nothing of the name: the next session asks again.
+            Err(error @ AuthorityError::Refused(Refusal::Busy { .. } | Refusal::Internal)) => return Err(error),
             Err(AuthorityError::Refused(refusal)) => {
                 warn!(%name, %refusal, "the authority refused the relay name");
                 Err(refusal)
