@@ -309,6 +309,19 @@ fn the_shortest_form() {
     assert_eq!(names(&home).len(), 1);
 }
 
+/// An inlet that is there before the node knows a relay is looked up all the same, and not only when somebody connects.
+#[test]
+fn a_started_node_looks_its_peers_up_by_itself() {
+    let project = Project::new(POSTERN);
+    project.ok(&["node", "create", "--configuration", "{name: n, relay: r, tcp-outlet: {to: 6000}, tcp-inlet: {via: r}}"]);
+    for _ in 0..4 {
+        project.ok(&["node", "stop", "n"]);
+        project.ok(&["node", "start", "n"]);
+        // It returned because nothing was waited for any more.
+        assert_eq!(project.json(&["node", "show", "n"])["waiting"], json!([]));
+    }
+}
+
 // Behaviour 9a.
 #[test]
 fn two_nodes_of_one_identity_side_by_side() {

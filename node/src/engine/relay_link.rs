@@ -497,6 +497,8 @@ impl ControlLink {
 #[derive(Default)]
 pub struct RelayLinks {
     links: Mutex<Vec<Arc<RelayLink>>>,
+    /// Names that inlets lead to, also while no relay is known yet.
+    watched: Mutex<BTreeSet<RelayName>>,
 }
 
 /// A node keeps control links to so many relays.
@@ -513,7 +515,6 @@ impl RelayLinks {
             }
             stays
         });
-        let watched: Vec<RelayName> = links.first().map(|link| lock(&link.watched).keys().cloned().collect()).unwrap_or_default();
         for row in rows {
             if let Some(link) = links.iter().find(|link| link.identifier == row.identifier) {
                 link.set_row(row.clone());
@@ -521,7 +522,7 @@ impl RelayLinks {
             } else if links.len() < MAX_RELAYS {
                 let link = RelayLink::new(row.clone(), shared.stop.child_token());
                 link.set_names(names);
-                watched.iter().for_each(|name| drop(link.watch(name)));
+                lock(&self.watched).iter().for_each(|name| drop(link.watch(name)));
                 links.push(Arc::clone(&link));
                 shared.spawn("relay link", link.run(Arc::clone(shared)));
             }
@@ -543,7 +544,10 @@ impl RelayLinks {
         answers.reduce(|any, this| any || this)
     }
 
+    /// Wants to know who is registered under `name`, at every relay that there is and at those that come.
     pub fn watch(&self, name: &RelayName) {
+        // Before the links are looked at: one that is made meanwhile finds the name here.
+        lock(&self.watched).insert(name.clone());
         self.all().iter().for_each(|link| drop(link.watch(name)));
     }
 
