@@ -3,6 +3,7 @@
 //! It listens on 127.0.0.1 and only answers questions. Requests that name another host are refused, because they come from a web
 //! page that had its own name resolved to this address.
 
+use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control::document::NodeStatusDocument;
 use crate::control::fault::Fault;
+use crate::engine::{EngineStatus, InletStatus, RelayState, RelayStatus};
 use crate::keeper::Keeper;
 
 /// For so long an answer of `/readyz` is given again: a probe is a stream to every target, and anybody on this machine may ask.
@@ -59,6 +61,7 @@ impl Local {
             .route("/", get(async || "Postern\n"))
             .route("/livez", get(async || "alive\n"))
             .route("/readyz", get(ready))
+            .route("/metrics", get(async |State(Served { keeper, .. }): State<Served>| metrics(&keeper.engine().status())))
             .route("/show", get(async |State(Served { keeper, .. }): State<Served>| Json(keeper.show())))
             .layer(from_fn(only_local_names))
             .with_state(served);
@@ -83,6 +86,33 @@ async fn ready(State(Served { keeper, ready }): State<Served>) -> Response {
     let is_ready = status.waiting.is_empty() && status.portals.iter().all(|portal| portal.ok);
     let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(status.clone())).into_response()
+}
+
+/// Counts in the text form that monitoring systems read. Names need no escapes: they have none of its special characters.
+fn metrics(status: &EngineStatus) -> impl IntoResponse + use<> {
+    let mut text = String::new();
+    let mut gauge = |name: &str, values: &[(Option<(&str, String)>, u64)]| {
+        // Writing to memory does not fail.
+        let _ = writeln!(text, "# TYPE postern_node_{name} gauge");
+        for (label, value) in values {
+            let label = label.as_ref().map(|(key, value)| format!("{{{key}=\"{value}\"}}")).unwrap_or_default();
+            let _ = writeln!(text, "postern_node_{name}{label} {value}");
+        }
+    };
+    gauge("streams", &[(None, status.streams as u64)]);
+    gauge("outlets", &[(None, status.outlets.len() as u64)]);
+    let inlet = |inlet: &InletStatus| Some(("inlet", inlet.spec.alias.to_string()));
+    let up: Vec<_> = status.inlets.iter().map(|each| (inlet(each), u64::from(each.failure.is_none()))).collect();
+    let streams: Vec<_> = status.inlets.iter().map(|each| (inlet(each), each.streams as u64)).collect();
+    gauge("inlet_up", &up);
+    gauge("inlet_streams", &streams);
+    let relay = |relay: &RelayStatus| Some(("relay", relay.spec.name.to_string()));
+    let up: Vec<_> = status.relays.iter().map(|each| (relay(each), u64::from(each.state == RelayState::Up))).collect();
+    gauge("relay_up", &up);
+    if let Some(expires) = status.credential_expires {
+        gauge("credential_expires_seconds", &[(None, expires.as_unix())]);
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4"), (header::CACHE_CONTROL, "no-store")], text)
 }
 
 async fn only_local_names(request: Request, next: Next) -> Response {

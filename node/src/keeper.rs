@@ -162,12 +162,13 @@ impl Keeper {
 
     fn facts(&self) -> NodeFacts {
         let stored = self.seen.borrow();
+        let listener = stored.options.tcp_listener_address.as_ref();
         NodeFacts {
             name: self.node.name().clone(),
             identity: stored.identity.clone(),
             is_default: self.home.default_node().ok().flatten().is_some_and(|name| name == *self.node.name()),
             http_server_address: self.http_server_address.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            tcp_listener_address: stored.options.tcp_listener_address.as_ref().map(ToString::to_string),
+            tcp_listener_address: listener.map(|address| address.with_port(self.engine.listener().port()).to_string()),
         }
     }
 

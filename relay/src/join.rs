@@ -14,6 +14,7 @@ use postern_runtime::authority::{AuthorityClient, AuthorityError, Pinned, Pushed
 use postern_runtime::backoff::Backoff;
 use postern_runtime::clock::Clock;
 use postern_runtime::enrol::{self, EnrolError};
+use postern_runtime::error::chain;
 use postern_runtime::membership::Membership;
 use postern_runtime::supervise::Supervisor;
 use tokio::sync::watch;
@@ -218,17 +219,6 @@ fn adopted(home: RelayHome, membership: Membership) -> Result<Keeper, StateError
     let statements = Statements { project_info: membership.statement().into(), ..Statements::default() };
     let trust = TrustState { membership: Arc::new(membership), voided: Arc::default(), statements };
     Ok(Keeper::new(home, trust))
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use minicbor::{Decode, Encode};
-use postern_proto::aead::Suite;
 use postern_proto::channel::{ChannelSecret, Side as Part};
 use postern_proto::credential::VerifiedCredential;
 use postern_proto::handshake::{HandshakeError, Initiator, Label, Responder};
@@ -15,6 +14,7 @@ use postern_proto::path::{ChannelMessage, ChannelMessageError, ChannelMessages, 
 use postern_proto::record::{HEADER_LEN, Header, Kind, MAX_BODY, OVERHEAD, PREFIX_LEN};
 use postern_proto::replay::{NotOnce, OnceWindow};
 use postern_proto::stream::{Received, Side, Stream, StreamError, StreamKeys};
+use postern_runtime::session::preferred_suite;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -303,17 +303,6 @@ pub async fn answer(
     let wire = Wire { link, stream, messages: ChannelMessages::default() };
     let control = Control { wire, own: trust.watch_own(), shown: None };
     Ok((Channel::new(Part::Responder, finished.secret, (hello.node_id, hello.instance), credential), control))
-}
-
-/// AES-256-GCM where the CPU computes it, else ChaCha20-Poly1305.
-fn preferred_suite() -> Suite {
-    #[cfg(target_arch = "x86_64")]
-    let hardware = std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
-    #[cfg(target_arch = "aarch64")]
-    let hardware = std::arch::is_aarch64_feature_detected!("aes");
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let hardware = false;
-    if hardware { Suite::AesGcm } else { Suite::ChaChaPoly }
 }
 
 async fn write_handshake(link: &mut Link, body: &[u8]) -> Result<(), LinkError> {

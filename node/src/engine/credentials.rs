@@ -18,6 +18,7 @@ use postern_proto::time::Timestamp;
 use postern_runtime::authority::{AuthorityClient, AuthorityError, Pinned, Pushed};
 use postern_runtime::backoff::Backoff;
 use postern_runtime::enrol::hello;
+use postern_runtime::error::chain;
 use postern_runtime::home::layout;
 use postern_runtime::membership::Membership;
 use tokio::time::Instant;
@@ -307,20 +308,6 @@ fn load_stored(shared: &Shared) {
     {
         debug!(%error, "the stored credentials are of no use");
     }
-}
-
-/// An error with its causes, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// `duration` ± 10 %, so that what began together does not go on together.

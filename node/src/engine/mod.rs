@@ -22,6 +22,7 @@ mod status;
 mod trust;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +85,8 @@ pub enum EngineError {
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
+    /// Where the listener for peers is bound.
+    listener: SocketAddr,
 }
 
 impl Engine {
@@ -102,13 +105,19 @@ impl Engine {
         shared.spawn("credential expiry", Arc::clone(&shared).watch_expiry());
         let stop = shared.stop.child_token();
         shared.spawn("direct listener", direct::listen(Arc::clone(&shared), acceptor, stop));
-        Ok(Self { shared })
+        Ok(Self { shared, listener: bound })
     }
 
     /// The node's identity joined a project, or learned something new about it.
     pub fn set_membership(&self, membership: Membership) {
         self.shared.membership.send_replace(Some(membership));
         self.shared.changed();
+    }
+
+    /// Where peers may connect, with the port that it really has.
+    #[must_use]
+    pub const fn listener(&self) -> SocketAddr {
+        self.listener
     }
 
     #[must_use]

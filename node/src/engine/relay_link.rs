@@ -15,6 +15,7 @@ use postern_proto::link::{Frame, FromRelay, Hello, Instance, LinkFrames, MAX_CON
 use postern_proto::name::RelayName;
 use postern_proto::preface::Service;
 use postern_runtime::backoff::Backoff;
+use postern_runtime::error::chain;
 use postern_runtime::net::{SocketKind, dial};
 use postern_runtime::session::{self, Connect};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,7 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::credentials::{chain, jittered};
+use super::credentials::jittered;
 use super::failure::{Failure, Step};
 use super::serve::serve_path;
 use super::shared::Shared;
