@@ -1,9 +1,13 @@
 //! Joining a project, from a user's side: tickets and what they are worth, races for them, an authority that dies, and roles.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
-use postern_test_support::{EchoServer, Foreground, Outcome, PATIENCE, Project, TestHome, Value, echoes, eventually, json};
+use postern_test_support::{
+    EchoServer, Foreground, Outcome, PATIENCE, Project, Reserved, Signal, TestHome, Value, connect, echoes, eventually, json,
+};
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
 
@@ -12,6 +16,9 @@ const RACERS: usize = 64;
 
 /// How often the authority is killed while it redeems a ticket, each time a little later.
 const KILLS: u32 = 24;
+
+/// What a command's own start, and a busy machine, may add to a deadline of the product.
+const SLACK: Duration = Duration::from_secs(2);
 
 /// A home for one racer, without a directory of its own to clean up: joining starts no process.
 #[track_caller]
@@ -226,13 +233,93 @@ fn an_enroller_without_limits_grants_what_is_free() {
     ticket(&["--enroller"]).exits(77);
 }
 
+#[test]
+fn a_refused_ticket_leaves_no_node() {
+    let project = Project::new(POSTERN);
+    let ticket = project.ticket(&["--usage-count", "1"]);
+    let home = project.stranger();
+    enroll(&home, &ticket, "first").success();
+    let other = project.stranger();
+    let used = other.file("used.ticket", &ticket).display().to_string();
+    other.fails(&["node", "create", "n", "--enrollment-ticket", &used], 77).says("TICKET_USED_UP");
+    // One whose end is missing.
+    let cut = other.file("cut.ticket", &ticket[..ticket.len() - 8]).display().to_string();
+    other.fails(&["node", "create", "n", "--enrollment-ticket", &cut], 1).says("truncated");
+    assert_eq!(other.json(&["node", "list"]), json!([]));
+    assert_eq!(other.json(&["identity", "list"]), json!([]));
+    assert_eq!(other.processes(), []);
+    // And a good one is good enough afterwards.
+    let good = other.file("good.ticket", project.ticket(&[])).display().to_string();
+    other.ok(&["node", "create", "n", "--enrollment-ticket", &good]);
+}
+
+#[test]
+fn tickets_for_relay_servers_are_for_relay_servers() {
+    let project = Project::new(POSTERN);
+    let port = Reserved::new();
+    let address = format!("127.0.0.1:{}", port.port());
+    let for_relay = project.ticket(&["--relay-server", &address]);
+    let home = project.stranger();
+    enroll(&home, &for_relay, "a").exits(77).says("relay server");
+    let for_member = home.file("member.ticket", project.ticket(&[])).display().to_string();
+    let _port = port.release();
+    home.fails(&["serve", "relay", "--listen", &address, "--ticket", &for_member], 77).says("--relay-server");
+    // Neither was spent.
+    assert!(tickets(&project).iter().all(|row| row["uses"] == 0), "{:?}", tickets(&project));
+    home.ok(&["project", "enroll", &for_member]);
+    let file = home.file("relay.ticket", &for_relay).display().to_string();
+    let relay = home.spawn(&["serve", "relay", "--listen", &address, "--ticket", &file]);
+    relay.line_with("serving on", PATIENCE);
+    relay.signal(Signal::TERM);
+    relay.wait().success();
+}
+
+// Behaviour 26.
+#[test]
+fn a_deleted_member_is_cut_off() {
+    let project = Project::new(POSTERN);
+    let echo = EchoServer::start();
+    let peer = project.member(&["--relay", "p"]);
+    project.ok(&["relay", "create", "r"]);
+    project.ok(&["tcp-outlet", "create", "--from", "e", "--to", &echo.port().to_string()]);
+    let inlet = peer.ok(&["tcp-inlet", "create", "--alias", "i", "--via", "r", "--to", "e"]);
+    peer.ok(&["relay", "create", "p"]);
+    eventually(PATIENCE, "bytes through the portal", || echoes(inlet.as_str(), b"before").ok());
+    let mut live = connect(&inlet).unwrap();
+    live.write_all(b"alive").unwrap();
+    live.read_exact(&mut [0; 5]).unwrap();
+
+    let identifier = peer.json(&["identity", "show"])["identifier"].as_str().unwrap().to_owned();
+    project.ok(&["project-member", "delete", &identifier, "-y"]);
+    let deleted = Instant::now();
+    let end = live.read(&mut [0; 1]).expect_err("a stream that is cut has no clean end");
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset, "{end}");
+    assert!(deleted.elapsed() < Duration::from_secs(2) + SLACK, "cut after {:?}", deleted.elapsed());
+    let seen = echo.accepted();
+    echoes(inlet.as_str(), b"after").unwrap_err();
+    assert_eq!(echo.accepted(), seen);
+
+    // Its node says why, and goes on to do so after a restart.
+    for _ in 0..2 {
+        let why = eventually(PATIENCE, "the reason in its status", || {
+            let status = peer.run(&["status"]).exits(1).json().to_string();
+            status.contains("member").then_some(status)
+        });
+        assert!(why.contains("not a member") || why.contains("no member") || why.contains("deleted"), "{why}");
+        assert_eq!(peer.json(&["relay", "show", "p"])["connection_status"], "Down");
+        peer.ok(&["node", "stop"]);
+        peer.ok(&["node", "start"]);
+    }
+    peer.fails(&["project", "ticket"], 77).says("NOT_A_MEMBER");
+}
+
 // Behaviour 27.
 #[test]
 fn while_the_authority_is_away_portals_work_and_new_nodes_wait() {
     let project = Project::new(POSTERN);
     // A relay server on another machine, so that the authority can go away alone.
     let relay = project.stranger();
-    let port = postern_test_support::Reserved::new();
+    let port = Reserved::new();
     let address = format!("127.0.0.1:{}", port.port());
     let ticket = relay.file("relay.ticket", project.ticket(&["--relay-server", &address])).display().to_string();
     let _port = port.release();
@@ -263,7 +350,12 @@ fn while_the_authority_is_away_portals_work_and_new_nodes_wait() {
     assert!(created.stderr.contains("authority"), "{created:?}");
     let status = newcomer.fails(&["status"], 1).json();
     assert!(status.to_string().contains("enrol"), "{status}");
-    assert!(newcomer.path().join("nodes/n/ticket").exists());
+    let kept = std::fs::metadata(newcomer.path().join("nodes/n/ticket")).unwrap();
+    assert_eq!(kept.permissions().mode() & 0o777, 0o600);
+    // A node that was a member before starts without it, and works.
+    near.ok(&["node", "stop"]);
+    near.ok(&["node", "start"]);
+    eventually(PATIENCE, "bytes after a restart", || echoes(inlet.as_str(), b"restarted").ok());
 
     project.ok(&["enroll"]);
     let address = newcomer.json(&["tcp-inlet", "show", "i"])["bind_addr"].as_str().unwrap().to_owned();

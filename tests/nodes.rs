@@ -427,6 +427,55 @@ fn a_node_is_a_good_first_process() {
 }
 
 #[test]
+fn the_foreground_may_stand_in_the_file() {
+    let home = home();
+    let file = home.file("n.yaml", "name: n\nforeground: true\ntcp-outlet: {to: 5432}\n").display().to_string();
+    for _ in 0..2 {
+        let node = home.spawn(&["node", "create", &file]);
+        node.line_with("Ctrl-C", PATIENCE);
+        assert_eq!(home.node_pid("n"), node.pid());
+        home.ok(&["node", "stop", "n"]);
+        node.wait().success();
+    }
+    home.ok(&["node", "delete", "n", "-y"]);
+}
+
+#[test]
+fn of_several_creates_at_once_one_makes_the_node() {
+    let home = home();
+    let creates: Vec<_> = (0..6).map(|_| home.spawn(&["node", "create", "n"])).collect();
+    let ended: Vec<_> = creates.into_iter().map(|create| create.wait()).collect();
+    assert_eq!(ended.iter().filter(|outcome| outcome.status == 0).count(), 1, "{ended:#?}");
+    assert!(ended.iter().all(|outcome| [0, 1].contains(&outcome.status)), "{ended:#?}");
+    assert_eq!(home.json(&["node", "show", "n"])["status"], "running");
+    assert_eq!(home.processes().len(), 1);
+
+    let outlets: Vec<_> = (1..=6).map(|port| home.spawn(&["tcp-outlet", "create", "--to", &port.to_string()])).collect();
+    outlets.into_iter().for_each(|create| drop(create.wait().success()));
+    home.ok(&["node", "stop", "n"]);
+    home.ok(&["node", "start", "n"]);
+    assert_eq!(home.json(&["tcp-outlet", "list"]).as_array().unwrap().len(), 6);
+}
+
+#[test]
+fn joining_a_project_reaches_the_nodes_that_run() {
+    let project = Project::new(POSTERN);
+    let home = project.stranger();
+    let echo = EchoServer::start();
+    home.ok(&["node", "create", "n1"]);
+    home.ok(&["tcp-outlet", "create", "--to", &echo.port().to_string()]);
+    let inlet = home.ok(&["tcp-inlet", "create", "--to", "/node/n1/service/outlet"]);
+    passes(&inlet);
+    home.fails(&["relay", "create", "r"], 78).says("join a project first");
+
+    let ticket = home.file("t.ticket", project.ticket(&["--relay", "r"])).display().to_string();
+    home.ok(&["project", "enroll", &ticket]);
+    assert_eq!(home.ok(&["relay", "create", "r"]), "/service/forward_to_r");
+    passes(&project.ok(&["tcp-inlet", "create", "--via", "r", "--to", "outlet"]));
+    passes(&inlet);
+}
+
+#[test]
 fn a_node_holds_nothing_of_its_caller() {
     let home = home();
     // `run` itself requires that the daemon left the output.

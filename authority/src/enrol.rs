@@ -20,13 +20,15 @@ pub struct Newcomer {
     /// The handshake's remote static, attested by the identity.
     pub static_key: StaticPublic,
     pub name: IdentityName,
+    /// It says that it is a relay server.
+    pub relay_server: bool,
 }
 
 impl Newcomer {
     /// An identity that is this process's own.
     #[must_use]
     pub fn of(identity: &Identity, static_key: StaticPublic, name: IdentityName) -> Self {
-        Self { identifier: identity.identifier(), history: identity.history().encode(), static_key, name }
+        Self { identifier: identity.identifier(), history: identity.history().encode(), static_key, name, relay_server: false }
     }
 }
 
@@ -52,8 +54,8 @@ impl Redeemed {
 ///
 /// # Errors
 /// The refusals that begin with `Ticket`; [`Refusal::RelayNameHeld`] where a name of the ticket has gone to another member
-/// since it was issued; [`Refusal::NotPermitted`] for an identity that was removed and used this ticket before; and what the
-/// database reports.
+/// since it was issued; [`Refusal::NotPermitted`] for an identity that was removed and used this ticket before, and where a relay
+/// server comes with a member's ticket or the other way round; and what the database reports.
 pub async fn redeem(
     store: &Store,
     newcomer: &Newcomer,
@@ -74,6 +76,12 @@ pub async fn redeem(
         return Err(write.why_not_taken(ticket, secret).await?.into());
     };
     failpoint::hit("redeem-taken");
+    // Taken back with the transaction: the ticket stays good for whom it is meant.
+    match (matches!(taken.role, Role::RelayServer { .. }), newcomer.relay_server) {
+        (true, false) => return Err(not_for("a relay server: give it to `postern serve relay --ticket`")),
+        (false, true) => return Err(not_for("a member, and this is a relay server: ask for one made with --relay-server")),
+        _ => {}
+    }
     if !write.insert_use(ticket, newcomer.identifier, now).await? {
         let reason = "this identity was removed from the project after it joined with this ticket; ask for a new one";
         return Err(Refusal::NotPermitted { reason: reason.to_owned() }.into());
@@ -96,6 +104,10 @@ pub async fn redeem(
     write.commit().await?;
     failpoint::hit("redeem-committed");
     Ok(Redeemed::Joined(member))
+}
+
+fn not_for(whom: &str) -> ActError {
+    Refusal::NotPermitted { reason: format!("the ticket is for {whom}") }.into()
 }
 
 /// Writes the member with what its permissions reserve for it, and its relay entry where it is a relay server.

@@ -32,6 +32,7 @@ pub fn newcomer(number: u8) -> Newcomer {
         history: vec![number],
         static_key: StaticPublic::from_bytes([number; 32]),
         name: format!("identity-{number}").parse().unwrap(),
+        relay_server: false,
     }
 }
 
@@ -174,7 +175,8 @@ impl Fixture {
 
     /// Issues a ticket as the administrator and joins with it.
     pub async fn enrol(&self, name: &str, request: TicketRequest) -> Person {
-        let person = Person::new(name);
+        let mut person = Person::new(name);
+        person.newcomer.relay_server = matches!(request.role, Role::RelayServer { .. });
         let ticket = self.issue(&self.administrator, request).await.unwrap();
         self.join(&person, &ticket).await.unwrap();
         person

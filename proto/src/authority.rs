@@ -45,6 +45,9 @@ pub struct Enrolment {
     /// The identity's name in its home, shown as the member's name.
     #[n(2)]
     pub name: IdentityName,
+    /// Whether the caller is a relay server. It must be what the ticket is for, so that no ticket is spent on the wrong thing.
+    #[n(3)]
+    pub relay_server: bool,
 }
 
 /// A request with its number; the answer carries the same number. Number 0 is never used by a request.

@@ -121,7 +121,12 @@ fn answers() -> Vec<Answer> {
 }
 
 fn hello(history: Vec<u8>, attestation: Vec<u8>) -> Hello {
-    let enrolment = Enrolment { ticket: TICKET, secret: SecretBytes::new([5; 32]), name: "n".repeat(64).parse().unwrap() };
+    let enrolment = Enrolment {
+        ticket: TICKET,
+        secret: SecretBytes::new([5; 32]),
+        name: "n".repeat(64).parse().unwrap(),
+        relay_server: true,
+    };
     Hello { history, attestation, enrolment: Some(enrolment) }
 }
 

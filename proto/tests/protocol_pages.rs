@@ -146,6 +146,7 @@ fn messages_to_the_authority() {
             ticket: TicketId::from_bytes([4; 16]),
             secret: SecretBytes::new([5; 32]),
             name: "default".parse().unwrap(),
+            relay_server: false,
         }),
     };
     check(&page, "hello", &minicbor::to_vec(&hello).unwrap());

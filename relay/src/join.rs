@@ -72,7 +72,7 @@ impl Member {
         let mut backoff = Backoff::default();
         let mut told = false;
         let (membership, client, pushed) = loop {
-            let attempt = enrol::enrol(supervisor, (&identity, &name), (node_id, &static_key), ticket, clock.now());
+            let attempt = enrol::enrol_relay_server(supervisor, (&identity, &name), (node_id, &static_key), ticket, clock.now());
             match supervisor.stopping().run_until_cancelled(attempt).await.ok_or(JoinError::Stopped)? {
                 Ok(joined) => break joined,
                 Err(error) if error.is_temporary() => {

@@ -201,3 +201,20 @@ async fn a_crash_leaves_all_or_nothing() {
         assert!(matches!(refusal(&store, 2, CHILD_TICKET, &secret, NOW).await, Refusal::TicketUsedUp { .. }));
     }
 }
+
+#[tokio::test]
+async fn tickets_of_relay_servers_and_of_members_are_not_exchanged() {
+    let home = TempDir::new().unwrap();
+    let store = store(home.path()).await;
+    let address = "relay.example:4000".parse().unwrap();
+    let (for_relay, relay_secret) = ticket(&store, &TicketRequest { role: Role::RelayServer { address }, ..request() }).await;
+    let (for_member, member_secret) = ticket(&store, &request()).await;
+    let relay = Newcomer { relay_server: true, ..newcomer(9) };
+    assert!(matches!(refusal(&store, 1, for_relay, &relay_secret, NOW).await, Refusal::NotPermitted { .. }));
+    let refused = redeem(&store, &relay, for_member, &member_secret, NOW).await;
+    assert!(matches!(refused, Err(ActError::Refused(Refusal::NotPermitted { .. }))));
+    assert_eq!(counts(&store, for_relay).await.1, 0);
+    assert_eq!(counts(&store, for_member).await.1, 0);
+    redeem(&store, &relay, for_relay, &relay_secret, NOW).await.unwrap();
+    redeem(&store, &newcomer(1), for_member, &member_secret, NOW).await.unwrap();
+}

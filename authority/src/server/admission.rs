@@ -56,6 +56,7 @@ impl Server {
             history: history.encode(),
             static_key: caller.static_key,
             name: enrolment.name.clone(),
+            relay_server: enrolment.relay_server,
         };
         let redeemed = self.0.service.redeem(&newcomer, enrolment.ticket, &enrolment.secret).await;
         if matches!(redeemed, Err(Refusal::TicketUnknown)) {

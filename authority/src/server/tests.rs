@@ -62,7 +62,12 @@ fn hello(person: &Person, ticket: Option<(TicketId, SecretBytes<32>)>) -> Hello 
     Hello {
         history: person.identity.history().encode(),
         attestation: person.identity.attest(&attestation(person)),
-        enrolment: ticket.map(|(ticket, secret)| Enrolment { ticket, secret, name: person.newcomer.name.clone() }),
+        enrolment: ticket.map(|(ticket, secret)| Enrolment {
+            ticket,
+            secret,
+            name: person.newcomer.name.clone(),
+            relay_server: person.newcomer.relay_server,
+        }),
     }
 }
 

@@ -56,7 +56,7 @@ pub fn hello(identity: &Identity, node_id: NodeId, static_key: &StaticKey, now: 
     Hello { history: identity.history().encode(), attestation: identity.attest(&attestation), enrolment: None }
 }
 
-/// Redeems `ticket` for `identity`. A second time by the same identity gives the same membership and spends nothing.
+/// Redeems `ticket` for `identity`, as a member with nodes. A second time by the same identity gives the same membership and spends nothing.
 ///
 /// The ticket's secret leaves only after the authority has proven that it is the one that the ticket pins. The session stays
 /// open; the caller may go on with it.
@@ -70,8 +70,34 @@ pub async fn enrol(
     ticket: &Ticket,
     now: Timestamp,
 ) -> Result<(Membership, AuthorityClient, Pushed), EnrolError> {
+    redeem(supervisor, identity, node, ticket, now, false).await
+}
+
+/// As [`enrol`], for a relay server.
+///
+/// # Errors
+/// [`EnrolError`].
+pub async fn enrol_relay_server(
+    supervisor: &Supervisor,
+    identity: (&Identity, &IdentityName),
+    node: (NodeId, &StaticKey),
+    ticket: &Ticket,
+    now: Timestamp,
+) -> Result<(Membership, AuthorityClient, Pushed), EnrolError> {
+    redeem(supervisor, identity, node, ticket, now, true).await
+}
+
+async fn redeem(
+    supervisor: &Supervisor,
+    identity: (&Identity, &IdentityName),
+    node: (NodeId, &StaticKey),
+    ticket: &Ticket,
+    now: Timestamp,
+    relay_server: bool,
+) -> Result<(Membership, AuthorityClient, Pushed), EnrolError> {
     let mut hello = hello(identity.0, node.0, node.1, now);
-    hello.enrolment = Some(Enrolment { ticket: ticket.id, secret: ticket.secret.clone(), name: identity.1.clone() });
+    hello.enrolment =
+        Some(Enrolment { ticket: ticket.id, secret: ticket.secret.clone(), name: identity.1.clone(), relay_server });
     let authority = Pinned { addresses: &ticket.addresses, static_key: ticket.authority_static };
     let (client, mut pushed) = AuthorityClient::connect(supervisor, authority, node.1, &hello).await?;
     match pushed.recv().await {

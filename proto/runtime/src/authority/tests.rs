@@ -45,6 +45,7 @@ fn hello(enrolment: bool) -> Hello {
             ticket: TicketId::from_bytes([1; 16]),
             secret: SecretBytes::new([2; 32]),
             name: "alice".parse().unwrap(),
+            relay_server: false,
         }),
     }
 }
