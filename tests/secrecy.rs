@@ -345,7 +345,10 @@ fn executable_for_all() -> PathBuf {
         let directory = tempfile::tempdir().expect("a directory");
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("its owner may");
         let path = directory.path().join("postern");
-        fs::copy(POSTERN, &path).expect("a copy");
+        // Copied by another process: a descriptor of this one, open for writing, would be inherited by whatever another test
+        // starts at that moment, and a file that is open for writing cannot be run.
+        let copied = Command::new("cp").arg(POSTERN).arg(&path).status().expect("cp runs");
+        assert!(copied.success());
         (directory, path)
     });
     path.clone()
