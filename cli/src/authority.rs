@@ -1,5 +1,6 @@
 //! Talking to the project's authority as one of this home's identities.
 
+use postern_node::control::fault::Fault;
 use postern_proto::address::HostPort;
 use postern_proto::authority::{Answer, Refusal, Request};
 use postern_proto::handshake::StaticKey;
@@ -12,8 +13,9 @@ use postern_runtime::home::{Home, IdentityHome};
 use postern_runtime::membership::Membership;
 use postern_runtime::supervise::Supervisor;
 
+use crate::code;
 use crate::context::Context;
-use crate::error::{CliError, Exit};
+use crate::error::CliError;
 use crate::servers::Settings;
 
 /// A session with the authority, for the length of one command.
@@ -99,81 +101,30 @@ pub fn enrol(context: &Context, identity: &IdentityHome, ticket: &Ticket) -> Res
 
 /// The authority answered with another kind of answer.
 pub fn unexpected() -> CliError {
-    CliError::failure("AUTHORITY_UNEXPECTED", "the authority answered something else than it was asked")
+    CliError::new(code::AUTHORITY_UNEXPECTED, "the authority answered something else than it was asked")
         .try_this("compare the versions of this program and of the authority: postern version")
 }
 
 impl From<AuthorityError> for CliError {
     fn from(error: AuthorityError) -> Self {
-        let (exit, code) = match &error {
-            AuthorityError::Refused(refusal) => return refusal.clone().into(),
-            AuthorityError::Unreachable { .. } => (Exit::Unreachable, "AUTHORITY_UNREACHABLE"),
-            AuthorityError::Handshake { .. } => (Exit::Unreachable, "AUTHORITY_NOT_PROVEN"),
-            AuthorityError::Timeout => (Exit::Unreachable, "AUTHORITY_TIMEOUT"),
-            AuthorityError::Closed | AuthorityError::Broken(_) => (Exit::Unreachable, "AUTHORITY_CLOSED"),
-            AuthorityError::NotTaken | AuthorityError::TooManyCalls => (Exit::TryLater, "AUTHORITY_BUSY"),
-            AuthorityError::NoAddress => (Exit::Configuration, "AUTHORITY_NO_ADDRESS"),
-        };
-        let built = Self::from_error(exit, code, &error);
-        match exit {
-            Exit::Unreachable => built.try_this("on the authority's machine: `postern status`, and `postern enroll` to start it"),
-            _ => built,
-        }
+        Fault::from_authority(&error).into()
     }
 }
 
 impl From<Refusal> for CliError {
     fn from(refusal: Refusal) -> Self {
-        let ask = "ask for a new ticket: postern project ticket";
-        let (exit, code, hint) = match &refusal {
-            Refusal::TicketExpired { .. } => (Exit::Denied, "TICKET_EXPIRED", Some(ask)),
-            Refusal::TicketRevoked => (Exit::Denied, "TICKET_REVOKED", Some(ask)),
-            Refusal::TicketUsedUp { .. } => (
-                Exit::Denied,
-                "TICKET_USED_UP",
-                Some("if it was not you who used it, delete that member; then ask for a new ticket: postern project ticket"),
-            ),
-            Refusal::TicketUnknown => (Exit::Denied, "TICKET_UNKNOWN", Some(ask)),
-            Refusal::NotAMember => {
-                (Exit::Denied, "NOT_A_MEMBER", Some("it was deleted, or joined another project; enrol it with a new ticket"))
-            }
-            Refusal::NotPermitted { .. } => (Exit::Denied, "NOT_PERMITTED", None),
-            Refusal::NotFound { .. } => (Exit::Failure, "NOT_FOUND", None),
-            Refusal::Invalid { .. } => (Exit::Usage, "INVALID_REQUEST", None),
-            Refusal::Busy { .. } => (Exit::TryLater, "AUTHORITY_BUSY", None),
-            Refusal::RelayNameHeld { .. } => {
-                (Exit::Denied, "RELAY_NAME_HELD", Some("choose another name, or delete the member that holds it"))
-            }
-            Refusal::Internal => (Exit::Failure, "AUTHORITY_FAILED", Some("look into the log of the servers on that machine")),
-        };
-        let built = Self::from_error(exit, code, &refusal);
-        match hint {
-            Some(hint) => built.try_this(hint),
-            None => built,
-        }
+        Fault::from_refusal(&refusal).into()
     }
 }
 
 impl From<EnrolError> for CliError {
     fn from(error: EnrolError) -> Self {
-        match error {
-            EnrolError::Authority(error) => error.into(),
-            EnrolError::Membership(_) => Self::from_error(Exit::Denied, "AUTHORITY_NOT_PROVEN", &error),
-            EnrolError::Unexpected => unexpected(),
-        }
+        Fault::from_enrolment(&error).into()
     }
 }
 
 impl From<TicketError> for CliError {
     fn from(error: TicketError) -> Self {
-        let (exit, code) = match &error {
-            TicketError::NotATicket => (Exit::Failure, "NOT_A_TICKET"),
-            TicketError::NewerVersion { .. } => (Exit::Failure, "TICKET_NEWER"),
-            TicketError::Truncated => (Exit::Failure, "TICKET_TRUNCATED"),
-            TicketError::Broken | TicketError::Corrupt | TicketError::TooLong => (Exit::Failure, "TICKET_CORRUPT"),
-            TicketError::Invalid(_) => (Exit::Failure, "TICKET_INVALID"),
-            TicketError::OtherProject { .. } => (Exit::Denied, "TICKET_OTHER_PROJECT"),
-        };
-        Self::from_error(exit, code, &error)
+        Fault::from(error).into()
     }
 }

@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use crate::code;
 use crate::context::Context;
-use crate::error::{CliError, Exit};
+use crate::error::CliError;
 
 /// What is to run in the background.
 pub struct Background<'a> {
@@ -32,16 +33,14 @@ pub fn start<T: DeserializeOwned>(context: &Context, background: Background<'_>)
     arguments.extend(["--home".into(), context.home_path()?.into_os_string()]);
     arguments.extend(context.daemon_arguments());
     let launch = Launch { arguments, log: directory.append(name)?, settings: background.settings };
-    let starting = launch.spawn().map_err(|error| CliError::from_error(Exit::Failure, "START", &error))?;
+    let starting = launch.spawn().map_err(|error| CliError::from_error(code::START, &error))?;
     match starting.wait(background.limit, |_| {}) {
         Ok(started) => serde_json::from_value(started.detail)
-            .map_err(|error| CliError::failure("START", "the background process reported something else").why(error)),
+            .map_err(|error| CliError::new(code::START, "the background process reported something else").why(error)),
         Err(StartError::Failed(detail)) => Err(read(&detail)
-            .unwrap_or_else(|| CliError::failure("START", "the background process could not start").try_this(look()))),
-        Err(error @ StartError::TimedOut { .. }) => {
-            Err(CliError::from_error(Exit::TryLater, "START_TIMEOUT", &error).try_this(look()))
-        }
-        Err(error) => Err(CliError::from_error(Exit::Failure, "START", &error).try_this(look())),
+            .unwrap_or_else(|| CliError::new(code::START, "the background process could not start").try_this(look()))),
+        Err(error @ StartError::TimedOut { .. }) => Err(CliError::from_error(code::START_TIMEOUT, &error).try_this(look())),
+        Err(error) => Err(CliError::from_error(code::START, &error).try_this(look())),
     }
 }
 
@@ -49,8 +48,8 @@ pub fn start<T: DeserializeOwned>(context: &Context, background: Background<'_>)
 /// is made.
 pub fn run(work: impl FnOnce(&mut Option<Attached>) -> Result<(), CliError>) -> Result<(), CliError> {
     let attached = Attached::take().map_err(|error| match &error {
-        AttachError::NoCaller => CliError::from_error(Exit::Usage, "NO_CALLER", &error),
-        AttachError::Io(_) | AttachError::TooLong => CliError::from_error(Exit::Failure, "ATTACH", &error),
+        AttachError::NoCaller => CliError::from_error(code::NO_CALLER, &error),
+        AttachError::Io(_) | AttachError::TooLong => CliError::from_error(code::ATTACH, &error),
     })?;
     let mut attached = Some(attached);
     let ended = work(&mut attached);
@@ -87,7 +86,7 @@ mod tests {
 
     #[test]
     fn an_error_arrives_as_it_was() {
-        let error = CliError::configuration("CODE", "what").why("first").why("second").try_this("this");
+        let error = CliError::new(code::NO_HOME, "what").why("first").why("second").try_this("this");
         let there = read(&written(&error)).unwrap();
         assert_eq!(written(&there), written(&error));
         assert!(read(&json!({"code": 1})).is_none());

@@ -4,8 +4,11 @@
 use std::error::Error;
 use std::fmt::Display;
 
+use postern_node::code::Code;
 pub use postern_node::control::fault::Class as Exit;
 use postern_node::control::fault::Fault;
+
+use crate::code;
 
 /// An error on its way to the person.
 #[derive(Debug, Clone)]
@@ -20,29 +23,17 @@ pub struct CliError {
 }
 
 impl CliError {
-    pub fn new(exit: Exit, code: &str, what: impl Into<String>) -> Self {
-        Self { what: what.into(), why: Vec::new(), try_this: Vec::new(), code: code.to_owned(), exit }
-    }
-
-    pub fn failure(code: &str, what: impl Into<String>) -> Self {
-        Self::new(Exit::Failure, code, what)
-    }
-
-    pub fn usage(code: &str, what: impl Into<String>) -> Self {
-        Self::new(Exit::Usage, code, what)
+    pub fn new(code: Code, what: impl Into<String>) -> Self {
+        Self { what: what.into(), why: Vec::new(), try_this: Vec::new(), code: code.into(), exit: code.class() }
     }
 
     pub fn not_found(kind: &str, name: impl Display) -> Self {
-        Self::failure("NOT_FOUND", format!("{kind} `{name}` was not found"))
-    }
-
-    pub fn configuration(code: &str, what: impl Into<String>) -> Self {
-        Self::new(Exit::Configuration, code, what)
+        Self::new(code::NOT_FOUND, format!("{kind} `{name}` was not found"))
     }
 
     /// What a home without a project cannot do.
     pub fn no_project() -> Self {
-        Self::configuration("NO_PROJECT", "this home has not joined a project")
+        Self::new(code::NO_PROJECT, "this home has not joined a project")
             .try_this("join a project first: `postern enroll` to make one, or `postern project enroll TICKET` to join one")
     }
 
@@ -57,8 +48,8 @@ impl CliError {
     }
 
     /// `error` with everything that it says is behind it.
-    pub fn from_error(exit: Exit, code: &str, error: &(dyn Error + 'static)) -> Self {
-        let mut built = Self::new(exit, code, error.to_string());
+    pub fn from_error(code: Code, error: &(dyn Error + 'static)) -> Self {
+        let mut built = Self::new(code, error.to_string());
         let mut cause = error.source();
         while let Some(source) = cause {
             let text = source.to_string();
@@ -74,13 +65,13 @@ impl CliError {
 
 impl From<postern_runtime::home::NoPlace> for CliError {
     fn from(error: postern_runtime::home::NoPlace) -> Self {
-        Self::from_error(Exit::Configuration, "NO_HOME", &error).try_this("set POSTERN_HOME to a directory")
+        Self::from_error(code::NO_HOME, &error).try_this("set POSTERN_HOME to a directory")
     }
 }
 
 impl From<postern_runtime::telemetry::InvalidFilter> for CliError {
     fn from(error: postern_runtime::telemetry::InvalidFilter) -> Self {
-        Self::from_error(Exit::Configuration, "LOG_FILTER", &error)
+        Self::from_error(code::LOG_FILTER, &error)
     }
 }
 
@@ -123,10 +114,10 @@ impl From<postern_node::store::StoreError> for CliError {
 impl From<postern_runtime::net::BindError> for CliError {
     fn from(error: postern_runtime::net::BindError) -> Self {
         use postern_runtime::net::BindError;
-        let built = Self::from_error(Exit::Failure, "LISTEN", &error);
+        let built = Self::from_error(code::LISTEN, &error);
         match error {
             BindError::InUse { .. } => {
-                Self { code: "ADDRESS_IN_USE".to_owned(), ..built }.try_this("choose another address with --listen HOST:PORT")
+                Self { code: code::ADDRESS_IN_USE.into(), ..built }.try_this("choose another address with --listen HOST:PORT")
             }
             _ => built,
         }
@@ -135,7 +126,7 @@ impl From<postern_runtime::net::BindError> for CliError {
 
 impl From<postern_authority::OpenError> for CliError {
     fn from(error: postern_authority::OpenError) -> Self {
-        Self::from_error(Exit::Failure, "AUTHORITY_OPEN", &error)
+        Self::from_error(code::AUTHORITY_OPEN, &error)
     }
 }
 
@@ -143,7 +134,7 @@ impl From<postern_authority::ActError> for CliError {
     fn from(error: postern_authority::ActError) -> Self {
         match error {
             postern_authority::ActError::Refused(refusal) => refusal.into(),
-            other => Self::from_error(Exit::Failure, "AUTHORITY_OPEN", &other),
+            other => Self::from_error(code::AUTHORITY_OPEN, &other),
         }
     }
 }
@@ -154,7 +145,7 @@ impl From<postern_relay::state::StateError> for CliError {
         match error {
             StateError::Home(error) => error.into(),
             StateError::File(error) => error.into(),
-            other => Self::from_error(Exit::Configuration, "RELAY_STATE", &other),
+            other => Self::from_error(code::RELAY_STATE, &other),
         }
     }
 }
@@ -165,20 +156,20 @@ impl From<postern_relay::join::JoinError> for CliError {
         match error {
             JoinError::State(error) => error.into(),
             JoinError::Enrol(error) => error.into(),
-            JoinError::NoTicket => Self::from_error(Exit::Configuration, "NO_TICKET", &error),
-            JoinError::Stopped => Self::from_error(Exit::Failure, "STOPPED", &error),
+            JoinError::NoTicket => Self::from_error(code::NO_TICKET, &error),
+            JoinError::Stopped => Self::from_error(code::STOPPED, &error),
         }
     }
 }
 
 impl From<postern_proto::name::InvalidName> for CliError {
     fn from(error: postern_proto::name::InvalidName) -> Self {
-        Self::from_error(Exit::Usage, "INVALID_NAME", &error)
+        Self::from_error(code::INVALID_NAME, &error)
     }
 }
 
 impl From<std::io::Error> for CliError {
     fn from(error: std::io::Error) -> Self {
-        Self::from_error(Exit::Failure, "IO", &error)
+        Self::from_error(code::IO, &error)
     }
 }

@@ -10,7 +10,8 @@ use hyper_util::rt::TokioIo;
 use postern_proto::address::HostPort;
 use postern_runtime::net::{SocketKind, dial};
 
-use crate::error::{CliError, Exit};
+use crate::code;
+use crate::error::CliError;
 
 /// How long the whole of it may take.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -27,11 +28,11 @@ pub async fn get(url: &str, limit: u64) -> Result<Vec<u8>, CliError> {
                 Got::Moved(to) => url = to,
             }
         }
-        Err(CliError::failure("HTTP_REDIRECTS", "the server sends us on and on"))
+        Err(CliError::new(code::HTTP_REDIRECTS, "the server sends us on and on"))
     };
     tokio::time::timeout(DEADLINE, work)
         .await
-        .map_err(|_| CliError::new(Exit::Unreachable, "HTTP_TIMEOUT", format!("`{url}` did not answer in time")))?
+        .map_err(|_| CliError::new(code::HTTP_TIMEOUT, format!("`{url}` did not answer in time")))?
 }
 
 enum Got {
@@ -40,10 +41,10 @@ enum Got {
 }
 
 async fn get_once(url: &str, limit: u64) -> Result<Got, CliError> {
-    let bad = || CliError::usage("INVALID_URL", format!("`{}` is not a URL", url.chars().take(200).collect::<String>()));
+    let bad = || CliError::new(code::INVALID_URL, format!("`{}` is not a URL", url.chars().take(200).collect::<String>()));
     let uri: Uri = url.parse().map_err(|_| bad())?;
     if uri.scheme_str() == Some("https") {
-        return Err(CliError::usage("NO_HTTPS", "https:// is not supported: this program has no TLS client")
+        return Err(CliError::new(code::NO_HTTPS, "https:// is not supported: this program has no TLS client")
             .try_this("fetch the file with another program, and give its path, or - for standard input"));
     }
     let authority = uri.authority().ok_or_else(bad)?;
@@ -53,7 +54,7 @@ async fn get_once(url: &str, limit: u64) -> Result<Got, CliError> {
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let address = HostPort::new(host, authority.port_u16().unwrap_or(80)).map_err(|_| bad())?;
     let unreachable = |error: &(dyn std::error::Error + 'static)| {
-        CliError::from_error(Exit::Unreachable, "HTTP_UNREACHABLE", error).why(format!("fetching `{url}`"))
+        CliError::from_error(code::HTTP_UNREACHABLE, error).why(format!("fetching `{url}`"))
     };
     let stream = dial(&address, SocketKind::Application, DEADLINE).await.map_err(|error| unreachable(&error))?;
     let (mut sender, connection) =
@@ -71,10 +72,10 @@ async fn get_once(url: &str, limit: u64) -> Result<Got, CliError> {
             return Ok(Got::Moved(if to.starts_with('/') { format!("http://{authority}{to}") } else { to.to_owned() }));
         }
         if status != StatusCode::OK {
-            return Err(CliError::failure("HTTP_STATUS", format!("`{url}` answered {status}")));
+            return Err(CliError::new(code::HTTP_STATUS, format!("`{url}` answered {status}")));
         }
         let body = Limited::new(response.into_body(), limit as usize).collect().await;
-        let body = body.map_err(|error| CliError::failure("HTTP_BODY", format!("`{url}` was not read: {error}")))?;
+        let body = body.map_err(|error| CliError::new(code::HTTP_BODY, format!("`{url}` was not read: {error}")))?;
         Ok(Got::Body(body.to_bytes().to_vec()))
     };
     // The connection has to be driven while the exchange waits; what ends it early shows in the exchange.

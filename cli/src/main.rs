@@ -3,6 +3,7 @@
 mod args;
 mod authority;
 mod background;
+mod code;
 mod commands;
 mod context;
 mod error;

@@ -9,6 +9,7 @@ use postern_proto::name::NodeName;
 use postern_runtime::home::{Home, NodeHome};
 
 use crate::authority::member;
+use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::node_process;
@@ -63,7 +64,7 @@ pub fn existing_or_made(context: &Context, home: &Home, name: Option<&NodeName>,
     let identity = home.default_identity_or_create(context.now())?;
     let name = free_node_name(home)?;
     let stored =
-        Stored::new(identity.name().clone()).encode().map_err(|error| CliError::failure("STORAGE", error.to_string()))?;
+        Stored::new(identity.name().clone()).encode().map_err(|error| CliError::new(code::STORAGE, error.to_string()))?;
     let node = home.create_node(&name, &stored)?;
     let start = Start { creating: true, connection_wait: Duration::ZERO };
     if let Err(error) = node_process::start(context, &node, start) {

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, Write};
 
+use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
 
@@ -17,7 +18,7 @@ pub fn confirm(context: &Context, question: &str, yes: bool) -> Result<(), CliEr
         return Ok(());
     }
     if !context.may_ask() {
-        return Err(CliError::usage("NEEDS_CONFIRMATION", format!("{question} Nobody is there to answer"))
+        return Err(CliError::new(code::NEEDS_CONFIRMATION, format!("{question} Nobody is there to answer"))
             .try_this("add -y to do it without a question"));
     }
     write!(io::stderr(), "{question} [y/N] ")?;
@@ -25,6 +26,6 @@ pub fn confirm(context: &Context, question: &str, yes: bool) -> Result<(), CliEr
     io::stdin().lock().take(MAX_ANSWER).read_line(&mut answer)?;
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(()),
-        _ => Err(CliError::failure("DECLINED", "nothing was done")),
+        _ => Err(CliError::new(code::DECLINED, "nothing was done")),
     }
 }

@@ -8,8 +8,9 @@ use postern_proto::address::HostPort;
 use postern_proto::secret::SecretText;
 use postern_proto::ticket::{PREFIX, Ticket, TicketError};
 
+use crate::code;
 use crate::context::Context;
-use crate::error::{CliError, Exit};
+use crate::error::CliError;
 use crate::http;
 
 /// Longest ticket file or line: a ticket has a few hundred bytes.
@@ -54,7 +55,7 @@ pub fn ticket(context: &Context, argument: &str, in_arguments: bool) -> Result<T
     }
     let bytes = match place(argument) {
         Place::File(path) if !path.exists() => {
-            return Err(CliError::failure("TICKET_NOT_FOUND", format!("there is no ticket file `{}`", path.display()))
+            return Err(CliError::new(code::TICKET_NOT_FOUND, format!("there is no ticket file `{}`", path.display()))
                 .try_this("ask for a ticket with `postern project ticket`, and give its file, URL or text"));
         }
         place => read(context, &place, MAX_TICKET, "ticket")?,
@@ -74,7 +75,7 @@ fn parsed(text: SecretText) -> Result<TicketSource, CliError> {
 pub fn configuration(context: &Context, argument: &str) -> Result<Vec<u8>, CliError> {
     match place(argument) {
         Place::File(path) if !path.exists() => {
-            Err(CliError::failure("CONFIGURATION_NOT_FOUND", format!("there is no file `{}`", path.display()))
+            Err(CliError::new(code::CONFIGURATION_NOT_FOUND, format!("there is no file `{}`", path.display()))
                 .try_this("a node's name has only the characters A-Z a-z 0-9 _ -; anything else is taken as a path or URL"))
         }
         place => read(context, &place, MAX_CONFIGURATION, "configuration"),
@@ -90,7 +91,7 @@ pub fn route(argument: &str) -> Result<String, CliError> {
     io::stdin().lock().take(MAX_LINE).read_line(&mut line)?;
     let line = line.trim().trim_end_matches('/');
     if line.is_empty() {
-        return Err(CliError::usage("EMPTY_STDIN", format!("`{argument}` takes a line of standard input, and there was none")));
+        return Err(CliError::new(code::EMPTY_STDIN, format!("`{argument}` takes a line of standard input, and there was none")));
     }
     Ok(format!("{line}{rest}"))
 }
@@ -127,13 +128,13 @@ fn read(context: &Context, place: &Place<'_>, limit: u64, what: &str) -> Result<
         Place::Url(url) => bytes = context.block_on(http::get(url, limit))??,
         Place::File(path) => {
             let fault = |error: io::Error| {
-                CliError::from_error(Exit::Failure, "UNREADABLE_FILE", &error).why(format!("reading `{}`", path.display()))
+                CliError::from_error(code::UNREADABLE_FILE, &error).why(format!("reading `{}`", path.display()))
             };
             File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes)).map_err(fault)?;
         }
     }
     if bytes.len() as u64 > limit {
-        return Err(CliError::failure("TOO_LONG", format!("the {what} is longer than {limit} bytes")));
+        return Err(CliError::new(code::TOO_LONG, format!("the {what} is longer than {limit} bytes")));
     }
     Ok(bytes)
 }

@@ -7,6 +7,7 @@ use postern_runtime::home::{Home, NodeHome, node, servers};
 use postern_runtime::lock::Lock;
 use rustix::process::Signal;
 
+use crate::code;
 use crate::error::CliError;
 
 /// How long a process may drain before it is killed: longer than the deadline that it gives itself.
@@ -29,7 +30,7 @@ fn process(dir: &Dir, lock: &str) -> Result<bool, CliError> {
         signalled.kill();
         if !signalled.wait(DRAIN) {
             let pid = signalled.pid().as_raw_nonzero();
-            return Err(CliError::failure("NOT_STOPPED", format!("process {pid} cannot be stopped")));
+            return Err(CliError::new(code::NOT_STOPPED, format!("process {pid} cannot be stopped")));
         }
     }
     Ok(true)

@@ -24,8 +24,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+use crate::control::code;
 use crate::control::document::{NodeDocument, WaitingDocument};
-use crate::control::fault::{Class, Fault, code};
+use crate::control::fault::Fault;
 use crate::control::server::{Socket, serve};
 use crate::engine::{Engine, Settings};
 use crate::http::Local;
@@ -56,8 +57,8 @@ pub struct Start {
 /// # Errors
 /// Why the node did not start. After `ready`, never: a node that was told to stop ends well.
 pub async fn run(home: Home, name: &NodeName, start: Start, ready: impl FnOnce(&NodeDocument)) -> Result<(), Fault> {
-    let mut signals = Signals::new()
-        .map_err(|error| Fault::new(Class::Failure, code::INTERNAL, "cannot listen for signals").because(error.to_string()))?;
+    let mut signals =
+        Signals::new().map_err(|error| Fault::new(code::INTERNAL, "cannot listen for signals").because(error.to_string()))?;
     let supervisor = Supervisor::new();
     let stop = CancellationToken::new();
     let mut daemon = tokio::select! {
@@ -292,7 +293,7 @@ fn local_issuer(home: &Home) -> Result<SecretBytes<32>, Fault> {
     let secret = home.local_issuer_or(|| Zeroizing::new(random_array::<32>().to_vec()))?;
     let bytes: Zeroizing<[u8; 32]> = match secret.as_slice().try_into() {
         Ok(bytes) => Zeroizing::new(bytes),
-        Err(_) => return Err(Fault::new(Class::Failure, code::STORAGE, "the home's own key (`local/issuer`) is damaged")),
+        Err(_) => return Err(Fault::new(code::STORAGE, "the home's own key (`local/issuer`) is damaged")),
     };
     Ok(SecretBytes::new(*bytes))
 }

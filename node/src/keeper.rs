@@ -14,11 +14,12 @@ use postern_runtime::membership::Membership;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::control::code;
 use crate::control::document::{
     ApiVersion, InletDocument, NodeDocument, NodeFacts, NodeState, NodeStatusDocument, OutletDocument, PolicyDocument,
     PolicySource, PortalDocument, RelayDocument, WaitingDocument,
 };
-use crate::control::fault::{Class, Fault, code};
+use crate::control::fault::Fault;
 use crate::engine::Engine;
 use crate::plan;
 use crate::store::{Specs, Stored};
@@ -154,7 +155,7 @@ impl Keeper {
         // It waits for the disk.
         match tokio::task::spawn_blocking(move || stored.save(&node)).await {
             Ok(saved) => Ok(saved?),
-            Err(_) => Err(Fault::new(Class::Failure, code::INTERNAL, "the node could not write what it is to run")),
+            Err(_) => Err(Fault::new(code::INTERNAL, "the node could not write what it is to run")),
         }
     }
 

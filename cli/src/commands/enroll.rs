@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::serve::administrator;
 use crate::background::{self, Background};
+use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::node_process;
@@ -50,7 +51,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let first = !home.has_authority()?;
     let administrator = administrator(context, &home)?;
     if first && home.identity(&administrator)?.is_some_and(|identity| identity.membership().is_ok_and(|known| known.is_some())) {
-        return Err(CliError::failure("ALREADY_MEMBER", format!("the identity `{administrator}` belongs to a project already"))
+        return Err(CliError::new(code::ALREADY_MEMBER, format!("the identity `{administrator}` belongs to a project already"))
             .try_this("look at it with `postern project show`; for a project of your own use another POSTERN_HOME"));
     }
     let mut settings = kept.clone().unwrap_or_else(|| Settings::new(Roles::All));

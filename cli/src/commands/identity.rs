@@ -7,6 +7,7 @@ use postern_runtime::home::{Home, IdentityHome};
 use serde::Serialize;
 
 use crate::args::Yes;
+use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::output::{Versioned, fields, table};
@@ -126,7 +127,7 @@ fn delete(context: &Context, home: &Home, name: Option<IdentityName>, yes: Yes) 
             return Err(CliError::not_found("identity", name));
         }
         if let Some(node) = user_of(home, name)? {
-            return Err(CliError::failure("IN_USE", format!("identity `{name}` is used by node `{node}`"))
+            return Err(CliError::new(code::IN_USE, format!("identity `{name}` is used by node `{node}`"))
                 .try_this(format!("delete the node first: postern node delete {node}")));
         }
     }

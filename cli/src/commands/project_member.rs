@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::ticket::{attributes, relays};
 use crate::args::Yes;
 use crate::authority::{Session, unexpected};
+use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::output::{Versioned, fields, table};
@@ -128,7 +129,7 @@ fn find(context: &Context, session: &Session, text: &str) -> Result<MemberRow, C
         0 => Err(CliError::not_found("member", text)),
         1 => Ok(found.swap_remove(0)),
         count => {
-            let error = CliError::failure("AMBIGUOUS_MEMBER", format!("{count} members are called `{text}`"));
+            let error = CliError::new(code::AMBIGUOUS_MEMBER, format!("{count} members are called `{text}`"));
             let listed = found.iter().fold(error, |error, row| error.why(format!("`{text}` is {}", row.identifier)));
             Err(listed.try_this("name one by its identifier"))
         }

@@ -8,6 +8,7 @@ use postern_runtime::daemon::Attached;
 use postern_runtime::home::Home;
 use serde::Deserialize;
 
+use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::servers::{self, Advertise, Roles, Settings};
@@ -90,7 +91,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 fn serve_in_background(context: &Context, attached: &mut Option<Attached>) -> Result<(), CliError> {
     let home = context.home()?;
     let settings = Settings::load(&home)?
-        .ok_or_else(|| CliError::configuration("SERVER_SETTINGS", "the servers of this home were never set up"))?;
+        .ok_or_else(|| CliError::new(code::SERVER_SETTINGS, "the servers of this home were never set up"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(servers::run(&home, settings, None, |ready| {
         if let Some(attached) = attached.take() {
@@ -156,10 +157,9 @@ fn has_joined(home: &Home) -> Result<bool, CliError> {
 fn read_file(path: &std::path::Path) -> Result<File, CliError> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
-        .map_err(|error| CliError::configuration("CONFIGURATION", format!("cannot read `{shown}`")).why(error))?;
-    serde_yaml::from_str(&text).map_err(|error| {
-        CliError::configuration("CONFIGURATION", format!("`{shown}` is not a configuration of servers")).why(error)
-    })
+        .map_err(|error| CliError::new(code::CONFIGURATION, format!("cannot read `{shown}`")).why(error))?;
+    serde_yaml::from_str(&text)
+        .map_err(|error| CliError::new(code::CONFIGURATION, format!("`{shown}` is not a configuration of servers")).why(error))
 }
 
 fn stop_servers(context: &Context) -> Result<(), CliError> {

@@ -60,7 +60,7 @@ fn stopped(node: &NodeDocument) -> NodeStatusDocument {
         inlet: inlet.clone(),
         ok: false,
         step: Some("node".to_owned()),
-        code: Some("NODE_STOPPED".to_owned()),
+        code: Some(postern_node::engine::code::NODE_STOPPED.into()),
         reason: Some(format!("the node `{}` does not run; start it: postern node start {}", node.name, node.name)),
     };
     NodeStatusDocument {

@@ -25,6 +25,7 @@ use tokio::time::timeout;
 
 use super::metrics::{self, Sources};
 use super::settings::Settings;
+use crate::code;
 use crate::error::CliError;
 
 /// The project that `enroll` makes.
@@ -65,7 +66,7 @@ pub async fn run(
         Ok(lock) => lock,
         Err(LockError::File(error)) => return Err(error.into()),
         Err(held @ LockError::Held { .. }) => {
-            return Err(CliError::failure("RUNNING", "the servers of this home run already")
+            return Err(CliError::new(code::RUNNING, "the servers of this home run already")
                 .why(held)
                 .try_this("stop them first: postern serve stop"));
         }
@@ -209,9 +210,8 @@ async fn admit_administrator(home: &Home, settings: &Settings, authority: &Autho
 
 fn own_membership(authority: &Authority) -> Result<Membership, CliError> {
     let published = authority.service().published().borrow().clone();
-    Membership::from_own_authority(published.info(), published.history.clone(), published.statement.clone()).map_err(|error| {
-        CliError::configuration("AUTHORITY_STATE", "the authority's own project information is not valid").why(error)
-    })
+    Membership::from_own_authority(published.info(), published.history.clone(), published.statement.clone())
+        .map_err(|error| CliError::new(code::AUTHORITY_STATE, "the authority's own project information is not valid").why(error))
 }
 
 /// Accepts connections, and hands each to the server that it asks for.

@@ -9,6 +9,7 @@ use postern_runtime::files::MAX_SMALL_FILE;
 use postern_runtime::home::{Home, servers};
 use serde::{Deserialize, Serialize};
 
+use crate::code;
 use crate::error::CliError;
 
 /// Which servers run.
@@ -152,7 +153,7 @@ impl Settings {
         let Some(bytes) = home.servers()?.read(servers::SETTINGS, MAX_SMALL_FILE)? else { return Ok(None) };
         serde_json::from_slice(&bytes)
             .map(Some)
-            .map_err(|error| CliError::configuration("SERVER_SETTINGS", "`servers/settings.json` is damaged").why(error))
+            .map_err(|error| CliError::new(code::SERVER_SETTINGS, "`servers/settings.json` is damaged").why(error))
     }
 
     pub fn save(&self, home: &Home) -> Result<(), CliError> {

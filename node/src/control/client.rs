@@ -17,11 +17,12 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::api::{self, OutletRequest, RelayRequest};
+use super::code;
 use super::document::{
     DeletedDocument, InletDocument, NodeDocument, NodeStatusDocument, OutletDocument, PolicyDocument, ProcessDocument,
     RelayDocument,
 };
-use super::fault::{Class, Fault, code};
+use super::fault::Fault;
 
 /// How long a node may take to answer what needs no network.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
@@ -59,15 +60,11 @@ impl From<ClientError> for Fault {
         match error {
             ClientError::Fault(fault) => *fault,
             ClientError::File(error) => error.into(),
-            ClientError::NotRunning(node) => {
-                Self::new(Class::Unreachable, code::NOT_RUNNING, what).try_this(format!("postern node start {node}"))
-            }
-            ClientError::Foreign { .. } => Self::new(Class::Configuration, code::HOME_UNSAFE, what),
-            ClientError::Timeout(node) => {
-                Self::new(Class::Unreachable, code::TIMEOUT, what).try_this(format!("look at `postern node logs {node}`"))
-            }
-            ClientError::Io { .. } => Self::new(Class::Unreachable, code::CONTROL, what),
-            ClientError::Protocol(node) => Self::new(Class::Failure, code::CONTROL, what)
+            ClientError::NotRunning(node) => Self::new(code::NOT_RUNNING, what).try_this(format!("postern node start {node}")),
+            ClientError::Foreign { .. } => Self::new(code::HOME_UNSAFE, what),
+            ClientError::Timeout(node) => Self::new(code::TIMEOUT, what).try_this(format!("look at `postern node logs {node}`")),
+            ClientError::Io { .. } => Self::new(code::CONTROL, what),
+            ClientError::Protocol(node) => Self::new(code::CONTROL_VERSION, what)
                 .try_this(format!("it may run another version: postern node stop {node} && postern node start {node}")),
         }
     }
@@ -227,7 +224,7 @@ impl<'a> Client<'a> {
         }
         if status == StatusCode::PAYLOAD_TOO_LARGE {
             let what = format!("the request is longer than {} bytes", api::MAX_REQUEST);
-            return Err(ClientError::Fault(Box::new(Fault::new(Class::Usage, code::USAGE, what))));
+            return Err(ClientError::Fault(Box::new(Fault::new(code::USAGE, what))));
         }
         let fault: Fault = serde_json::from_slice(&bytes).map_err(|_| protocol())?;
         Err(ClientError::Fault(Box::new(fault)))

@@ -6,7 +6,7 @@ use postern_proto::policy::Expr;
 use postern_proto::spec::{InletSpec, OutletSpec, PeerRoute, PolicySpec, PolicyTarget, RelayAt, RelaySpec};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{EngineStatus, Failure, InletStatus, PortalCheck, RelayState, RelayStatus};
+use crate::engine::{EngineStatus, Failure, InletStatus, PortalCheck, RelayState, RelayStatus, code};
 use crate::store::{Specs, Stored};
 
 /// In every document, as `"api_version": "1"`. A document of another version is not read.
@@ -354,7 +354,7 @@ impl PortalDocument {
             inlet: check.alias.to_string(),
             ok: check.failure.is_none(),
             step: part(|failure| failure.step.as_str().to_owned()),
-            code: part(|failure| failure.code.to_owned()),
+            code: part(|failure| failure.code.into()),
             reason: part(|failure| failure.reason.clone()),
         }
     }
@@ -366,7 +366,7 @@ impl WaitingDocument {
         Self {
             what: what.into(),
             step: failure.step.as_str().to_owned(),
-            code: failure.code.to_owned(),
+            code: failure.code.into(),
             reason: failure.reason.clone(),
         }
     }
@@ -386,7 +386,7 @@ impl WaitingDocument {
         let authority = status.authority_trouble.as_ref().map(|reason| Self {
             what: "authority".to_owned(),
             step: "authority".to_owned(),
-            code: "AUTHORITY_DOWN".to_owned(),
+            code: code::AUTHORITY_DOWN.into(),
             reason: reason.clone(),
         });
         authority.into_iter().chain(relays).chain(inlets).collect()

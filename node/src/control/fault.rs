@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::code;
 use super::document::ApiVersion;
+use crate::code::Code;
 use crate::config::resource::{ArgumentError, ArgumentFault};
 use crate::config::{Problems, VariableError};
 use crate::engine::EngineError;
@@ -50,69 +52,6 @@ impl Class {
     }
 }
 
-/// The stable codes of this crate. Those of streams and portals are [`crate::engine::Failure`]'s.
-pub mod code {
-    pub const NOT_FOUND: &str = "NOT_FOUND";
-    pub const EXISTS: &str = "EXISTS";
-    pub const USAGE: &str = "USAGE";
-    pub const ADDRESS_IN_USE: &str = "ADDRESS_IN_USE";
-    pub const LISTEN: &str = "LISTEN";
-    pub const CONFIGURATION: &str = "CONFIGURATION";
-    pub const RELAY_DENIED: &str = "RELAY_DENIED";
-    pub const NOT_RUNNING: &str = "NOT_RUNNING";
-    pub const RUNNING: &str = "RUNNING";
-    pub const HOME_UNSAFE: &str = "HOME_UNSAFE";
-    pub const STORAGE: &str = "STORAGE";
-    pub const CONTROL: &str = "CONTROL";
-    pub const TIMEOUT: &str = "TIMEOUT";
-    pub const STOPPING: &str = "STOPPING";
-    pub const INTERNAL: &str = "INTERNAL";
-    pub const LIMIT: &str = "LIMIT";
-    pub const NO_PROJECT: &str = "NO_PROJECT";
-    pub const TICKET_EXPIRED: &str = "TICKET_EXPIRED";
-    pub const TICKET_REVOKED: &str = "TICKET_REVOKED";
-    pub const TICKET_USED_UP: &str = "TICKET_USED_UP";
-    pub const TICKET_UNKNOWN: &str = "TICKET_UNKNOWN";
-    pub const TICKET_MALFORMED: &str = "TICKET_MALFORMED";
-    pub const TICKET_OTHER_PROJECT: &str = "TICKET_OTHER_PROJECT";
-    pub const NOT_A_MEMBER: &str = "NOT_A_MEMBER";
-    pub const NOT_PERMITTED: &str = "NOT_PERMITTED";
-    pub const AUTHORITY_UNREACHABLE: &str = "AUTHORITY_UNREACHABLE";
-    pub const AUTHORITY_UNPROVEN: &str = "AUTHORITY_UNPROVEN";
-    pub const AUTHORITY_BUSY: &str = "AUTHORITY_BUSY";
-    /// All of them, for the reference documentation.
-    pub const ALL: [&str; 28] = [
-        NOT_FOUND,
-        EXISTS,
-        USAGE,
-        ADDRESS_IN_USE,
-        LISTEN,
-        CONFIGURATION,
-        RELAY_DENIED,
-        NOT_RUNNING,
-        RUNNING,
-        HOME_UNSAFE,
-        STORAGE,
-        CONTROL,
-        TIMEOUT,
-        STOPPING,
-        INTERNAL,
-        LIMIT,
-        NO_PROJECT,
-        TICKET_EXPIRED,
-        TICKET_REVOKED,
-        TICKET_USED_UP,
-        TICKET_UNKNOWN,
-        TICKET_MALFORMED,
-        TICKET_OTHER_PROJECT,
-        NOT_A_MEMBER,
-        NOT_PERMITTED,
-        AUTHORITY_UNREACHABLE,
-        AUTHORITY_UNPROVEN,
-        AUTHORITY_BUSY,
-    ];
-}
-
 /// An error document. In JSON: `{"api_version", "code", "class", "what", "why", "try"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{what}")]
@@ -133,8 +72,8 @@ pub struct Fault {
 
 impl Fault {
     #[must_use]
-    pub fn new(class: Class, code: &str, what: impl Into<String>) -> Self {
-        Self { api_version: ApiVersion, code: code.to_owned(), class, what: what.into(), why: None, help: None }
+    pub fn new(code: Code, what: impl Into<String>) -> Self {
+        Self { api_version: ApiVersion, code: code.into(), class: code.class(), what: what.into(), why: None, help: None }
     }
 
     #[must_use]
@@ -152,19 +91,19 @@ impl Fault {
     /// There is no `kind` called `name`.
     #[must_use]
     pub fn not_found(kind: &str, name: impl std::fmt::Display) -> Self {
-        Self::new(Class::Failure, code::NOT_FOUND, format!("{kind} `{name}` not found"))
+        Self::new(code::NOT_FOUND, format!("{kind} `{name}` not found"))
     }
 
     /// There is a `kind` called `name` already.
     #[must_use]
     pub fn exists(kind: &str, name: impl std::fmt::Display) -> Self {
-        Self::new(Class::Failure, code::EXISTS, format!("there is already {kind} `{name}`"))
+        Self::new(code::EXISTS, format!("there is already {kind} `{name}`"))
     }
 
     /// `what` needs relays, and the home has joined no project.
     #[must_use]
     pub fn no_project(what: impl std::fmt::Display) -> Self {
-        Self::new(Class::Configuration, code::NO_PROJECT, format!("{what} needs a project's relays"))
+        Self::new(code::NO_PROJECT, format!("{what} needs a project's relays"))
             .because("this home has joined no project")
             .try_this("join a project first: postern enroll, or postern project enroll TICKET")
     }
@@ -174,48 +113,65 @@ impl Fault {
     pub fn from_enrolment(error: &EnrolError) -> Self {
         match error {
             EnrolError::Authority(error) => Self::from_authority(error),
-            EnrolError::Membership(_) | EnrolError::Unexpected => {
-                Self::new(Class::Failure, code::AUTHORITY_UNPROVEN, error.to_string())
-            }
+            EnrolError::Membership(_) => Self::new(code::AUTHORITY_NOT_PROVEN, error.to_string()),
+            EnrolError::Unexpected => Self::new(code::AUTHORITY_UNEXPECTED, error.to_string())
+                .try_this("compare the versions of this program and of the authority: postern version"),
         }
     }
 
     /// Why the authority did not do what it was asked.
     #[must_use]
     pub fn from_authority(error: &AuthorityError) -> Self {
-        if let AuthorityError::Refused(refusal) = error {
-            return Self::from_refusal(refusal);
-        }
-        let fault = match error {
-            AuthorityError::Handshake { .. } => Self::new(Class::Unreachable, code::AUTHORITY_UNPROVEN, error.to_string())
-                .try_this("something else may run at that address now; ask for a new ticket if the authority has moved"),
-            AuthorityError::TooManyCalls => Self::new(Class::TryLater, code::AUTHORITY_BUSY, error.to_string()),
-            _ => Self::new(Class::Unreachable, code::AUTHORITY_UNREACHABLE, error.to_string())
-                .try_this("see whether the authority runs and can be reached from here"),
+        let code = match error {
+            AuthorityError::Refused(refusal) => return Self::from_refusal(refusal),
+            AuthorityError::Unreachable { .. } => code::AUTHORITY_UNREACHABLE,
+            AuthorityError::Handshake { .. } => code::AUTHORITY_NOT_PROVEN,
+            AuthorityError::Timeout => code::AUTHORITY_TIMEOUT,
+            AuthorityError::Closed | AuthorityError::Broken(_) => code::AUTHORITY_CLOSED,
+            AuthorityError::NotTaken | AuthorityError::TooManyCalls => code::AUTHORITY_BUSY,
+            AuthorityError::NoAddress => code::AUTHORITY_NO_ADDRESS,
         };
-        match causes(error) {
+        let fault = Self::new(code, error.to_string());
+        let fault = match causes(error) {
             why if why.is_empty() => fault,
             why => fault.because(why),
+        };
+        match code {
+            code::AUTHORITY_NOT_PROVEN => {
+                fault.try_this("something else may run at that address now; ask for a new ticket if the authority has moved")
+            }
+            code if code.class() == Class::Unreachable => {
+                fault.try_this("on the authority's machine: `postern status`, and `postern enroll` to start it")
+            }
+            _ => fault,
         }
     }
 
     /// What the authority answered.
     #[must_use]
     pub fn from_refusal(refusal: &Refusal) -> Self {
-        let (class, code, help) = match refusal {
-            Refusal::TicketExpired { .. } => (Class::Denied, code::TICKET_EXPIRED, Some("ask for a new ticket")),
-            Refusal::TicketRevoked => (Class::Denied, code::TICKET_REVOKED, Some("ask for a new ticket")),
-            Refusal::TicketUsedUp { .. } => (Class::Denied, code::TICKET_USED_UP, Some("ask for a ticket of your own")),
-            Refusal::TicketUnknown => (Class::Denied, code::TICKET_UNKNOWN, Some("ask for a new ticket")),
-            Refusal::NotAMember => (Class::Denied, code::NOT_A_MEMBER, Some("enrol with a ticket first")),
-            Refusal::NotPermitted { .. } => (Class::Denied, code::NOT_PERMITTED, None),
-            Refusal::RelayNameHeld { .. } => (Class::Denied, code::RELAY_DENIED, Some("choose another relay name")),
-            Refusal::NotFound { .. } => (Class::Failure, code::NOT_FOUND, None),
-            Refusal::Invalid { .. } => (Class::Usage, code::USAGE, None),
-            Refusal::Busy { .. } => (Class::TryLater, code::AUTHORITY_BUSY, None),
-            Refusal::Internal => (Class::Failure, code::INTERNAL, None),
+        let ask = "ask for a new ticket: postern project ticket";
+        let (code, help) = match refusal {
+            Refusal::TicketExpired { .. } => (code::TICKET_EXPIRED, Some(ask)),
+            Refusal::TicketRevoked => (code::TICKET_REVOKED, Some(ask)),
+            Refusal::TicketUsedUp { .. } => (
+                code::TICKET_USED_UP,
+                Some("if it was not you who used it, delete that member; then ask for a new ticket: postern project ticket"),
+            ),
+            Refusal::TicketUnknown => (code::TICKET_UNKNOWN, Some(ask)),
+            Refusal::NotAMember => {
+                (code::NOT_A_MEMBER, Some("it was deleted, or joined another project; enrol it with a new ticket"))
+            }
+            Refusal::NotPermitted { .. } => (code::NOT_PERMITTED, None),
+            Refusal::RelayNameHeld { .. } => {
+                (code::RELAY_NAME_HELD, Some("choose another name, or delete the member that holds it"))
+            }
+            Refusal::NotFound { .. } => (code::NOT_FOUND, None),
+            Refusal::Invalid { .. } => (code::INVALID_REQUEST, None),
+            Refusal::Busy { .. } => (code::AUTHORITY_BUSY, None),
+            Refusal::Internal => (code::AUTHORITY_FAILED, Some("look into the log of the servers on that machine")),
         };
-        let fault = Self::new(class, code, refusal.to_string());
+        let fault = Self::new(code, refusal.to_string());
         match help {
             Some(help) => fault.try_this(help),
             None => fault,
@@ -232,7 +188,7 @@ impl Fault {
         };
         let lines: Vec<String> = errors.iter().map(line).collect();
         let lines = if lines.is_empty() { "the arguments are wrong".to_owned() } else { lines.join("\n") };
-        Self::new(Class::Usage, code::USAGE, lines)
+        Self::new(code::USAGE, lines)
     }
 }
 
@@ -258,22 +214,28 @@ impl From<EnrolError> for Fault {
 
 impl From<TicketError> for Fault {
     fn from(error: TicketError) -> Self {
-        let code =
-            if matches!(error, TicketError::OtherProject { .. }) { code::TICKET_OTHER_PROJECT } else { code::TICKET_MALFORMED };
-        Self::new(Class::Configuration, code, error.to_string())
+        let code = match &error {
+            TicketError::NotATicket => code::NOT_A_TICKET,
+            TicketError::NewerVersion { .. } => code::TICKET_NEWER,
+            TicketError::Truncated => code::TICKET_TRUNCATED,
+            TicketError::Broken | TicketError::Corrupt | TicketError::TooLong => code::TICKET_CORRUPT,
+            TicketError::Invalid(_) => code::TICKET_INVALID,
+            TicketError::OtherProject { .. } => code::TICKET_OTHER_PROJECT,
+        };
+        Self::new(code, error.to_string())
     }
 }
 
 impl From<&Problems> for Fault {
     fn from(problems: &Problems) -> Self {
-        Self::new(Class::Configuration, code::CONFIGURATION, problems.to_string())
+        Self::new(code::CONFIGURATION, problems.to_string())
             .try_this("nothing was changed; correct the configuration and run the command again")
     }
 }
 
 impl From<VariableError> for Fault {
     fn from(error: VariableError) -> Self {
-        Self::new(Class::Usage, code::USAGE, error.to_string())
+        Self::new(code::USAGE, error.to_string())
     }
 }
 
@@ -281,9 +243,7 @@ impl From<EngineError> for Fault {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Listen(error) => error.into(),
-            EngineError::Address(error) => {
-                Self::new(Class::Failure, code::LISTEN, "a listener has no address").because(error.to_string())
-            }
+            EngineError::Address(error) => Self::new(code::LISTEN, "a listener has no address").because(error.to_string()),
         }
     }
 }
@@ -291,11 +251,11 @@ impl From<EngineError> for Fault {
 impl From<BindError> for Fault {
     fn from(error: BindError) -> Self {
         if let BindError::InUse { address } = &error {
-            return Self::new(Class::Failure, code::ADDRESS_IN_USE, format!("{address} is in use"))
+            return Self::new(code::ADDRESS_IN_USE, format!("{address} is in use"))
                 .because("another program, or another inlet, listens there")
                 .try_this("choose another port, or leave the address out for a free one");
         }
-        let fault = Self::new(Class::Failure, code::LISTEN, error.to_string());
+        let fault = Self::new(code::LISTEN, error.to_string());
         match std::error::Error::source(&error) {
             Some(source) => fault.because(source.to_string()),
             None => fault,
@@ -305,9 +265,8 @@ impl From<BindError> for Fault {
 
 impl From<FileError> for Fault {
     fn from(error: FileError) -> Self {
-        let (class, code) =
-            if error.is_unsafe_place() { (Class::Configuration, code::HOME_UNSAFE) } else { (Class::Failure, code::STORAGE) };
-        let fault = Self::new(class, code, error.to_string());
+        let code = if error.is_unsafe_place() { code::HOME_UNSAFE } else { code::STORAGE };
+        let fault = Self::new(code, error.to_string());
         match std::error::Error::source(&error) {
             Some(source) => fault.because(source.to_string()),
             None => fault,
@@ -323,8 +282,8 @@ impl From<HomeError> for Fault {
             HomeError::NoIdentity(name) => Self::not_found("identity", name),
             HomeError::NodeExists(name) => Self::exists("a node", name),
             HomeError::IdentityExists(name) => Self::exists("an identity", name),
-            HomeError::NodeLocked { .. } => Self::new(Class::Failure, code::RUNNING, error.to_string()),
-            error => Self::new(Class::Failure, code::STORAGE, error.to_string()),
+            HomeError::NodeLocked { .. } => Self::new(code::RUNNING, error.to_string()),
+            error => Self::new(code::STORAGE, error.to_string()),
         }
     }
 }
@@ -333,7 +292,7 @@ impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Home(error) => error.into(),
-            error => Self::new(Class::Failure, code::STORAGE, error.to_string()),
+            error => Self::new(code::STORAGE, error.to_string()),
         }
     }
 }
@@ -350,7 +309,7 @@ mod tests {
             r#"{"api_version":"1","code":"NOT_FOUND","class":"failure","what":"outlet `db` not found","why":"w","try":"t"}"#
         );
         assert_eq!(Class::ALL.map(Class::exit_code), [1, 2, 69, 75, 77, 78]);
-        let mut codes = code::ALL.to_vec();
+        let mut codes: Vec<&str> = code::ALL.iter().map(|code| code.as_str()).collect();
         codes.sort_unstable();
         codes.dedup();
         assert_eq!(codes.len(), code::ALL.len());

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod client;
+pub mod code;
 pub mod document;
 pub mod fault;
 pub mod server;

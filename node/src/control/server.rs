@@ -20,8 +20,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use super::api::{self, OutletRequest, RelayRequest};
+use super::code;
 use super::document::ProcessDocument;
-use super::fault::{Class, Fault, code};
+use super::fault::{Class, Fault};
 use crate::config::resource;
 use crate::keeper::Keeper;
 
@@ -48,7 +49,7 @@ impl Socket {
         });
         let listener = bound.map_err(|error| {
             let what = format!("cannot bind the control socket in `{}`", home.dir().path().display());
-            Fault::new(Class::Failure, code::CONTROL, what).because(error.to_string())
+            Fault::new(code::LISTEN, what).because(error.to_string())
         })?;
         Ok(Self { listener })
     }
@@ -133,10 +134,8 @@ fn router(served: Served) -> Router {
         .route(&named(api::INLETS), get(show_inlet).delete(delete_inlet))
         .route(&named(api::RELAYS), get(show_relay).delete(delete_relay))
         .route(&named(api::POLICIES), get(show_policy).delete(delete_policy))
-        .fallback(async || refuse(&Fault::new(Class::Usage, code::USAGE, "the node does not know this request")))
-        .method_not_allowed_fallback(async || {
-            refuse(&Fault::new(Class::Usage, code::USAGE, "the node does not know this method"))
-        })
+        .fallback(async || refuse(&Fault::new(code::USAGE, "the node does not know this request")))
+        .method_not_allowed_fallback(async || refuse(&Fault::new(code::USAGE, "the node does not know this method")))
         .layer(DefaultBodyLimit::max(api::MAX_REQUEST))
         .with_state(served)
 }
@@ -215,16 +214,14 @@ async fn delete_policy(State(Served { keeper, .. }): State<Served>, Path(name): 
 async fn edit<T: Serialize + Send + 'static>(edit: impl Future<Output = Result<T, Fault>> + Send + 'static) -> Response {
     match tokio::spawn(edit).await {
         Ok(result) => answer(result),
-        Err(_) => {
-            refuse(&Fault::new(Class::Failure, code::INTERNAL, "the node failed while it made this change; its log says more"))
-        }
+        Err(_) => refuse(&Fault::new(code::INTERNAL, "the node failed while it made this change; its log says more")),
     }
 }
 
 /// A request's body.
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
     serde_json::from_slice(body)
-        .map_err(|error| Fault::new(Class::Usage, code::USAGE, "the node cannot read the request").because(error.to_string()))
+        .map_err(|error| Fault::new(code::USAGE, "the node cannot read the request").because(error.to_string()))
 }
 
 fn answer<T: Serialize>(result: Result<T, Fault>) -> Response {

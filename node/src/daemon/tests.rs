@@ -1,3 +1,4 @@
+use crate::control::fault::Class;
 use std::path::Path;
 
 use postern_proto::address::HostPort;
@@ -88,7 +89,7 @@ async fn starts_serves_stops_and_comes_back() {
     assert!(node.node.running().unwrap().is_some());
 
     let again = start(&home, &name, CREATE).await.unwrap_err();
-    assert_eq!((again.code.as_str(), again.class), (code::RUNNING, Class::Failure));
+    assert_eq!((again.code.as_str(), again.class), (code::RUNNING.as_str(), Class::Failure));
 
     let address = node.document.http_server_address.clone().unwrap();
     assert!(http(&address, "GET / HTTP/1.1\r\nhost: 127.0.0.1").await.starts_with("HTTP/1.1 200"));
@@ -148,7 +149,7 @@ async fn relays_need_a_project() {
     for (name, yaml) in [("a", "relay: r"), ("b", "tcp-inlet: {via: r}"), ("c", "tcp-inlet: {}")] {
         let name = make(&home, &format!("name: {name}\n{yaml}\n"));
         let fault = start(&home, &name, CREATE).await.err().unwrap();
-        assert_eq!((fault.code.as_str(), fault.class.exit_code()), (code::NO_PROJECT, 78));
+        assert_eq!((fault.code.as_str(), fault.class.exit_code()), (code::NO_PROJECT.as_str(), 78));
     }
     let missing = start(&home, &"nothing".parse().unwrap(), CREATE).await.err().unwrap();
     assert_eq!(missing.code, code::NOT_FOUND);
@@ -177,7 +178,7 @@ async fn an_authority_that_is_down_stops_no_node() {
     let node = start(&home, &name, Start { creating: true, connection_wait: Duration::from_millis(50) }).await.unwrap();
     assert_eq!(
         (node.document.waiting[0].what.as_str(), node.document.waiting[0].code.as_str()),
-        ("enrolment", code::AUTHORITY_UNREACHABLE)
+        ("enrolment", code::AUTHORITY_UNREACHABLE.as_str())
     );
     assert!(node.document.waiting[0].reason.contains(&free.to_string()));
     assert_listens(&node.document.inlets[0].bind_addr).await;
@@ -197,7 +198,7 @@ async fn a_malformed_ticket_is_final() {
     let secret = text.expose_secret();
     node.set_ticket(&postern_proto::secret::SecretText::new(secret[..secret.len() - 9].to_owned())).unwrap();
     let fault = start(&home, &name, CREATE).await.err().unwrap();
-    assert_eq!((fault.code.as_str(), fault.class), (code::TICKET_MALFORMED, Class::Configuration));
+    assert_eq!((fault.code.as_str(), fault.class), (code::TICKET_TRUNCATED.as_str(), Class::Failure));
     assert!(!format!("{fault:?}").contains(&secret[20..40]), "no ticket in an error");
 }
 
@@ -309,7 +310,7 @@ async fn a_refused_ticket_is_final_for_a_node_that_is_being_made() {
     let server = tokio::spawn(authority.answer(vec![refusal(), busy, refusal(), refusal()]));
 
     let fault = start(&home, &name, CREATE).await.err().unwrap();
-    assert_eq!((fault.code.as_str(), fault.class.exit_code()), (code::TICKET_EXPIRED, 77));
+    assert_eq!((fault.code.as_str(), fault.class.exit_code()), (code::TICKET_EXPIRED.as_str(), 77));
     assert!(node.running().unwrap().is_none());
 
     // One that said to come back, and then refuses, while the node is still being made.

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::code;
 use super::failure::{Failure, Step};
 use super::serve::serve_path;
 use super::shared::Shared;
@@ -38,11 +39,11 @@ impl Direct {
     /// The step that failed.
     pub async fn dial(&self, trust: &Trust, address: &HostPort) -> Result<(TcpStream, PublishedPeer), Failure> {
         let unreached = |error: &dyn std::fmt::Display| {
-            Failure::new(Step::Peer, "UNREACHABLE", format!("the peer's node at {address} cannot be reached: {error}"))
+            Failure::new(Step::Peer, code::UNREACHABLE, format!("the peer's node at {address} cannot be reached: {error}"))
         };
         let mut socket = dial(address, SocketKind::Link, KNOCK_DEADLINE).await.map_err(|error| unreached(&error))?;
         let knock = own_instance(trust)
-            .ok_or_else(|| Failure::new(Step::Credential, "NO_CREDENTIAL", "this node has no credential yet"))?;
+            .ok_or_else(|| Failure::new(Step::Credential, code::NO_CREDENTIAL, "this node has no credential yet"))?;
         let mut out = Service::Peer.preface().to_vec();
         out.extend(framed(&knock));
         let exchange = async {
@@ -54,7 +55,7 @@ impl Direct {
             Ok(Err(error)) => {
                 return Err(Failure::new(
                     Step::Peer,
-                    "REFUSED",
+                    code::REFUSED,
                     format!(
                         "the node at {address} did not answer this node's credential (it may belong to another project or home): {error}"
                     ),
@@ -63,7 +64,7 @@ impl Direct {
             Err(_) => return Err(unreached(&"no answer in time")),
         };
         let peer = trust.verify_published(&answer, None).map_err(|error| {
-            Failure::new(Step::Peer, "CREDENTIAL", format!("the node at {address} is not to be believed: {error}"))
+            Failure::new(Step::Peer, code::CREDENTIAL, format!("the node at {address} is not to be believed: {error}"))
         })?;
         Ok((socket, peer))
     }

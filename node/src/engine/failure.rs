@@ -6,6 +6,9 @@ use postern_proto::record::RejectCode;
 use postern_runtime::net::DialError;
 use serde::{Deserialize, Serialize};
 
+use super::code;
+use crate::code::Code;
+
 /// The steps of a portal, in the order in which bytes pass them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -46,25 +49,35 @@ impl Step {
 #[error("{reason}")]
 pub struct Failure {
     pub step: Step,
-    /// Stable, in capitals.
-    pub code: &'static str,
+    pub code: Code,
     pub reason: String,
 }
 
 impl Failure {
-    pub fn new(step: Step, code: &'static str, reason: impl Into<String>) -> Self {
+    pub fn new(step: Step, code: Code, reason: impl Into<String>) -> Self {
         Self { step, code, reason: reason.into() }
     }
 
     /// This node's policy refuses the peer.
     #[must_use]
     pub fn denied(reason: &Reason) -> Self {
-        Self::new(Step::InletPolicy, "DENIED", format!("this node's policy does not allow the peer: {reason}"))
+        Self::new(Step::InletPolicy, code::DENIED, format!("this node's policy does not allow the peer: {reason}"))
     }
 
     /// The peer's node answered the open with a reject.
     #[must_use]
     pub fn rejected(code: RejectCode) -> Self {
+        let listed = match code {
+            RejectCode::NotAvailable => code::NOT_AVAILABLE,
+            RejectCode::TargetRefused => code::TARGET_REFUSED,
+            RejectCode::TargetTimeout => code::TARGET_TIMEOUT,
+            RejectCode::TargetUnreachable => code::TARGET_UNREACHABLE,
+            RejectCode::TargetName => code::TARGET_NAME,
+            RejectCode::Busy => code::BUSY,
+            RejectCode::StreamId => code::STREAM_ID,
+            RejectCode::ShuttingDown => code::SHUTTING_DOWN,
+            RejectCode::Loop => code::LOOP,
+        };
         let step = match code {
             RejectCode::TargetRefused
             | RejectCode::TargetTimeout
@@ -73,7 +86,7 @@ impl Failure {
             | RejectCode::Loop => Step::Target,
             RejectCode::NotAvailable | RejectCode::Busy | RejectCode::StreamId | RejectCode::ShuttingDown => Step::Outlet,
         };
-        Self::new(step, code.as_str(), format!("the peer's node answered: {code}"))
+        Self::new(step, listed, format!("the peer's node answered: {code}"))
     }
 }
 

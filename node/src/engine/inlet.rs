@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::channel::Channel;
+use super::code;
 use super::failure::{Failure, Step};
 use super::link::Link;
 use super::live::Through;
@@ -93,7 +94,7 @@ fn refuse(inlet: &Inlet, failure: Failure) {
         inlet = %inlet.spec.alias,
         to = %inlet.spec.to,
         step = failure.step.as_str(),
-        code = failure.code,
+        code = failure.code.as_str(),
         reason = %failure.reason,
         "a connection was not carried"
     );
@@ -114,7 +115,7 @@ async fn open(shared: &Arc<Shared>, inlet: &Inlet) -> Result<(Arc<Channel>, Link
 /// This node's decision about a stream to the peer of `channel`.
 fn judge(shared: &Shared, inlet: &Inlet, channel: &Channel) -> Result<(), Failure> {
     let credential = channel.credential();
-    shared.trust.recheck(&credential).map_err(|error| Failure::new(Step::Channel, "CREDENTIAL", error.to_string()))?;
+    shared.trust.recheck(&credential).map_err(|error| Failure::new(Step::Channel, code::CREDENTIAL, error.to_string()))?;
     let allow = inlet.spec.allow.as_ref();
     match shared.policies.decide(ResourceType::TcpInlet, inlet.spec.alias.as_str(), allow, &credential) {
         Decision::Allowed => Ok(()),
@@ -139,7 +140,7 @@ async fn carry(shared: &Arc<Shared>, inlet: &Arc<Inlet>, channel: Arc<Channel>, 
     let (id, mut stream, first) = match begin(&channel, inlet, false) {
         Ok(begun) => begun,
         Err(error) => {
-            refuse(inlet, Failure::new(Step::Outlet, "INTERNAL", error.to_string()));
+            refuse(inlet, Failure::new(Step::Outlet, code::INTERNAL, error.to_string()));
             return reset_application(application);
         }
     };
@@ -183,13 +184,16 @@ async fn carry(shared: &Arc<Shared>, inlet: &Arc<Inlet>, channel: Arc<Channel>, 
         End::PathLost { opened: false, error } => {
             refuse(
                 inlet,
-                Failure::new(Step::Outlet, "PATH_LOST", format!("the path to the peer was lost before it answered: {error}")),
+                Failure::new(Step::Outlet, code::PATH_LOST, format!("the path to the peer was lost before it answered: {error}")),
             );
         }
         End::Protocol(StreamError::UnexpectedKind(Kind::NoChannel)) => {
             // The peer's node forgot the channel; the next connection makes a new one.
             channel.close();
-            refuse(inlet, Failure::new(Step::Channel, "NO_CHANNEL", "the peer's node no longer knows the channel; try again"));
+            refuse(
+                inlet,
+                Failure::new(Step::Channel, code::NO_CHANNEL, "the peer's node no longer knows the channel; try again"),
+            );
         }
         End::Reset(code @ (ResetCode::Policy | ResetCode::Credential)) => {
             warn!(%peer, inlet = %inlet.spec.alias, stream = id, reason = %code, "a live stream was cut");
@@ -217,13 +221,13 @@ pub async fn probe(shared: &Arc<Shared>, inlet: &Inlet) -> Result<(), Failure> {
 
 async fn ask(inlet: &Inlet, channel: &Channel, mut link: Link) -> Result<(), Failure> {
     let lost =
-        |error: &dyn std::fmt::Display| Failure::new(Step::Outlet, "PATH_LOST", format!("the probe got no answer: {error}"));
+        |error: &dyn std::fmt::Display| Failure::new(Step::Outlet, code::PATH_LOST, format!("the probe got no answer: {error}"));
     let (_, mut stream, first) = begin(channel, inlet, true).map_err(|error| lost(&error))?;
     link.write_all(&first, PROBE_DEADLINE).await.map_err(|error| lost(&error))?;
     let (header, mut record) = link.read_frame(PROBE_DEADLINE).await.map_err(|error| lost(&error))?;
     if header.kind == Kind::NoChannel {
         channel.close();
-        return Err(Failure::new(Step::Channel, "NO_CHANNEL", "the peer's node no longer knows the channel; try again"));
+        return Err(Failure::new(Step::Channel, code::NO_CHANNEL, "the peer's node no longer knows the channel; try again"));
     }
     match stream.handle_record(header, &mut record).map_err(|error| lost(&error))? {
         Received::Accepted => Ok(()),

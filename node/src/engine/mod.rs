@@ -5,6 +5,7 @@
 
 mod buffers;
 mod channel;
+pub mod code;
 mod credentials;
 mod direct;
 mod failure;

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tracing::{debug, info};
 
 use super::channel::{self, Channel, ChannelError};
+use super::code;
 use super::failure::{Failure, Step};
 use super::link::Link;
 use super::relay_link::RelayLink;
@@ -111,7 +112,7 @@ impl Peers {
                 Err(error) => {
                     last = Some(Failure::new(
                         Step::Peer,
-                        "CREDENTIAL",
+                        code::CREDENTIAL,
                         format!("the relay named a node that is not to be believed: {error}"),
                     ));
                     continue;
@@ -124,7 +125,7 @@ impl Peers {
             }
         }
         Err(last.unwrap_or_else(|| {
-            Failure::new(Step::Peer, "NO_PEER", format!("no node is registered under the relay name `{name}` now"))
+            Failure::new(Step::Peer, code::NO_PEER, format!("no node is registered under the relay name `{name}` now"))
         }))
     }
 
@@ -141,7 +142,7 @@ impl Peers {
         }
         let (socket, peer) = shared.direct.dial(&shared.trust, &address).await?;
         if expected.is_some_and(|expected| expected != (peer.node_id, peer.instance)) {
-            return Err(Failure::new(Step::Peer, "OTHER_NODE", format!("another node answers at {address}")));
+            return Err(Failure::new(Step::Peer, code::OTHER_NODE, format!("another node answers at {address}")));
         }
         let slot = self.slot(&peer);
         let mut slot = slot.lock().await;
@@ -203,9 +204,10 @@ impl Peers {
     /// The step that failed.
     pub async fn path(&self, shared: &Arc<Shared>, channel: &Channel) -> Result<Link, Failure> {
         let way = self.ways.lock().unwrap_or_else(PoisonError::into_inner).get(&channel.id()).map(|(way, _)| way.clone());
-        let way = way.ok_or_else(|| Failure::new(Step::Channel, "CLOSED", "the channel to the peer was closed; try again"))?;
+        let way =
+            way.ok_or_else(|| Failure::new(Step::Channel, code::CLOSED, "the channel to the peer was closed; try again"))?;
         let link = path_by(shared, &way).await;
-        if link.as_ref().is_err_and(|failure| failure.code == "NOT_CONNECTED") {
+        if link.as_ref().is_err_and(|failure| failure.code == code::NOT_CONNECTED) {
             // The run that this channel belongs to is gone; its successor needs another one.
             channel.close();
         }
@@ -226,7 +228,7 @@ async fn first_credential(shared: &Shared) -> Result<(), Failure> {
     let _ = tokio::time::timeout(FIRST_CREDENTIAL, wait).await;
     match shared.trust.own() {
         Some(_) => Ok(()),
-        None => Err(Failure::new(Step::Credential, "NO_CREDENTIAL", shared.why_no_credential())),
+        None => Err(Failure::new(Step::Credential, code::NO_CREDENTIAL, shared.why_no_credential())),
     }
 }
 
@@ -239,16 +241,16 @@ async fn path_by(shared: &Arc<Shared>, way: &Way) -> Result<Link, Failure> {
 
 fn channel_failure(error: &ChannelError) -> Failure {
     let code = match error {
-        ChannelError::NoCredential => "NO_CREDENTIAL",
-        ChannelError::Trust(_) => "CREDENTIAL",
-        ChannelError::Mispaired { .. } => "MISPAIRED",
-        ChannelError::Handshake(_) => "HANDSHAKE",
+        ChannelError::NoCredential => code::NO_CREDENTIAL,
+        ChannelError::Trust(_) => code::CREDENTIAL,
+        ChannelError::Mispaired { .. } => code::MISPAIRED,
+        ChannelError::Handshake(_) => code::HANDSHAKE,
         ChannelError::Link(_)
         | ChannelError::Unexpected
         | ChannelError::Stream(_)
         | ChannelError::Message(_)
         | ChannelError::TooManyMessages
-        | ChannelError::Closed => "PATH_LOST",
+        | ChannelError::Closed => code::PATH_LOST,
     };
     Failure::new(Step::Channel, code, format!("no channel to the peer's node: {error}"))
 }

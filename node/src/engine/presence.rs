@@ -9,6 +9,7 @@ use postern_runtime::home::layout;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use super::code;
 use super::failure::{Failure, Step};
 use super::shared::Shared;
 
@@ -54,10 +55,10 @@ impl Shared {
         let missing = |code, reason| Failure::new(Step::Peer, code, reason);
         let node = match self.home.node(name) {
             Ok(Some(node)) => node,
-            Ok(None) => return Err(missing("NO_NODE", format!("this home has no node `{name}`"))),
-            Err(error) => return Err(missing("NO_NODE", error.to_string())),
+            Ok(None) => return Err(missing(code::NO_NODE, format!("this home has no node `{name}`"))),
+            Err(error) => return Err(missing(code::NO_NODE, error.to_string())),
         };
-        let stopped = || missing("NODE_STOPPED", format!("the node `{name}` does not run"));
+        let stopped = || missing(code::NODE_STOPPED, format!("the node `{name}` does not run"));
         let bytes = node.dir().read(layout::node::PRESENCE, MAX_PRESENCE).ok().flatten().ok_or_else(stopped)?;
         serde_json::from_slice(&bytes).map_err(|_| stopped())
     }

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::code;
 use super::credentials::jittered;
 use super::failure::{Failure, Step};
 use super::serve::serve_path;
@@ -172,7 +173,7 @@ impl RelayLink {
         match answer {
             Ok(Ok(instances)) => Ok(instances.clone().unwrap_or_default()),
             Ok(Err(_)) | Err(_) => {
-                Err(Failure::new(Step::Relay, "NO_ANSWER", format!("the relay at {} did not answer", self.address())))
+                Err(Failure::new(Step::Relay, code::NO_ANSWER, format!("the relay at {} did not answer", self.address())))
             }
         }
     }
@@ -188,7 +189,11 @@ impl RelayLink {
             Some(State::Up(session)) => Ok(Arc::clone(session)),
             _ => {
                 let why = self.last_error().unwrap_or_else(|| "no connection in time".to_owned());
-                Err(Failure::new(Step::Relay, "RELAY_DOWN", format!("the relay at {} cannot be reached: {why}", self.address())))
+                Err(Failure::new(
+                    Step::Relay,
+                    code::RELAY_DOWN,
+                    format!("the relay at {} cannot be reached: {why}", self.address()),
+                ))
             }
         }
     }
@@ -200,7 +205,7 @@ impl RelayLink {
     pub async fn join(&self, identifier: Identifier, instance: InstanceId) -> Result<TcpStream, Failure> {
         let session = self.up().await?;
         let lost = |error: &dyn std::fmt::Display| {
-            Failure::new(Step::Relay, "RELAY_LOST", format!("the relay at {} broke off a join: {error}", self.address()))
+            Failure::new(Step::Relay, code::RELAY_LOST, format!("the relay at {} broke off a join: {error}", self.address()))
         };
         let join = async {
             let (mut socket, mut frames) = self.open_data_link(&session, &Frame::Join { identifier, instance }).await?;
@@ -209,10 +214,10 @@ impl RelayLink {
             match frames.open(sealed).map_err(|error| lost(&error))? {
                 Frame::Joined { identifier: joined, instance: run } if (joined, run) == (identifier, instance) => Ok(socket),
                 Frame::Refused(refusal @ (Refusal::NotConnected | Refusal::NoLink)) => {
-                    Err(Failure::new(Step::Peer, "NOT_CONNECTED", format!("the peer's node is not there: {refusal}")))
+                    Err(Failure::new(Step::Peer, code::NOT_CONNECTED, format!("the peer's node is not there: {refusal}")))
                 }
                 Frame::Refused(refusal) => {
-                    Err(Failure::new(Step::Relay, "RELAY_REFUSED", format!("the relay refused: {refusal}")))
+                    Err(Failure::new(Step::Relay, code::RELAY_REFUSED, format!("the relay refused: {refusal}")))
                 }
                 other => Err(lost(&format!("it answered {other:?}"))),
             }
@@ -223,7 +228,7 @@ impl RelayLink {
     async fn open_data_link(&self, session: &Session, first: &Frame) -> Result<(TcpStream, LinkFrames), Failure> {
         let address = self.address();
         let lost = |error: &dyn std::fmt::Display| {
-            Failure::new(Step::Relay, "RELAY_DOWN", format!("the relay at {address} cannot be reached: {error}"))
+            Failure::new(Step::Relay, code::RELAY_DOWN, format!("the relay at {address} cannot be reached: {error}"))
         };
         let mut socket = dial(&address, SocketKind::Link, CONNECT_DEADLINE).await.map_err(|error| lost(&error))?;
         let mut frames = LinkFrames::new(&session.link, session.counter.fetch_add(1, Ordering::Relaxed), Part::Initiator);
@@ -242,7 +247,7 @@ impl RelayLink {
             let surplus = session.parked.load(Ordering::Relaxed) > PARKED_FLOOR;
             let patience = if surplus { PARKED_IDLE } else { Duration::MAX };
             let read = tokio::time::timeout(patience, socket.read_exact(&mut sealed)).await;
-            let lost = |what: &str| Failure::new(Step::Relay, "PARKED_LINK", what.to_owned());
+            let lost = |what: &str| Failure::new(Step::Relay, code::PARKED_LINK, what.to_owned());
             read.map_err(|_| lost("nobody joined it"))?.map_err(|error| lost(&error.to_string()))?;
             match frames.open(sealed) {
                 Ok(Frame::Joined { identifier, instance }) => Ok((socket, identifier, instance)),
@@ -559,7 +564,7 @@ impl RelayLinks {
     pub async fn instances(&self, name: &RelayName) -> Result<Vec<(Arc<RelayLink>, Instance)>, Failure> {
         let links = self.all();
         if links.is_empty() {
-            return Err(Failure::new(Step::Relay, "NO_RELAY", "the project has no relay that this node knows of"));
+            return Err(Failure::new(Step::Relay, code::NO_RELAY, "the project has no relay that this node knows of"));
         }
         let mut asking = tokio::task::JoinSet::new();
         for link in links {

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use super::channel::{self, Channel, ChannelError, PATH_IDLE};
+use super::code;
 use super::failure::reject_of_dial;
 use super::link::{Link, LinkError};
 use super::live::{LiveGuard, Through};
@@ -133,15 +134,15 @@ async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<TcpStr
     let credential = channel.credential();
     let decision = shared.policies.decide(ResourceType::TcpOutlet, open.outlet.as_str(), allow, &credential);
     if let Err(error) = shared.trust.recheck(&credential) {
-        warn!(%peer, outlet = %open.outlet, %error, code = "CREDENTIAL", "refused a stream: the peer's credential is no longer good");
+        warn!(%peer, outlet = %open.outlet, %error, code = code::CREDENTIAL.as_str(), "refused a stream: the peer's credential is no longer good");
         return Err(RejectCode::NotAvailable);
     }
     let Some(outlet) = outlet else {
-        warn!(%peer, outlet = %open.outlet, code = "NO_SUCH_OUTLET", "refused a stream: there is no such outlet here");
+        warn!(%peer, outlet = %open.outlet, code = code::NO_SUCH_OUTLET.as_str(), "refused a stream: there is no such outlet here");
         return Err(RejectCode::NotAvailable);
     };
     if let Decision::Denied(reason) = decision {
-        warn!(%peer, outlet = %open.outlet, %reason, code = "DENIED", "refused a stream: the outlet's policy does not allow the peer");
+        warn!(%peer, outlet = %open.outlet, %reason, code = code::DENIED.as_str(), "refused a stream: the outlet's policy does not allow the peer");
         shared.note_refusal(&open.outlet, &reason);
         return Err(RejectCode::NotAvailable);
     }

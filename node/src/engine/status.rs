@@ -5,6 +5,7 @@ use postern_proto::name::Alias;
 use postern_proto::spec::{InletSpec, OutletSpec, PeerRoute, RelaySpec};
 use postern_proto::time::Timestamp;
 
+use super::code;
 use super::failure::{Failure, Step};
 use super::inlet::Inlet;
 use super::live::Through;
@@ -91,14 +92,16 @@ fn relay_status(shared: &Shared, spec: RelaySpec) -> RelayStatus {
     });
     let state = match (shared.name_answer(&spec.name), refused) {
         (Some(Err(refusal @ (Refusal::NotPermitted { .. } | Refusal::RelayNameHeld { .. } | Refusal::Invalid { .. }))), _) => {
-            RelayState::Refused(Failure::new(Step::Relay, "NOT_PERMITTED", refusal.to_string()))
+            RelayState::Refused(Failure::new(Step::Relay, code::NOT_PERMITTED, refusal.to_string()))
         }
-        (Some(Err(refusal)), _) => RelayState::Waiting(Failure::new(Step::Credential, "AUTHORITY_REFUSED", refusal.to_string())),
+        (Some(Err(refusal)), _) => {
+            RelayState::Waiting(Failure::new(Step::Credential, code::AUTHORITY_REFUSED, refusal.to_string()))
+        }
         (_, Some(refusal)) => {
-            RelayState::Waiting(Failure::new(Step::Relay, "RELAY_REFUSED", format!("the relay refuses: {refusal}")))
+            RelayState::Waiting(Failure::new(Step::Relay, code::RELAY_REFUSED, format!("the relay refuses: {refusal}")))
         }
         _ => RelayState::Waiting(relay_failure(shared).unwrap_or_else(|| {
-            Failure::new(Step::Relay, "REGISTERING", format!("the relay name `{}` is being registered", spec.name))
+            Failure::new(Step::Relay, code::REGISTERING, format!("the relay name `{}` is being registered", spec.name))
         })),
     };
     RelayStatus { spec, state, remote_address }
@@ -107,18 +110,18 @@ fn relay_status(shared: &Shared, spec: RelaySpec) -> RelayStatus {
 /// Why no relay can be used now.
 fn relay_failure(shared: &Shared) -> Option<Failure> {
     if shared.trust.own().is_none() {
-        return Some(Failure::new(Step::Credential, "NO_CREDENTIAL", shared.why_no_credential()));
+        return Some(Failure::new(Step::Credential, code::NO_CREDENTIAL, shared.why_no_credential()));
     }
     let links = shared.relays.all();
     if links.is_empty() {
-        return Some(Failure::new(Step::Relay, "NO_RELAY", "the project has no relay that this node knows of"));
+        return Some(Failure::new(Step::Relay, code::NO_RELAY, "the project has no relay that this node knows of"));
     }
     if links.iter().any(|link| link.is_up()) {
         return None;
     }
     let link = links.first()?;
     let why = link.last_error().unwrap_or_else(|| "it is being connected".to_owned());
-    Some(Failure::new(Step::Relay, "RELAY_DOWN", format!("the relay at {} is not connected: {why}", link.address())))
+    Some(Failure::new(Step::Relay, code::RELAY_DOWN, format!("the relay at {} is not connected: {why}", link.address())))
 }
 
 fn inlet_failure(shared: &Shared, inlet: &Inlet) -> Option<Failure> {
@@ -130,11 +133,11 @@ fn inlet_failure(shared: &Shared, inlet: &Inlet) -> Option<Failure> {
             Some(true) => {}
             Some(false) => {
                 let reason = format!("no node is registered under the relay name `{name}` now");
-                return Some(Failure::new(Step::Peer, "NO_PEER", reason));
+                return Some(Failure::new(Step::Peer, code::NO_PEER, reason));
             }
             None => {
                 let reason = format!("the relay is being asked who is registered under the relay name `{name}`");
-                return Some(Failure::new(Step::Peer, "LOOKING_UP", reason));
+                return Some(Failure::new(Step::Peer, code::LOOKING_UP, reason));
             }
         }
     }

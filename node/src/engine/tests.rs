@@ -103,7 +103,7 @@ async fn a_node_of_another_home_is_refused() {
     let inlet = a.add_inlet(inlet("in", &route)).await.unwrap();
     assert!(ask(&inlet, b"x").await.is_err());
     let failure = a.probe(&inlet.alias).await.unwrap().failure.unwrap();
-    assert_eq!((failure.step, failure.code), (Step::Peer, "REFUSED"));
+    assert_eq!((failure.step, failure.code.as_str()), (Step::Peer, "REFUSED"));
 }
 
 /// What a peer may not use looks like what does not exist; this node's own refusals name the term.
@@ -120,7 +120,7 @@ async fn refusals() {
         let inlet = a.add_inlet(inlet(alias, &format!("/node/b/service/{to}"))).await.unwrap();
         assert!(ask(&inlet, b"x").await.is_err());
         let failure = a.probe(&inlet.alias).await.unwrap().failure.unwrap();
-        refused.push((failure.step, failure.code, failure.reason));
+        refused.push((failure.step, failure.code.as_str(), failure.reason));
     }
     assert_eq!(refused[0], refused[1], "denied and unknown cannot be told apart");
     assert_eq!((refused[0].0, refused[0].1), (Step::Outlet, "NOT_AVAILABLE"));
@@ -128,7 +128,7 @@ async fn refusals() {
     let closed = a.add_inlet(InletSpec { allow, ..inlet("i4", "/node/b/service/dead") }).await.unwrap();
     assert!(ask(&closed, b"x").await.is_err());
     let failure = a.probe(&closed.alias).await.unwrap().failure.unwrap();
-    assert_eq!((failure.step, failure.code), (Step::InletPolicy, "DENIED"));
+    assert_eq!((failure.step, failure.code.as_str()), (Step::InletPolicy, "DENIED"));
     assert!(failure.reason.contains("trusted"), "{}", failure.reason);
 }
 

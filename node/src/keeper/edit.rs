@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 use super::Keeper;
 use crate::config::resource::OutletRequest;
+use crate::control::code;
 use crate::control::document::{DeletedDocument, InletDocument, OutletDocument, PolicyDocument, RelayDocument};
-use crate::control::fault::{Class, Fault, code};
+use crate::control::fault::Fault;
 use crate::engine::RelayState;
 use crate::store::Specs;
 
@@ -191,7 +192,7 @@ impl Keeper {
 }
 
 fn relay_denied(name: &RelayName) -> Fault {
-    Fault::new(Class::Denied, code::RELAY_DENIED, format!("this node may not claim the relay name `{name}`"))
+    Fault::new(code::RELAY_DENIED, format!("this node may not claim the relay name `{name}`"))
         .try_this(format!("enrol with a ticket that was issued with `--relay {name}`"))
 }
 
@@ -199,7 +200,7 @@ fn room_for(present: usize) -> Result<(), Fault> {
     if present < MAX_RESOURCES {
         Ok(())
     } else {
-        Err(Fault::new(Class::TryLater, code::LIMIT, format!("a node has at most {MAX_RESOURCES} of these")))
+        Err(Fault::new(code::LIMIT, format!("a node has at most {MAX_RESOURCES} of these")))
     }
 }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::recorder::Recorder;
+use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::output::Versioned;
@@ -149,7 +150,7 @@ fn play(stage: &Stage<'_>, began: Instant) -> Result<Report, CliError> {
     let (bytes, readable) = stage.step("every byte that the relay's process received is searched", || {
         let (bytes, readable) = recorder.scan(&canaries);
         if bytes == 0 {
-            return Err(CliError::failure("DEMO", "the wire tap in front of the relay saw no byte"));
+            return Err(CliError::new(code::DEMO, "the wire tap in front of the relay saw no byte"));
         }
         Ok((bytes, readable))
     })?;
@@ -159,7 +160,7 @@ fn play(stage: &Stage<'_>, began: Instant) -> Result<Report, CliError> {
         canaries.len()
     ));
     if let Some(found) = readable.first() {
-        return Err(CliError::failure("DEMO", format!("the relay was sent `{found}` in clear")));
+        return Err(CliError::new(code::DEMO, format!("the relay was sent `{found}` in clear")));
     }
     let seconds = began.elapsed().as_secs_f64();
     stage.say(&format!("\nAll of it in {seconds:.1} s, with real processes, on this machine."));
@@ -235,7 +236,7 @@ impl<'a> Stage<'a> {
             return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
         }
         let told = String::from_utf8_lossy(&output.stderr);
-        Err(CliError::failure("DEMO", format!("`postern {}` failed", arguments.join(" "))).why(told.trim()))
+        Err(CliError::new(code::DEMO, format!("`postern {}` failed", arguments.join(" "))).why(told.trim()))
     }
 
     /// Runs a command that has to fail; the first line of what it tells.
@@ -243,7 +244,7 @@ impl<'a> Stage<'a> {
         let output = self.command(&self.home(home), arguments)?;
         let told = String::from_utf8_lossy(&output.stderr);
         if output.status.success() {
-            return Err(CliError::failure("DEMO", format!("`postern {}` should have been refused", arguments.join(" "))));
+            return Err(CliError::new(code::DEMO, format!("`postern {}` should have been refused", arguments.join(" "))));
         }
         Ok(told.lines().find(|line| line.contains("ticket")).unwrap_or(&told).trim().to_owned())
     }
@@ -257,7 +258,7 @@ impl<'a> Stage<'a> {
     fn json(&self, home: &str, arguments: &[&str]) -> Result<Value, CliError> {
         let text = self.postern(home, &[arguments, &["--output", "json"]].concat())?;
         serde_json::from_str(&text)
-            .map_err(|error| CliError::failure("DEMO", format!("`postern {}` printed no JSON: {error}", arguments.join(" "))))
+            .map_err(|error| CliError::new(code::DEMO, format!("`postern {}` printed no JSON: {error}", arguments.join(" "))))
     }
 
     fn inlet(&self, home: &str, alias: &str) -> Result<SocketAddr, CliError> {
@@ -275,8 +276,8 @@ impl<'a> Stage<'a> {
                 }
                 // The peer may still be connecting; a new connection tries at once.
                 _ if began.elapsed() < PATIENCE => std::thread::yield_now(),
-                Ok(page) => return Err(CliError::failure("DEMO", format!("another page came through the portal: {page}"))),
-                Err(error) => return Err(CliError::failure("DEMO", format!("nothing came through the portal: {error}"))),
+                Ok(page) => return Err(CliError::new(code::DEMO, format!("another page came through the portal: {page}"))),
+                Err(error) => return Err(CliError::new(code::DEMO, format!("nothing came through the portal: {error}"))),
             }
         }
     }
@@ -289,7 +290,7 @@ impl<'a> Stage<'a> {
             if let Ok(page) = service::get(inlet, "third")
                 && !page.is_empty()
             {
-                return Err(CliError::failure("DEMO", "the third node reached the product"));
+                return Err(CliError::new(code::DEMO, "the third node reached the product"));
             }
             let text = std::fs::read_to_string(&log)?;
             if let Some(line) = text.lines().rev().find(|line| line.contains("DENIED") && line.contains(term)) {
@@ -297,7 +298,7 @@ impl<'a> Stage<'a> {
                 return Ok(format!("Initech's node: {reason}"));
             }
             if began.elapsed() > PATIENCE {
-                return Err(CliError::failure("DEMO", "the outlet's node did not log why it refused the third node"));
+                return Err(CliError::new(code::DEMO, "the outlet's node did not log why it refused the third node"));
             }
         }
     }
@@ -325,5 +326,5 @@ fn address(value: &Value) -> Result<SocketAddr, CliError> {
     value
         .as_str()
         .and_then(|text| text.parse().ok())
-        .ok_or_else(|| CliError::failure("DEMO", format!("no address where one was expected: {value}")))
+        .ok_or_else(|| CliError::new(code::DEMO, format!("no address where one was expected: {value}")))
 }

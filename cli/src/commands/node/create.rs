@@ -13,6 +13,7 @@ use postern_proto::name::{IdentityName, NodeName};
 use postern_proto::time::parse_duration;
 use postern_runtime::home::{Home, NodeHome};
 
+use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::node_choice::free_node_name;
@@ -96,7 +97,7 @@ impl Request {
         let name = args.what.as_deref().filter(|what| is_name(what)).map(str::parse::<NodeName>).transpose()?;
         let (label, text) = match (&args.configuration, args.what.as_deref()) {
             (Some(_), Some(what)) if name.is_none() => {
-                return Err(CliError::usage("USAGE", format!("both `{what}` and --configuration are configurations"))
+                return Err(CliError::new(code::USAGE, format!("both `{what}` and --configuration are configurations"))
                     .try_this("give one of them"));
             }
             (Some(text), _) => ("--configuration".to_owned(), text.clone()),
@@ -128,7 +129,7 @@ impl Request {
     fn file(context: &Context, what: &str) -> Result<String, CliError> {
         let looks_like_a_name = !what.contains(['/', '.', ':']);
         if looks_like_a_name && !Path::new(what).exists() && what != "-" {
-            return Err(CliError::usage("INVALID_NAME", format!("`{what}` is neither a node's name nor a file"))
+            return Err(CliError::new(code::INVALID_NAME, format!("`{what}` is neither a node's name nor a file"))
                 .try_this("name a node with 1 to 64 of the characters A-Z a-z 0-9 _ -"));
         }
         let bytes = source::configuration(context, what)?;
@@ -174,7 +175,7 @@ fn same_name(context: &Context, node: &NodeHome, request: &Request, how: How) ->
     if request.configured {
         let stored = Stored::load(node).map_err(Fault::from)?;
         let mut error =
-            CliError::failure("EXISTS", format!("the node `{}` exists, and was made from something else", node.name()));
+            CliError::new(code::EXISTS, format!("the node `{}` exists, and was made from something else", node.name()));
         match &stored.fingerprint {
             Some(before) => {
                 for key in before.differences(&request.config.fingerprint) {
@@ -186,7 +187,7 @@ fn same_name(context: &Context, node: &NodeHome, request: &Request, how: How) ->
         return Err(error.try_this(format!("delete it first: postern node delete {}", node.name())));
     }
     if node.running()?.is_some() {
-        return Err(CliError::failure("RUNNING", format!("the node `{}` exists and runs", node.name()))
+        return Err(CliError::new(code::RUNNING, format!("the node `{}` exists and runs", node.name()))
             .try_this(format!("look at it: postern node show {}", node.name())));
     }
     started(context, node, how)

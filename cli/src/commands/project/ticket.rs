@@ -9,6 +9,7 @@ use postern_proto::ticket::Ticket;
 use postern_proto::time::parse_duration;
 
 use crate::authority::{Session, unexpected};
+use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
 
@@ -68,14 +69,14 @@ fn request(args: Args) -> Result<TicketRequest, CliError> {
     for text in &args.attributes {
         let (key, value) = attribute(text)?;
         if attributes.insert(key.to_owned(), value.unwrap_or("true").to_owned()).is_some() {
-            return Err(CliError::usage("ATTRIBUTE_TWICE", format!("the attribute `{key}` is given twice")));
+            return Err(CliError::new(code::ATTRIBUTE_TWICE, format!("the attribute `{key}` is given twice")));
         }
     }
     let shared = args.usage_count > 1;
     let relays = args.relays.iter().map(|name| permission(name, shared)).collect::<Result<_, _>>()?;
     let role = match (args.relay_server, args.administrator, args.enroller) {
         (Some(address), ..) => Role::RelayServer {
-            address: address.dialable().map_err(|error| CliError::usage("INVALID_ADDRESS", error.to_string()))?,
+            address: address.dialable().map_err(|error| CliError::new(code::INVALID_ADDRESS, error.to_string()))?,
         },
         (None, true, _) => Role::Administrator,
         (None, false, true) => {
@@ -84,7 +85,7 @@ fn request(args: Args) -> Result<TicketRequest, CliError> {
         (None, false, false) => Role::Member,
     };
     if args.expires_in < Duration::from_secs(1) {
-        return Err(CliError::usage("EXPIRES_IN", "a ticket must be usable for at least 1s"));
+        return Err(CliError::new(code::EXPIRES_IN, "a ticket must be usable for at least 1s"));
     }
     Ok(TicketRequest { attributes, relays, role, expires_in: args.expires_in.as_secs(), max_uses: args.usage_count })
 }
@@ -99,10 +100,10 @@ fn attribute(text: &str) -> Result<(&str, Option<&str>), CliError> {
         _ => None,
     };
     if let Some(pointer) = pointer {
-        return Err(CliError::usage("RESERVED_ATTRIBUTE", format!("the attribute `{key}` cannot be given")).try_this(pointer));
+        return Err(CliError::new(code::RESERVED_ATTRIBUTE, format!("the attribute `{key}` cannot be given")).try_this(pointer));
     }
     if key.is_empty() {
-        return Err(CliError::usage("INVALID_ATTRIBUTE", "an attribute needs a name: write NAME or NAME=VALUE"));
+        return Err(CliError::new(code::INVALID_ATTRIBUTE, "an attribute needs a name: write NAME or NAME=VALUE"));
     }
     Ok((key, value))
 }
@@ -123,7 +124,7 @@ fn grant(text: &str) -> Result<Grant, CliError> {
             if !stem.is_empty() {
                 stem.parse::<RelayName>()?;
             } else if pattern.is_empty() {
-                return Err(CliError::usage("INVALID_GRANT", "`relay=` needs a relay name, or * for all"));
+                return Err(CliError::new(code::INVALID_GRANT, "`relay=` needs a relay name, or * for all"));
             }
             Ok(Grant::Relay { pattern: pattern.to_owned() })
         }

@@ -1,0 +1,55 @@
+//! The codes of the commands' errors, beside those that they share with the node.
+
+pub use postern_node::control::code::*;
+
+postern_node::codes! {
+    #[cfg_attr(not(test), expect(dead_code, reason = "the reference is made by a test"))] ALL;
+
+    // The command line.
+    INVALID_NAME: Usage, "Names are 1 to 64 of the characters A-Z a-z 0-9 _ - (of outlets and relays also `.`).";
+    INVALID_ADDRESS: Usage, "This is no HOST:PORT that others can connect to.";
+    INVALID_URL: Usage, "This is no URL.";
+    NO_HTTPS: Usage, "`https://` is not supported. Fetch the file with another program and give its path, or `-`.";
+    INVALID_ATTRIBUTE: Usage, "An attribute is NAME or NAME=VALUE.";
+    RESERVED_ATTRIBUTE: Usage, "Roles and relay names are no attributes; the error names the flag.";
+    ATTRIBUTE_TWICE: Usage, "One attribute was given two values.";
+    INVALID_GRANT: Usage, "`--may-grant` takes an attribute, or `relay=` and a name.";
+    EXPIRES_IN: Usage, "A ticket has to be good for a second at least.";
+    EMPTY_STDIN: Usage, "The argument stands for a line of standard input, and there was none.";
+    NEEDS_CONFIRMATION: Usage, "This deletes something, and nobody is there to be asked: say `-y`.";
+    NO_CALLER: Usage, "This command is for Postern itself, which starts background processes with it.";
+
+    // Arguments that are read from somewhere.
+    TICKET_NOT_FOUND: Failure, "There is no such ticket file.";
+    CONFIGURATION_NOT_FOUND: Failure, "There is no such file.";
+    UNREADABLE_FILE: Failure, "The file cannot be read.";
+    TOO_LONG: Failure, "The file is far longer than such a file can be.";
+    HTTP_UNREACHABLE: Unreachable, "The server of that URL cannot be reached.";
+    HTTP_TIMEOUT: Unreachable, "The server of that URL did not answer in time.";
+    HTTP_STATUS: Failure, "The server of that URL answered with something else than 200.";
+    HTTP_REDIRECTS: Failure, "The server of that URL sends on and on.";
+    HTTP_BODY: Failure, "The answer of the server of that URL broke off.";
+
+    // Places and processes.
+    NO_HOME: Configuration, "Nothing says where to keep state: POSTERN_HOME, XDG_STATE_HOME and HOME are not set.";
+    LOG_FILTER: Configuration, "`POSTERN_LOG` (or `RUST_LOG`) is no log filter.";
+    DECLINED: Failure, "The question was answered with no; nothing was done.";
+    IN_USE: Failure, "A node uses the identity.";
+    ALREADY_MEMBER: Failure, "The identity belongs to a project, so this home cannot set up one of its own with it.";
+    AMBIGUOUS_MEMBER: Failure, "Several members have this name; the error lists their identifiers.";
+    START: Failure, "The background process did not start; the error says where its log is.";
+    START_TIMEOUT: TryLater, "The background process has not said yet that it is up; it may still come.";
+    ATTACH: Failure, "The background process could not leave its caller.";
+    NOT_STOPPED: Failure, "The process does not end.";
+    STOPPED: Failure, "It was stopped before it was done.";
+    IO: Failure, "Reading or writing failed.";
+
+    // Servers.
+    SERVER_SETTINGS: Configuration, "The servers of this home were never set up, or `servers/settings.json` is damaged.";
+    AUTHORITY_OPEN: Failure, "The authority's files or database cannot be opened.";
+    AUTHORITY_STATE: Configuration, "The authority's files do not fit each other.";
+    RELAY_STATE: Configuration, "The relay's files are damaged.";
+    NO_TICKET: Configuration, "The relay has joined no project yet, and there is no ticket.";
+
+    DEMO: Failure, "A step of the demo did not do what it should.";
+}

@@ -1,0 +1,43 @@
+//! The codes of what keeps bytes from passing: in `status`, `node show` and the log.
+
+crate::codes! {
+    ALL;
+
+    NO_CREDENTIAL: Failure, "This node has no credential: it is not enrolled yet, its credential expired, or it was deleted.";
+    CREDENTIAL: Failure, "A credential is not good, or no longer; the reason says whose and why.";
+    AUTHORITY_DOWN: Failure, "The authority is not connected. What runs goes on; nothing new is issued meanwhile.";
+    AUTHORITY_REFUSED: Failure, "The authority refused; the reason says what.";
+    NOT_PERMITTED: Failure, "The node may not claim this relay name.";
+    NO_RELAY: Failure, "The project has no relay that this node knows of.";
+    RELAY_DOWN: Failure, "No relay can be reached.";
+    RELAY_LOST: Failure, "The connection to the relay broke while it was used. A new connection tries again.";
+    RELAY_REFUSED: Failure, "The relay refused; the reason says why.";
+    REGISTERING: Failure, "The relay name is just being registered.";
+    NO_ANSWER: Failure, "The relay did not answer in time.";
+    PARKED_LINK: Failure, "A spare connection to the relay was lost. A new connection takes another one.";
+    LOOKING_UP: Failure, "The relays are just being asked who is registered under the relay name.";
+    NO_PEER: Failure, "No node is registered under the relay name now. Does the peer's node run, and is the name right?";
+    NOT_CONNECTED: Failure, "The peer's node has just gone.";
+    NO_NODE: Failure, "This home has no node of that name.";
+    NODE_STOPPED: Failure, "That node does not run.";
+    UNREACHABLE: Failure, "The peer's node cannot be reached at its address.";
+    REFUSED: Failure, "The node at that address did not take this node's credential: it may belong to another project or home.";
+    OTHER_NODE: Failure, "Another node answers at that address.";
+    NO_CHANNEL: Failure, "The peer's node has forgotten the channel, for instance because it was restarted. A new connection makes another one.";
+    CLOSED: Failure, "The channel was just closed. A new connection makes another one.";
+    HANDSHAKE: Failure, "The two nodes could not agree on a channel.";
+    MISPAIRED: Failure, "The relay connected another node than the one that was asked for; it was sent nothing.";
+    PATH_LOST: Failure, "The connection to the peer broke before it answered.";
+    DENIED: Failure, "A policy does not allow it; the reason names the term and what the peer had.";
+    NO_SUCH_OUTLET: Failure, "In the log of the outlet's node: a peer asked for an outlet that is not there.";
+    NOT_AVAILABLE: Failure, "The peer's node has no such outlet, or its policy does not allow this node; only its log tells which.";
+    TARGET_REFUSED: Failure, "The portal works, but nothing listens at the outlet's target.";
+    TARGET_TIMEOUT: Failure, "The outlet's target did not answer in time.";
+    TARGET_UNREACHABLE: Failure, "The outlet's node cannot reach the target.";
+    TARGET_NAME: Failure, "The outlet's node cannot resolve the target's name.";
+    BUSY: Failure, "The outlet's node has reached a limit.";
+    STREAM_ID: Failure, "The two nodes disagree about a stream. A new connection tries again.";
+    SHUTTING_DOWN: Failure, "The outlet's node is being stopped.";
+    LOOP: Failure, "The outlet's target leads back into the same portal.";
+    INTERNAL: Failure, "A fault of the program itself; the log says more.";
+}
