@@ -10,7 +10,14 @@ use crate::commands;
 
 /// Let one service in one network be reached by one peer in another network, and nothing else.
 #[derive(Debug, Parser)]
-#[command(name = "postern", version, propagate_version = false, max_term_width = 110, disable_help_subcommand = true)]
+#[command(
+    name = "postern",
+    version,
+    propagate_version = false,
+    max_term_width = 110,
+    disable_help_subcommand = true,
+    after_help = START_HERE
+)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -22,28 +29,42 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Print nothing for people: only results and errors
+    /// Print results and errors only (also QUIET=1)
     #[arg(short, long, global = true, env = "QUIET", hide_env = true, value_parser = FalseyValueParser::new())]
     pub quiet: bool,
-    /// Log what happens, to standard error; more with -vv, all with -vvv
+    /// Log what happens to standard error; -vv and -vvv say more
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
-    /// How results are printed [default: plain on a terminal; when piped, bare lines and JSON]
+    /// How results are printed [default: plain on a terminal, bare lines and JSON in a pipe]
     #[arg(long, global = true, value_name = "FORMAT")]
     pub output: Option<Format>,
-    /// No colours (also NO_COLOR)
+    /// Use no colours (also NO_COLOR=1)
     #[arg(long, global = true)]
     pub no_color: bool,
-    /// Ask no questions (also NO_INPUT)
+    /// Ask no questions (also NO_INPUT=1)
     #[arg(long, global = true, env = "NO_INPUT", hide_env = true, value_parser = FalseyValueParser::new())]
     pub no_input: bool,
     /// Where state is kept [default: $XDG_STATE_HOME/postern or ~/.local/state/postern]
     #[arg(long, global = true, value_name = "DIR", env = "POSTERN_HOME", hide_env_values = true)]
     pub home: Option<PathBuf>,
-    /// How log lines look: pretty or json
+    /// How log lines look: pretty or json [default: pretty]
     #[arg(long, global = true, value_name = "FORMAT", default_value_t, hide_default_value = true)]
     pub log_format: LogFormat,
 }
+
+/// What somebody sees who types `postern`.
+const START_HERE: &str = "\
+Start here:
+  postern demo                            # two companies reach each other, on this machine
+  postern enroll                          # set up a project on this machine
+  postern tcp-outlet create --to 6000     # let peers reach what listens on port 6000
+  postern relay create                    # be found at the relay
+  postern tcp-inlet create --from 7000    # reach it through the relay, on port 7000
+  postern status                          # do bytes pass, and what is missing if not
+
+`postern COMMAND --help` has examples of every command.
+Exit codes: 0 done, 1 failed or not found, 2 wrong command line, 69 cannot be reached,
+75 come back later, 77 denied, 78 wrong configuration.";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -53,18 +74,19 @@ pub enum Format {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Demo(commands::demo::DemoArgs),
     Enroll(commands::enroll::Args),
-    Serve(commands::serve::Args),
-    #[command(subcommand)]
-    Node(commands::node::Command),
-    #[command(subcommand)]
-    Relay(commands::relay::Command),
+    Status(commands::status::Args),
     #[command(subcommand)]
     TcpOutlet(commands::tcp_outlet::Command),
     #[command(subcommand)]
     TcpInlet(commands::tcp_inlet::Command),
     #[command(subcommand)]
+    Relay(commands::relay::Command),
+    #[command(subcommand)]
     Policy(commands::policy::Command),
+    #[command(subcommand)]
+    Node(commands::node::Command),
     #[command(subcommand)]
     Project(commands::project::Command),
     #[command(subcommand)]
@@ -73,9 +95,8 @@ pub enum Command {
     Ticket(commands::ticket::Command),
     #[command(subcommand)]
     Identity(commands::identity::Command),
-    Status(commands::status::Args),
+    Serve(commands::serve::Args),
     Reset(commands::reset::Args),
-    Demo(commands::demo::DemoArgs),
     Completion(commands::completion::Args),
     Version(commands::version::Args),
 }

@@ -3,7 +3,7 @@
 pub use postern_node::control::code::*;
 
 postern_node::codes! {
-    #[cfg_attr(not(test), expect(dead_code, reason = "the reference is made by a test"))] ALL;
+    ALL;
 
     // The command line.
     INVALID_NAME: Usage, "Names are 1 to 64 of the characters A-Z a-z 0-9 _ - (of outlets and relays also `.`).";

@@ -81,6 +81,11 @@ fn errors_have_a_stable_code_and_are_json_where_asked() {
     assert_eq!(document["error"]["exit"], 1);
     home.postern("no-such-command").exits(2);
     home.postern("identity create a --no-such-flag").exits(2);
+    for line in ["identity create a --no-such-flag --output json", "--output=json tcp-outlet create"] {
+        let error = home.postern(line).exits(2);
+        let document: Value = serde_json::from_str(&error.stderr).unwrap();
+        assert_eq!((&document["error"]["code"], error.stdout.as_str()), (&json!("USAGE"), ""));
+    }
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl From<Code> for String {
 /// Declares codes, and the list `ALL` of them: `NAME: Class, "Meaning.";` for each.
 #[macro_export]
 macro_rules! codes {
-    ($(#[$attribute:meta])* ALL; $($name:ident: $class:ident, $meaning:literal;)*) => {
+    (ALL; $($name:ident: $class:ident, $meaning:literal;)*) => {
         $(
             #[doc = $meaning]
             pub const $name: $crate::code::Code =
@@ -91,7 +91,6 @@ macro_rules! codes {
         )*
 
         /// All of them, for the reference.
-        $(#[$attribute])*
         pub const ALL: &[$crate::code::Code] = &[$($name),*];
     };
 }

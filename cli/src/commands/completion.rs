@@ -8,10 +8,14 @@ use crate::context::Context;
 use crate::error::CliError;
 
 /// Print the completion script of a shell
-///
-/// For bash: postern completion bash > ~/.local/share/bash-completion/completions/postern
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  postern completion bash > ~/.local/share/bash-completion/completions/postern
+  postern completion zsh > ~/.zfunc/_postern    # with fpath+=~/.zfunc before compinit in ~/.zshrc
+  postern completion fish > ~/.config/fish/completions/postern.fish")]
 pub struct Args {
+    /// The shell
     shell: Shell,
 }
 

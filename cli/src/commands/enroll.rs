@@ -22,14 +22,18 @@ use crate::stop;
 const START: Duration = Duration::from_secs(30);
 
 /// Set up a project on this machine: identity, authority and relay, in the background
-///
-/// Again, it starts the servers if they do not run, and else changes nothing.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Run again, it starts the servers if they do not run, and changes nothing else.
+
+Examples:
+  postern enroll                                                   # for this machine only
+  postern enroll --listen 0.0.0.0:4000 --advertise gate.example    # for other machines, too")]
 pub struct Args {
     /// Where the servers listen [default: what it was, else a free port of 127.0.0.1]
     #[arg(long, value_name = "ADDR")]
     listen: Option<HostPort>,
-    /// What tickets tell other machines: the name or address of this one
+    /// What tickets tell other machines: the name or address of this one [default: the address of --listen]
     #[arg(long, value_name = "HOST[:PORT]")]
     advertise: Option<Advertise>,
 }

@@ -13,17 +13,24 @@ use crate::error::CliError;
 use crate::output::{Versioned, fields, table};
 use crate::prompt::confirm;
 
-/// Make and look at identities
+/// Make and look at identities, the keys by which others know this home
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make an identity; without NAME it is called `default`, or by chance if there is one
-    Create { name: Option<IdentityName> },
+    /// Make an identity
+    Create {
+        /// Its name [default: default; if that is taken, a random one]
+        name: Option<IdentityName>,
+    },
     /// List the identities of this home
     List,
-    /// Show an identity; without NAME the default one
-    Show { name: Option<IdentityName> },
+    /// Show an identity
+    Show {
+        /// The identity [default: the default identity]
+        name: Option<IdentityName>,
+    },
     /// Delete an identity that no node uses, with its membership
     Delete {
+        /// The identity
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         name: Option<IdentityName>,
         /// Delete all identities
@@ -33,7 +40,10 @@ pub enum Command {
         yes: Yes,
     },
     /// Show which identity is the default, or make NAME the default
-    Default { name: Option<IdentityName> },
+    Default {
+        /// The identity that becomes the default
+        name: Option<IdentityName>,
+    },
 }
 
 #[derive(Debug, Serialize)]

@@ -29,30 +29,34 @@ const CONNECTION_WAIT: Duration = Duration::from_secs(5);
 /// How often a followed log is looked at for more.
 const FOLLOW: Duration = Duration::from_millis(200);
 
-/// Make, start and look at nodes
+/// Make, start and look at nodes, which run inlets and outlets
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make a node and start it: a bare one, or one from a configuration
     Create(Box<CreateArgs>),
     /// List the nodes of this home
     List,
-    /// Show a node; without NODE the default one
+    /// Show a node
     Show {
+        /// The node, as NODE or /node/NODE [default: the default node]
         #[arg(value_name = "NODE", value_parser = parse_node)]
         node: Option<NodeName>,
     },
-    /// Start a stopped node; without NODE the default one
+    /// Start a stopped node
     Start {
+        /// The node, as NODE or /node/NODE [default: the default node]
         #[arg(value_name = "NODE", value_parser = parse_node)]
         node: Option<NodeName>,
     },
-    /// Stop a node; without NODE the default one
+    /// Stop a node; what it runs comes back when it is started
     Stop {
+        /// The node, as NODE or /node/NODE [default: the default node]
         #[arg(value_name = "NODE", value_parser = parse_node)]
         node: Option<NodeName>,
     },
     /// Stop a node and delete it with its outlets, inlets, relays and policies
     Delete {
+        /// The node, as NODE or /node/NODE [default: the default node]
         #[arg(value_name = "NODE", value_parser = parse_node, conflicts_with = "all")]
         node: Option<NodeName>,
         /// Delete all nodes
@@ -63,6 +67,7 @@ pub enum Command {
     },
     /// Print the path of a node's log
     Logs {
+        /// The node, as NODE or /node/NODE [default: the default node]
         #[arg(value_name = "NODE", value_parser = parse_node)]
         node: Option<NodeName>,
         /// Print the log itself, and what is added to it
@@ -71,6 +76,7 @@ pub enum Command {
     },
     /// Show which node is the default, or make NODE the default
     Default {
+        /// The node that becomes the default
         #[arg(value_name = "NODE", value_parser = parse_node)]
         node: Option<NodeName>,
     },

@@ -17,8 +17,16 @@ use crate::prompt::confirm;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Set the policy of a resource, or of all resources of a type
+    #[command(after_help = "\
+On an outlet, a policy says which nodes may reach it; on an inlet, to which nodes it may send.
+A name alone means that this attribute of the peer is \"true\", which is what
+`project ticket --attribute NAME` grants.
+
+Examples:
+  postern policy create --resource-type tcp-outlet --allow 'trusted'
+  postern policy create --resource db --allow 'app = \"billing\" and not staging'")]
     Create {
-        /// tcp-inlet, tcp-outlet or relay
+        /// The type: tcp-inlet, tcp-outlet or relay
         #[arg(long, value_name = "TYPE")]
         resource_type: Option<String>,
         /// The name of an outlet or the alias of an inlet
@@ -60,11 +68,13 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 pub struct Target {
-    /// A resource's name, or a type
+    /// The name of an outlet, the alias of an inlet, or a type: tcp-inlet, tcp-outlet or relay
     #[arg(value_name = "NAME")]
     name: Option<String>,
+    /// The same as NAME
     #[arg(long, value_name = "NAME")]
     resource: Option<String>,
+    /// The same as NAME
     #[arg(long, value_name = "TYPE")]
     resource_type: Option<String>,
 }

@@ -17,11 +17,15 @@ use crate::node_process;
 use crate::output::{Versioned, fields, table};
 use crate::source;
 
-/// Join and look at projects, and make tickets for them
+/// Join and look at projects, and make tickets for new members
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Ticket(ticket::Args),
     /// Join a project with a ticket
+    #[command(after_help = "\
+Examples:
+  postern project enroll acme.ticket
+  postern project enroll - < acme.ticket")]
     Enroll {
         /// The ticket: a path, a URL, - for standard input, or its text
         #[arg(env = "ENROLLMENT_TICKET", hide_env = true)]
@@ -30,8 +34,9 @@ pub enum Command {
         #[arg(long, value_name = "NAME")]
         identity: Option<IdentityName>,
     },
-    /// Show a project; without NAME the one that commands of this home act in
+    /// Show a project
     Show {
+        /// The project [default: the one that commands of this home act in]
         name: Option<ProjectName>,
     },
     /// List the projects of this home's identities

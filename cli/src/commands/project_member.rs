@@ -15,7 +15,7 @@ use crate::error::CliError;
 use crate::output::{Versioned, fields, table};
 use crate::prompt::confirm;
 
-/// Look at and delete the members of the project
+/// Look at the members of the project, and delete them
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// List the members

@@ -18,28 +18,36 @@ use crate::prompt::confirm;
 /// How long `relay create` waits until the name is registered.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// Claim and look at relay names
+/// Claim and look at relay names, under which a node can be found
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Claim a relay name for a node
+    #[command(after_help = "\
+The ticket with which the node joined must have named it: postern project ticket --relay NAME
+
+Examples:
+  postern relay create
+  postern relay create acme-relay --to n1")]
     Create {
+        /// The relay name
         #[arg(default_value = "default")]
         name: String,
-        /// The node [default: the default node]
+        /// The node, as NODE or /node/NODE [default: the default node]
         #[arg(long, value_name = "NODE", value_parser = parse_node)]
         to: Option<NodeName>,
-        /// /project/NAME for all relays of the project, or one relay server's HOST:PORT
+        /// Where: /project/NAME for all relays of the project, or one relay server's HOST:PORT [default: all]
         #[arg(long, value_name = "ROUTE")]
         at: Option<String>,
     },
     /// List the relay names of a node
     List {
-        /// The node [default: the default node]
+        /// The node, as NODE or /node/NODE [default: the default node]
         #[arg(long, value_name = "NODE", value_parser = parse_node)]
         to: Option<NodeName>,
     },
     /// Show a relay name
     Show {
+        /// The relay name
         #[arg(value_parser = parse_relay)]
         name: RelayName,
         #[command(flatten)]
@@ -47,6 +55,7 @@ pub enum Command {
     },
     /// Give a relay name up
     Delete {
+        /// The relay name
         #[arg(value_parser = parse_relay)]
         name: RelayName,
         #[command(flatten)]

@@ -15,11 +15,16 @@ use crate::servers::{self, Advertise, Roles, Settings};
 use crate::{background, source, stop};
 
 /// Run the servers in the foreground: the authority, a relay, or both
-///
-/// A relay on another machine joins with a ticket: postern project ticket --relay-server HOST:PORT
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  postern serve --listen 0.0.0.0:4000 --advertise gate.example    # authority and relay
+  postern serve relay --listen 0.0.0.0:4000 --ticket relay.ticket # a relay on another machine
+  postern serve stop                                              # end those of this home
+
+The ticket of a relay is made with: postern project ticket --relay-server HOST:PORT")]
 pub struct Args {
-    /// Which servers, or `stop` to end those that run in this home
+    /// Which servers, or stop to end those that run in this home [default: those that ran before, else all]
     #[arg(value_enum)]
     what: Option<What>,
     /// Settings from a file: listen, advertise, ticket, metrics, roles, project. Flags win
@@ -28,13 +33,14 @@ pub struct Args {
     /// Where to listen, both servers on one port [default: what it was, else a free port of 127.0.0.1]
     #[arg(long, value_name = "ADDR")]
     listen: Option<HostPort>,
-    /// What tickets tell other machines
+    /// What tickets tell other machines: the name or address of this one [default: the address of --listen]
     #[arg(long, value_name = "HOST[:PORT]")]
     advertise: Option<Advertise>,
-    /// The ticket with which a relay joins its project: a path, a URL, - or its text. Not looked at once it has joined
+    /// The ticket with which a relay joins its project: a path, a URL, - for standard input, or its text. Once it has
+    /// joined, it is not looked at
     #[arg(long, value_name = "TICKET")]
     ticket: Option<String>,
-    /// Serve counts to a monitoring system here
+    /// Where to serve /livez, /readyz and /metrics over HTTP [default: nowhere]
     #[arg(long, value_name = "ADDR")]
     metrics: Option<HostPort>,
 }

@@ -14,8 +14,14 @@ use crate::node_choice::ask_if_running;
 use crate::output::{Versioned, table};
 use crate::servers::Settings;
 
-/// Tell for every portal whether a byte can really pass now
+/// Tell for every portal whether bytes can pass now, and which step fails if not
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Every portal is tried, up to its target. The exit code is 0 only if all of them work.
+
+Examples:
+  postern status
+  postern status --output json")]
 pub struct Args {}
 
 #[derive(Debug, Serialize)]

@@ -19,20 +19,27 @@ use crate::source;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make an inlet; it listens at once, whether or not its peer is there
+    #[command(after_help = "\
+Examples:
+  postern tcp-inlet create --from 7000      # the outlet `outlet` of the node found as `default`
+  postern tcp-inlet create --from 0.0.0.0:8000 --via acme-relay --to github
+  postern tcp-inlet create --from 7000 --to /node/n1/service/db      # a node of this home
+  postern tcp-inlet create --to /dns4/db.example/tcp/4100/service/db # a node that can be dialled")]
     Create {
-        /// Where to listen [default: a free port on 127.0.0.1]
+        /// Where to listen; a bare port is one of 127.0.0.1 [default: a free port of 127.0.0.1]
         #[arg(long, value_name = "ADDRESS")]
         from: Option<String>,
-        /// The relay name of the peer's node [default: default]
+        /// The relay name under which the peer's node can be found [default: default]
         #[arg(long, value_name = "RELAY")]
         via: Option<String>,
         /// The outlet: its name, /service/NAME, /node/NODE/service/NAME, or a full route [default: outlet]
         #[arg(long, value_name = "ROUTE", allow_hyphen_values = true)]
         to: Option<String>,
-        /// How commands name the inlet [default: a random name]
+        /// The name by which commands mean this inlet [default: a random one]
         #[arg(long, value_name = "NAME")]
         alias: Option<String>,
-        /// To whom it may send [default: the policy for inlets, else every member of the project]
+        /// To which peers it may send: an expression about their attributes [default: the policy for tcp-inlet, else
+        /// every member of the project]
         #[arg(long, value_name = "EXPRESSION")]
         allow: Option<String>,
         #[command(flatten)]
@@ -45,12 +52,14 @@ pub enum Command {
     },
     /// Show an inlet
     Show {
+        /// The inlet's alias
         alias: Alias,
         #[command(flatten)]
         at: At,
     },
     /// Delete an inlet; its connections are cut
     Delete {
+        /// The inlet's alias
         alias: Alias,
         #[command(flatten)]
         at: At,

@@ -13,18 +13,23 @@ use crate::node_choice::{At, Need, ask, existing, existing_or_made};
 use crate::output::{fields, table};
 use crate::prompt::confirm;
 
-/// Let peers reach one service from a node
+/// Let peers reach one service through a node
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make an outlet; its target is looked up and dialled for each connection, not now
+    #[command(after_help = "\
+Examples:
+  postern tcp-outlet create --to 6000
+  postern tcp-outlet create --from db --to db.internal:5432 --allow 'app = \"billing\"'")]
     Create {
-        /// The target
+        /// The service; a bare port is one of 127.0.0.1
         #[arg(long, value_name = "HOST:PORT")]
         to: String,
-        /// How peers name it [default: outlet, later a random name]
+        /// The name by which peers ask for it [default: outlet; if that is taken, a random one]
         #[arg(long, value_name = "NAME")]
         from: Option<String>,
-        /// Who may reach it [default: the policy for outlets, else every member of the project]
+        /// Which peers may reach it: an expression about their attributes [default: the policy for tcp-outlet, else
+        /// every member of the project]
         #[arg(long, value_name = "EXPRESSION")]
         allow: Option<String>,
         #[command(flatten)]
@@ -37,6 +42,7 @@ pub enum Command {
     },
     /// Show an outlet
     Show {
+        /// The outlet, as NAME or /service/NAME
         #[arg(value_parser = parse_outlet)]
         name: OutletName,
         #[command(flatten)]
@@ -44,6 +50,7 @@ pub enum Command {
     },
     /// Delete an outlet; its connections are cut
     Delete {
+        /// The outlet, as NAME or /service/NAME
         #[arg(value_parser = parse_outlet)]
         name: OutletName,
         #[command(flatten)]

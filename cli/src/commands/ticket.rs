@@ -12,15 +12,19 @@ use crate::error::CliError;
 use crate::output::{Versioned, fields, table};
 use crate::prompt::confirm;
 
-/// Look at and revoke tickets
+/// Look at the tickets that were made, and revoke them
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// List tickets; never their secrets
     List,
     /// Show a ticket and who used it
-    Show { id: TicketId },
+    Show {
+        /// The ticket's id, as ticket list prints it
+        id: TicketId,
+    },
     /// Make a ticket useless; who joined with it stays a member
     Revoke {
+        /// The ticket's id, as ticket list prints it
         id: TicketId,
         #[command(flatten)]
         yes: Yes,

@@ -7,6 +7,8 @@ mod fingerprint;
 mod keys;
 mod problem;
 mod read;
+#[cfg(test)]
+mod reference;
 pub mod resource;
 mod resources;
 mod suggest;

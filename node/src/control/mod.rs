@@ -11,4 +11,6 @@ pub use client::{Client, ClientError};
 pub use fault::{Class, Fault};
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;

@@ -16,7 +16,7 @@ crate::codes! {
     NO_ANSWER: Failure, "The relay did not answer in time.";
     PARKED_LINK: Failure, "A spare connection to the relay was lost. A new connection takes another one.";
     LOOKING_UP: Failure, "The relays are just being asked who is registered under the relay name.";
-    NO_PEER: Failure, "No node is registered under the relay name now. Does the peer's node run, and is the name right?";
+    NO_PEER: Failure, "No node is registered under the relay name now: the peer's node does not run, or the name is another one.";
     NOT_CONNECTED: Failure, "The peer's node has just gone.";
     NO_NODE: Failure, "This home has no node of that name.";
     NODE_STOPPED: Failure, "That node does not run.";

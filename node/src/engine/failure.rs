@@ -30,6 +30,23 @@ pub enum Step {
 }
 
 impl Step {
+    pub const ALL: [Self; 7] =
+        [Self::Credential, Self::Relay, Self::Peer, Self::Channel, Self::InletPolicy, Self::Outlet, Self::Target];
+
+    /// A sentence for the reference.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Credential => "This node holds a credential",
+            Self::Relay => "A relay is connected",
+            Self::Peer => "The peer's node is found",
+            Self::Channel => "The two nodes have made a channel",
+            Self::InletPolicy => "This node's policy allows the peer",
+            Self::Outlet => "The peer's node opens the outlet for this node",
+            Self::Target => "The outlet's target answers",
+        }
+    }
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -22,10 +22,10 @@ use crate::output::Versioned;
 /// How long something that happens in the background may take to be seen.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Show two companies with a portal between them, on this machine, with real processes
+/// Watch two companies reach each other on this machine, with real processes
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Leave everything running, and print how to look at it and how to end it.
+    /// Leave everything running, and print how to look at it and how to end it
     #[arg(long)]
     keep: bool,
 }

@@ -20,32 +20,41 @@ use crate::node_choice::free_node_name;
 use crate::{node_process, source};
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The command returns when everything is up, or after --connection-wait; the node goes on trying.
+If the configuration or the ticket is refused, nothing is left behind.
+
+Examples:
+  postern node create n1
+  postern node create customer.yaml --enrollment-ticket acme.ticket --variable RELAY=acme-relay
+  postern node create --configuration '{name: n2, tcp-outlets: {db: {to: 5432}}}'
+  postern node create http://files.example/node.yaml --foreground")]
 pub struct CreateArgs {
-    /// A name, or the path or URL of a configuration
+    /// A name, or the path or URL of a configuration [default: a random name]
     #[arg(value_name = "NAME|FILE|URL")]
     what: Option<String>,
     /// Join a project first: a path, a URL, - for standard input, or the ticket itself
     #[arg(long, value_name = "TICKET", env = "ENROLLMENT_TICKET", hide_env_values = true)]
     enrollment_ticket: Option<String>,
-    /// A configuration, in the command itself
+    /// A configuration, in the command itself; YAML or JSON
     #[arg(long, value_name = "YAML")]
     configuration: Option<String>,
-    /// A variable of the configuration; may be given several times
+    /// What $NAME stands for in the configuration; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
     variable: Vec<String>,
-    /// Stay in the foreground
+    /// Stay in the foreground, and log to standard error
     #[arg(short, long)]
     foreground: bool,
-    /// The identity that the node has; made if it is missing
+    /// The identity that the node acts as; made if it is missing [default: the default identity]
     #[arg(long, value_name = "NAME")]
     identity: Option<IdentityName>,
-    /// Where peers may connect without a relay
+    /// Listen here for peers that connect without a relay [default: only for nodes of this home]
     #[arg(long, value_name = "HOST:PORT")]
     tcp_listener_address: Option<HostPort>,
-    /// Serve HTTP on 127.0.0.1 at this port (0: a free one)
+    /// Serve /livez, /readyz, /metrics and /show over HTTP on this port of 127.0.0.1; 0 is a free one
     #[arg(long, value_name = "PORT")]
     http_server_port: Option<u16>,
-    /// Serve HTTP on 127.0.0.1 at a free port
+    /// The same on a free port
     #[arg(long, conflicts_with = "http_server_port")]
     http_server: bool,
     /// How long to wait until everything is up
@@ -117,7 +126,7 @@ impl Request {
             NodeConfig { name, ..NodeConfig::default() }
         };
         for warning in &config.warnings {
-            context.output().warn(format_args!("{label}:{warning}"));
+            context.output().warn(warning);
         }
         // Flags win over the file.
         config.identity = args.identity.clone().or(config.identity);

@@ -17,14 +17,20 @@ use crate::error::CliError;
 const RESERVED: &str = "postern-";
 
 /// Make a ticket that admits an identity to the project
-///
-/// Standard output is the ticket alone: postern project ticket --attribute web > web.ticket
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Standard output is the ticket and nothing else. It is a secret until it is used.
+
+Examples:
+  postern project ticket --attribute web > web.ticket
+  postern project ticket --expires-in 24h --attribute app=billing --relay acme > acme.ticket
+  postern project ticket --enroller --may-grant web --may-grant 'relay=acme*' > enroller.ticket
+  postern project ticket --relay-server relay.example:4000 > relay.ticket")]
 pub struct Args {
-    /// An attribute of the new member; without a value it is "true"
+    /// An attribute of the new member, which policies speak of; without a value it is "true". May be given several times
     #[arg(long = "attribute", value_name = "K[=V]")]
     attributes: Vec<String>,
-    /// A relay name that the new member may claim; * for any that nobody else holds
+    /// A relay name that the new member may claim; * for any that nobody else holds. May be given several times
     #[arg(long = "relay", value_name = "NAME")]
     relays: Vec<String>,
     /// The new member may itself make tickets
@@ -40,7 +46,7 @@ pub struct Args {
     /// The ticket is for a relay server, which is to be reached here
     #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["enroller", "administrator", "attributes", "relays"])]
     relay_server: Option<HostPort>,
-    /// How long the ticket can be used
+    /// How long the ticket can be used: 500ms, 10s, 5m, 24h, 7d
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
     expires_in: Duration,
     /// How many identities can use it

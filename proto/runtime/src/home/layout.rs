@@ -68,3 +68,32 @@ pub mod servers {
     pub const LOG: &str = "stdout.log";
     pub(in super::super) const ALL: &[&str] = &[SETTINGS, LOG, LOCK];
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_in_the_reference() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/places.md")).unwrap();
+        let folders = [
+            ("identities/NAME", identity::ALL),
+            ("nodes/NAME", node::ALL),
+            (AUTHORITY, authority::ALL),
+            (RELAY, relay::ALL),
+            (SERVERS, servers::ALL),
+            (LOCAL, &[LOCAL_ISSUER]),
+        ];
+        let mut paths = vec![HOME_JSON.to_owned()];
+        for (folder, files) in folders {
+            // What SQLite puts beside its file stands there without a folder.
+            paths.extend(files.iter().map(|file| match file.contains(".db-") {
+                true => (*file).to_owned(),
+                false => format!("{folder}/{file}"),
+            }));
+        }
+        paths.retain(|path| !page.contains(&format!("`{path}`")));
+        assert!(paths.is_empty(), "docs/reference/places.md says nothing of {paths:?}");
+        assert!(IDENTITIES == "identities" && NODES == "nodes");
+    }
+}
