@@ -155,7 +155,7 @@ fn delete(context: &Context, home: &Home, name: Option<IdentityName>, yes: Yes) 
 }
 
 /// A node that acts under the identity `name`.
-fn user_of(home: &Home, name: &IdentityName) -> Result<Option<postern_proto::name::NodeName>, CliError> {
+pub fn user_of(home: &Home, name: &IdentityName) -> Result<Option<postern_proto::name::NodeName>, CliError> {
     for node in home.nodes()? {
         let stored: serde_json::Value = serde_json::from_slice(&node.stored()?).unwrap_or_default();
         if stored.get("identity").and_then(|identity| identity.as_str()) == Some(name.as_str()) {

@@ -14,6 +14,7 @@ use postern_proto::time::parse_duration;
 use postern_runtime::home::{Home, NodeHome};
 
 use crate::code;
+use crate::commands::identity::user_of;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::node_choice::free_node_name;
@@ -261,7 +262,7 @@ impl<'a> Creation<'a> {
             Ok(node) => node,
             Err(error) => {
                 if let Some(identity) = &new_identity {
-                    home.delete_identity(identity)?;
+                    withdraw_identity(home, identity)?;
                 }
                 return Err(error);
             }
@@ -320,8 +321,16 @@ impl<'a> Creation<'a> {
                     .say(format_args!("the identity `{name}` stays: it has joined the project, and needs no ticket again"));
                 Ok(())
             }
-            Some(_) => Ok(self.home.delete_identity(name)?),
+            Some(_) => withdraw_identity(self.home, name),
             None => Ok(()),
         }
     }
+}
+
+/// Deletes an identity that was made for a node that did not come to be, unless another one has taken it up meanwhile.
+fn withdraw_identity(home: &Home, name: &IdentityName) -> Result<(), CliError> {
+    if user_of(home, name)?.is_none() {
+        home.delete_identity(name)?;
+    }
+    Ok(())
 }
