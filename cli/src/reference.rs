@@ -219,7 +219,7 @@ fn errors_page() -> String {
     }
     page.push_str(
         "\n## Why bytes do not pass\n\nThe codes of a portal, in `status`, in `waiting` of `node show` and in the log of the node. With them stands the step \
-         that failed:\n\n| step | what it needs |\n|---|---|\n",
+         that failed:\n\n| step | what it needs |\n|---|---|\n| `node` | The node runs |\n",
     );
     for step in Step::ALL {
         writeln!(page, "| `{}` | {} |", step.as_str(), step.meaning()).unwrap();

@@ -136,11 +136,12 @@ fn codes_of_portals_are_explained() {
     for entry in std::fs::read_dir(root().join("node/src/engine")).unwrap() {
         let path = entry.unwrap().path();
         let Ok(source) = std::fs::read_to_string(&path) else { continue };
-        // As in `Failure::new(Step::Relay, "RELAY_DOWN", …)`, on one line or several.
+        // As in `Failure::new(Step::Relay, code::RELAY_DOWN, …)`, on one line or several.
         for rest in source.split("Step::").skip(1) {
             let Some((step, code)) = rest.split_once(',') else { continue };
-            let Some((code, _)) = code.trim_start().strip_prefix('"').and_then(|code| code.split_once('"')) else { continue };
-            if !step.bytes().all(|b| b.is_ascii_alphabetic()) || !code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') {
+            let Some(code) = code.trim_start().strip_prefix("code::") else { continue };
+            let code = code.split(|c: char| !c.is_ascii_uppercase() && c != '_').next().unwrap_or_default();
+            if !step.bytes().all(|b| b.is_ascii_alphabetic()) {
                 continue;
             }
             found += 1;
