@@ -109,6 +109,13 @@ fn a_relay_name_at_one_relay_server() {
     assert_eq!(project.json(&["relay", "show", "here"])["at"], address.as_str());
     home.ok(&["serve", "stop"]);
     serve.wait().success();
+    eventually(PATIENCE, "the relay name to be down", || {
+        (project.json(&["relay", "show", "here"])["connection_status"] == "Down").then_some(())
+    });
+    // One relay that answers says more than one that is away.
+    project.ok(&["tcp-inlet", "create", "--alias", "i", "--via", "nobody", "--to", "x"]);
+    let status = project.run(&["status"]).exits(1).json();
+    assert_eq!(status["portals"][0]["code"], "NO_PEER", "{status}");
 
     fs::write(&ticket, "gone").unwrap();
     let serve = home.spawn(&["serve", "relay", "--listen", &address, "--ticket", &ticket]);

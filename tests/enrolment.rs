@@ -311,6 +311,12 @@ fn a_deleted_member_is_cut_off() {
         peer.ok(&["node", "start"]);
     }
     peer.fails(&["project", "ticket"], 77).says("NOT_A_MEMBER");
+
+    // With the ticket that it used it does not come back; with another it does, and its node goes on.
+    let new = peer.file("new.ticket", project.ticket(&[])).display().to_string();
+    peer.fails(&["project", "enroll", "join.ticket"], 77);
+    peer.ok(&["project", "enroll", &new]);
+    eventually(Duration::from_secs(60), "bytes of the member that came back", || echoes(inlet.as_str(), b"again").ok());
 }
 
 // Behaviour 27.

@@ -29,17 +29,27 @@ impl Session {
     pub fn open(context: &Context) -> Result<Self, CliError> {
         let home = context.home()?;
         let (identity, membership) = member(&home)?.ok_or_else(CliError::no_project)?;
-        let key = StaticKey::generate();
+        Ok(Self::of(context, &home, &identity, &membership)??)
+    }
+
+    /// Connects as `identity`. The inner error is what became of the attempt.
+    fn of(
+        context: &Context,
+        home: &Home,
+        identity: &IdentityHome,
+        membership: &Membership,
+    ) -> Result<Result<Self, AuthorityError>, CliError> {
+        let addresses = addresses(home, membership)?;
         let identity = identity.load()?;
+        let key = StaticKey::generate();
         context.block_on(async {
             let supervisor = Supervisor::new();
-            let addresses = addresses(&home, &membership)?;
             let pinned = Pinned { addresses: &addresses, static_key: membership.authority_static() };
             // A key of its own, for this session only: a command is no node.
             let hello = enrol::hello(&identity, NodeId::random(), &key, context.now());
-            let (client, _pushed) = AuthorityClient::connect(&supervisor, pinned, &key, &hello).await?;
-            Ok(Self { client, _supervisor: supervisor })
-        })?
+            let connected = AuthorityClient::connect(&supervisor, pinned, &key, &hello).await;
+            connected.map(|(client, _pushed)| Self { client, _supervisor: supervisor })
+        })
     }
 
     pub fn call(&self, context: &Context, request: Request) -> Result<Answer, CliError> {
@@ -86,7 +96,15 @@ pub fn enrol(context: &Context, identity: &IdentityHome, ticket: &Ticket) -> Res
     let name = identity.name().clone();
     if let Some(membership) = identity.membership()? {
         ticket.check_project(membership.project())?;
-        return Ok(Enrolled { name, membership, already: true });
+        let asked = match Session::of(context, &context.home()?, identity, &membership)? {
+            Ok(session) => context.block_on(session.client.call(Request::ProjectInfo))?.map(drop),
+            Err(error) => Err(error),
+        };
+        // An authority that cannot be reached says nothing against it.
+        if !matches!(asked, Err(AuthorityError::Refused(Refusal::NotAMember))) {
+            return Ok(Enrolled { name, membership, already: true });
+        }
+        // It was deleted, and may come back with another ticket.
     }
     let secret = identity.load()?;
     let key = StaticKey::generate();

@@ -239,9 +239,8 @@ impl Daemon {
     async fn reload(&self) {
         tracing::info!("reloading");
         let reloaded = async {
-            if !self.keeper.is_member()
-                && let Some(membership) = self.who.home.membership()?
-            {
+            // Also of a member: it may have been deleted and come back, and its authority is asked at once.
+            if let Some(membership) = self.who.home.membership()? {
                 self.keeper.join(membership);
             }
             self.keeper.replace(Stored::load(self.keeper.node())?).await

@@ -247,6 +247,17 @@ impl TryFrom<String> for RelayAt {
     }
 }
 
+impl RelayAt {
+    /// Whether the relay server at `address` is meant.
+    #[must_use]
+    pub fn means(&self, address: &HostPort) -> bool {
+        match self {
+            Self::Project => true,
+            Self::Server(server) => server == address,
+        }
+    }
+}
+
 impl FromStr for RelayAt {
     type Err = InvalidAddress;
 

@@ -135,7 +135,7 @@ fn use_membership(shared: &Arc<Shared>, membership: &Membership) {
     let known = shared.trust.domain().filter(|domain| domain.ring.project() == membership.project());
     let voided = known.map_or_else(|| load_voided(shared), |domain| domain.voided.clone());
     shared.trust.set_domain(Domain { ring: membership.ring().clone(), voided });
-    shared.relays.set(shared, &membership.info().relays, &shared.wanted_names());
+    shared.relays.set(shared, &membership.info().relays);
 }
 
 /// One session with the authority; returns why it ended.
@@ -175,8 +175,8 @@ async fn session(shared: &Arc<Shared>, membership: &mut Membership, backoff: &mu
                 if changed.is_err() {
                     return AuthorityError::Closed;
                 }
-                let wanted = names.borrow_and_update().clone();
-                shared.relays.set(shared, &membership.info().relays, &wanted);
+                names.mark_unchanged();
+                shared.relays.set(shared, &membership.info().relays);
                 renew_at = Instant::now();
             }
         }

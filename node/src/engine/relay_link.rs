@@ -14,6 +14,7 @@ use postern_proto::id::{Identifier, InstanceId};
 use postern_proto::link::{Frame, FromRelay, Hello, Instance, LinkFrames, MAX_CONTROL_MESSAGE, Refusal, ToRelay};
 use postern_proto::name::RelayName;
 use postern_proto::preface::Service;
+use postern_proto::spec::RelaySpec;
 use postern_runtime::backoff::Backoff;
 use postern_runtime::error::chain;
 use postern_runtime::net::{SocketKind, dial};
@@ -512,7 +513,12 @@ const MAX_RELAYS: usize = 3;
 
 impl RelayLinks {
     /// Uses these relays from now on: starts links to new ones, ends those to relays that are gone.
-    pub fn set(&self, shared: &Arc<Shared>, rows: &[RelayRow], names: &BTreeSet<RelayName>) {
+    pub fn set(&self, shared: &Arc<Shared>, rows: &[RelayRow]) {
+        // Not under the lock of the links: the specs have one of their own.
+        let specs: Vec<RelaySpec> = shared.relay_specs().values().cloned().collect();
+        let wanted_at = |address: &HostPort| {
+            specs.iter().filter(|spec| spec.at.means(address)).map(|spec| spec.name.clone()).collect::<BTreeSet<_>>()
+        };
         let mut links = lock(&self.links);
         links.retain(|link| {
             let stays = rows.iter().any(|row| row.identifier == link.identifier);
@@ -524,10 +530,10 @@ impl RelayLinks {
         for row in rows {
             if let Some(link) = links.iter().find(|link| link.identifier == row.identifier) {
                 link.set_row(row.clone());
-                link.set_names(names);
+                link.set_names(&wanted_at(&row.address));
             } else if links.len() < MAX_RELAYS {
                 let link = RelayLink::new(row.clone(), shared.stop.child_token());
-                link.set_names(names);
+                link.set_names(&wanted_at(&row.address));
                 lock(&self.watched).iter().for_each(|name| drop(link.watch(name)));
                 links.push(Arc::clone(&link));
                 shared.spawn("relay link", link.run(Arc::clone(shared)));
@@ -571,10 +577,11 @@ impl RelayLinks {
             let name = name.clone();
             asking.spawn(async move { (Arc::clone(&link), link.instances(&name).await) });
         }
-        let (mut found, mut failure) = (Vec::new(), None);
+        let (mut found, mut failure, mut answered) = (Vec::new(), None, false);
         while let Some(asked) = asking.join_next().await {
             match asked {
                 Ok((link, Ok(instances))) => {
+                    answered = true;
                     found.extend(instances.into_iter().map(|instance| (Arc::clone(&link), instance)));
                     if !found.is_empty() {
                         break;
@@ -585,7 +592,8 @@ impl RelayLinks {
             }
         }
         match failure {
-            Some(failure) if found.is_empty() => Err(failure),
+            // Where one says that nobody is there, that is the reason, whatever became of the others.
+            Some(failure) if !answered => Err(failure),
             _ => Ok(found),
         }
     }

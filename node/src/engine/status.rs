@@ -1,15 +1,17 @@
 //! How a running node is, told truthfully: what works, and which step the rest waits for.
 
+use std::sync::Arc;
+
 use postern_proto::authority::Refusal;
 use postern_proto::name::Alias;
-use postern_proto::spec::{InletSpec, OutletSpec, PeerRoute, RelaySpec};
+use postern_proto::spec::{InletSpec, OutletSpec, PeerRoute, RelayAt, RelaySpec};
 use postern_proto::time::Timestamp;
 
 use super::code;
 use super::failure::{Failure, Step};
 use super::inlet::Inlet;
 use super::live::Through;
-use super::relay_link::Registration;
+use super::relay_link::{Registration, RelayLink};
 use super::shared::Shared;
 
 /// What runs, and how it is.
@@ -80,7 +82,19 @@ pub fn status(shared: &Shared) -> EngineStatus {
 }
 
 fn relay_status(shared: &Shared, spec: RelaySpec) -> RelayStatus {
-    let links = shared.relays.all();
+    let all = shared.relays.all();
+    let links: Vec<_> = all.iter().filter(|link| spec.at.means(&link.address())).cloned().collect();
+    if let RelayAt::Server(address) = &spec.at
+        && links.is_empty()
+        && !all.is_empty()
+    {
+        let reason = format!("the project has no relay at {address}");
+        return RelayStatus {
+            spec,
+            state: RelayState::Waiting(Failure::new(Step::Relay, code::NO_RELAY, reason)),
+            remote_address: None,
+        };
+    }
     let registered = links.iter().find(|link| link.is_up() && link.registration(&spec.name) == Some(Registration::Up));
     if let Some(link) = registered {
         return RelayStatus { spec, state: RelayState::Up, remote_address: Some(link.address().to_string()) };
@@ -100,7 +114,7 @@ fn relay_status(shared: &Shared, spec: RelaySpec) -> RelayStatus {
         (_, Some(refusal)) => {
             RelayState::Waiting(Failure::new(Step::Relay, code::RELAY_REFUSED, format!("the relay refuses: {refusal}")))
         }
-        _ => RelayState::Waiting(relay_failure(shared).unwrap_or_else(|| {
+        _ => RelayState::Waiting(relay_failure(shared, &links).unwrap_or_else(|| {
             Failure::new(Step::Relay, code::REGISTERING, format!("the relay name `{}` is being registered", spec.name))
         })),
     };
@@ -108,11 +122,10 @@ fn relay_status(shared: &Shared, spec: RelaySpec) -> RelayStatus {
 }
 
 /// Why no relay can be used now.
-fn relay_failure(shared: &Shared) -> Option<Failure> {
+fn relay_failure(shared: &Shared, links: &[Arc<RelayLink>]) -> Option<Failure> {
     if shared.trust.own().is_none() {
         return Some(Failure::new(Step::Credential, code::NO_CREDENTIAL, shared.why_no_credential()));
     }
-    let links = shared.relays.all();
     if links.is_empty() {
         return Some(Failure::new(Step::Relay, code::NO_RELAY, "the project has no relay that this node knows of"));
     }
@@ -126,7 +139,7 @@ fn relay_failure(shared: &Shared) -> Option<Failure> {
 
 fn inlet_failure(shared: &Shared, inlet: &Inlet) -> Option<Failure> {
     if let PeerRoute::Relay(name) = &inlet.spec.to.peer {
-        if let Some(failure) = relay_failure(shared) {
+        if let Some(failure) = relay_failure(shared, &shared.relays.all()) {
             return Some(failure);
         }
         match shared.relays.is_registered(name) {
