@@ -98,41 +98,98 @@ impl Placeholders {
     }
 }
 
+/// Somebody who types what stands on a page, on several machines. Files are carried from one to the next: all lines run in one directory.
+struct Typist {
+    page: String,
+    placeholders: Placeholders,
+    homes: BTreeMap<String, TestHome>,
+    desk: TestHome,
+    typed: usize,
+}
+
+impl Typist {
+    fn new(page: &str) -> Self {
+        let desk = TestHome::new(env!("CARGO_BIN_EXE_postern"));
+        Self { page: page.to_owned(), placeholders: Placeholders::new(), homes: BTreeMap::new(), desk, typed: 0 }
+    }
+
+    fn file(&mut self, name: &str, text: &str) {
+        let text = self.placeholders.put_in_command(text);
+        self.desk.file(name, text);
+    }
+
+    /// Types a line; what it printed.
+    fn line(&mut self, machine: &str, line: &str) -> String {
+        let home = self.homes.entry(machine.to_owned()).or_insert_with(|| TestHome::new(env!("CARGO_BIN_EXE_postern")));
+        let binaries = Path::new(env!("CARGO_BIN_EXE_postern")).parent().unwrap();
+        let output = Command::new("timeout")
+            .args([LINE_SECONDS, "bash", "-c", &self.placeholders.put_in_command(line)])
+            .env("POSTERN_HOME", home.path())
+            .env("PATH", format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap()))
+            .current_dir(self.desk.scratch())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        assert!(output.status.success(), "{}, on {machine}: {line}\n{}\n{out}{err}", self.page, output.status);
+        self.typed += 1;
+        out
+    }
+}
+
 fn type_guide(name: &str) {
     let text = std::fs::read_to_string(folder().join(format!("{name}.md"))).unwrap();
-    let mut placeholders = Placeholders::new();
-    let mut homes: BTreeMap<String, TestHome> = BTreeMap::new();
-    // Tickets are carried from one machine to the next: all lines run in one directory.
-    let desk = TestHome::new(env!("CARGO_BIN_EXE_postern"));
-    let binaries = Path::new(env!("CARGO_BIN_EXE_postern")).parent().unwrap();
-    let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap());
-    let mut typed = 0;
+    let mut typist = Typist::new(name);
     for block in blocks(&text) {
         match (block.language.as_str(), block.word.as_str()) {
-            ("yaml", file) if !file.is_empty() => {
-                desk.file(file, placeholders.put_in_command(&(block.lines.join("\n") + "\n")));
-            }
+            ("yaml", file) if !file.is_empty() => typist.file(file, &(block.lines.join("\n") + "\n")),
             ("sh", machine) => {
                 assert!(!machine.is_empty(), "{name}: an sh block does not say on which machine");
-                let home = homes.entry(machine.to_owned()).or_insert_with(|| TestHome::new(env!("CARGO_BIN_EXE_postern")));
-                for line in &block.lines {
-                    let output = Command::new("timeout")
-                        .args([LINE_SECONDS, "bash", "-c", &placeholders.put_in_command(line)])
-                        .env("POSTERN_HOME", home.path())
-                        .env("PATH", &path)
-                        .current_dir(desk.scratch())
-                        .stdin(Stdio::null())
-                        .output()
-                        .unwrap();
-                    let told = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-                    assert!(output.status.success(), "{name}, on {machine}: {line}\n{}\n{}{}", output.status, told[0], told[1]);
-                    typed += 1;
+                block.lines.iter().for_each(|line| drop(typist.line(machine, line)));
+            }
+            _ => {}
+        }
+    }
+    assert!(typist.typed > 0, "{name} has nothing to type");
+}
+
+/// A block's lines, those that end with a backslash together with the next.
+fn joined(lines: &[String]) -> Vec<String> {
+    let text = lines.join("\n").replace("\\\n", " ");
+    text.lines().map(str::to_owned).collect()
+}
+
+/// The front page: the shortest portal, and the scenario, whose comments say on which machine it goes on.
+#[test]
+fn the_front_page() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let (mut shortest, mut scenario) = (Typist::new("README, shortest"), Typist::new("README, scenario"));
+    for file in ["saas.yaml", "customer.yaml"] {
+        scenario.file(file, &std::fs::read_to_string(root.join("configs").join(file)).unwrap());
+    }
+    let mut machine = "first machine".to_owned();
+    for block in blocks(&text) {
+        match block.language.as_str() {
+            "sh" if block.lines[0].starts_with("postern") => {
+                block.lines.iter().for_each(|line| drop(shortest.line("only", line)));
+            }
+            "sh" => assert!(block.lines.iter().all(|line| line.starts_with("cargo")), "{:?}", block.lines),
+            "bash" => {
+                for line in joined(&block.lines) {
+                    match line.strip_prefix("# ") {
+                        Some(comment) => machine = comment.trim_end_matches(" again").to_owned(),
+                        None => {
+                            let printed = scenario.line(&machine, &line);
+                            assert!(!line.starts_with("curl") || printed == "hello", "{line}: {printed}");
+                        }
+                    }
                 }
             }
             _ => {}
         }
     }
-    assert!(typed > 0, "{name} has nothing to type");
+    assert_eq!((shortest.typed, scenario.typed, scenario.homes.len()), (2, 9, 3));
 }
 
 #[test]

@@ -62,7 +62,7 @@ Start here:
   postern tcp-inlet create --from 7000    # reach it through the relay, on port 7000
   postern status                          # do bytes pass, and what is missing if not
 
-`postern COMMAND --help` has examples of every command.
+`postern COMMAND --help` says more of a command, with examples.
 Exit codes: 0 done, 1 failed or not found, 2 wrong command line, 69 cannot be reached,
 75 come back later, 77 denied, 78 wrong configuration.";
 
