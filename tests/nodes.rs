@@ -418,8 +418,10 @@ fn a_node_is_a_good_first_process() {
     let mut parent = command.spawn().unwrap();
     // Its own id, as it sees it.
     let lock = home.path().join("nodes/n/lock");
-    eventually(PATIENCE, "the node to hold its lock", || (fs::read_to_string(&lock).ok()?.trim() == "1").then_some(()));
+    eventually(PATIENCE, "the node to hold its lock", || (fs::read_to_string(&lock).ok()?.lines().next()? == "1").then_some(()));
     eventually(PATIENCE, "its control socket", || home.path().join("nodes/n/control.sock").exists().then_some(()));
+    // From outside its container, its id is that of another process.
+    home.fails(&["node", "stop", "n"], 1).says("another container");
     let inner = home.processes().into_iter().find(|process| process.command.starts_with(POSTERN)).unwrap();
     postern_test_support::signal(inner.pid, Signal::TERM);
     let status = eventually(PATIENCE, "the first process to end", || parent.try_wait().unwrap());

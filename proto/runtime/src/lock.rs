@@ -53,7 +53,8 @@ impl Lock {
             if !is_still(dir, name, &file).map_err(|errno| fault(errno.into()))? {
                 continue;
             }
-            file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(fault)?;
+            let text = format!("{}\n{}\n", std::process::id(), pid_namespace());
+            file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(fault)?;
             return Ok(Self { _file: file });
         }
     }
@@ -88,10 +89,15 @@ impl Lock {
     /// Sends `signal` to the process that holds the lock, which cannot be another one that was given the same id meanwhile.
     ///
     /// # Errors
-    /// Where the file cannot be looked at or the signal not sent.
+    /// Where the file cannot be looked at or the signal not sent; also where the holder runs in another container, in which its id
+    /// means another process than here.
     pub fn signal_holder(dir: &Dir, name: &str, signal: Signal) -> Result<Option<Signalled>, FileError> {
         let Some(pid) = Self::holder(dir, name)? else { return Ok(None) };
         let fault = |errno: Errno| FileError::io("signal the process of", &dir.path().join(name), errno);
+        if read_namespace(&mut dir.open_in_place(name)?).is_some_and(|namespace| namespace != pid_namespace()) {
+            let elsewhere = io::Error::other("it runs in another container; stop it there");
+            return Err(FileError::io("signal the process of", &dir.path().join(name), elsewhere));
+        }
         let handle = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
             Ok(handle) => handle,
             Err(Errno::SRCH) => return Ok(None),
@@ -158,11 +164,25 @@ fn is_still(dir: &Dir, name: &str, file: &File) -> Result<bool, Errno> {
 
 /// The id in the file; `None` where none is written (yet).
 fn read_pid(file: &mut File) -> Option<Pid> {
+    Pid::from_raw(read_line(file, 0)?.parse().ok()?)
+}
+
+/// The namespace that the id counts in; `None` where it is not said.
+fn read_namespace(file: &mut File) -> Option<String> {
+    read_line(file, 1)
+}
+
+fn read_line(file: &mut File, number: usize) -> Option<String> {
     let mut text = String::new();
     file.rewind().ok()?;
-    file.take(16).read_to_string(&mut text).ok()?;
-    // Without its end of line, it may be the first half of a number.
-    Pid::from_raw(text.strip_suffix('\n')?.parse().ok()?)
+    file.take(128).read_to_string(&mut text).ok()?;
+    // Without its end, a line may be the first half of one.
+    text.split_inclusive('\n').nth(number)?.strip_suffix('\n').map(str::to_owned)
+}
+
+/// What process ids of this process count in: containers have one each. The same for all where it cannot be said.
+fn pid_namespace() -> String {
+    std::fs::read_link("/proc/self/ns/pid").map(|link| link.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -207,6 +227,18 @@ mod tests {
             takers.into_iter().map(|taker| taker.join().unwrap()).sum()
         });
         assert_eq!(won, 1);
+    }
+
+    #[test]
+    fn a_holder_in_another_container_is_not_taken_for_a_process_here() {
+        let (_scratch, dir) = scratch();
+        let _held = Lock::acquire(&dir, "lock").unwrap();
+        let file = dir.path().join("lock");
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(text, format!("{}\n{}\n", std::process::id(), pid_namespace()));
+        std::fs::write(&file, "1\npid:[1]\n").unwrap();
+        let error = Lock::signal_holder(&dir, "lock", Signal::TERM).unwrap_err();
+        assert!(std::error::Error::source(&error).unwrap().to_string().contains("another container"), "{error}");
     }
 
     #[test]

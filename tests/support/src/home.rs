@@ -115,7 +115,7 @@ impl TestHome {
     #[track_caller]
     fn lock_pid(&self, file: &str) -> u32 {
         let text = fs::read_to_string(self.path().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
-        text.trim().parse().unwrap_or_else(|_| panic!("{file} holds {text:?}, not a process id"))
+        text.lines().next().unwrap_or_default().parse().unwrap_or_else(|_| panic!("{file} holds {text:?}, not a process id"))
     }
 
     /// Ends the process at once (SIGKILL) and waits until it is gone.

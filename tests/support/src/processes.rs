@@ -39,13 +39,17 @@ pub(crate) fn of_home(home: &Path, locks: &[PathBuf]) -> Vec<Process> {
         .collect()
 }
 
-/// The process in the lock file, where the file is locked now.
+/// The process in the lock file, where the file is locked now. One that runs in another process namespace has no id here.
 fn holder(lock: &Path) -> Option<u32> {
     let file = fs::File::open(lock).ok()?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
-        Err(rustix::io::Errno::WOULDBLOCK) => fs::read_to_string(lock).ok()?.trim().parse().ok(),
-        _ => None,
-    }
+    let Err(rustix::io::Errno::WOULDBLOCK) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) else {
+        return None;
+    };
+    let text = fs::read_to_string(lock).ok()?;
+    let mut lines = text.lines();
+    let pid = lines.next()?.parse().ok()?;
+    let here = fs::read_link("/proc/self/ns/pid").ok()?;
+    (lines.next() == here.to_str()).then_some(pid)
 }
 
 /// Sends `which` to the process `pid`; nothing where it has ended.
