@@ -301,6 +301,8 @@ fn inlets() {
     passes(piped.success().line());
     project.fails(&["tcp-inlet", "create", "--to", &full, "--via", "default"], 2);
     project.fails(&["tcp-inlet", "create", "--to", "/nonsense/x"], 2);
+    let elsewhere = "/project/nonsense/service/forward_to_default/secure/api/service/outlet";
+    not_found(project.run(&["tcp-inlet", "create", "--to", elsewhere]));
 
     let named =
         project.ok(&["tcp-inlet", "create", "--from", "127.0.0.1:0", "--alias", "web", "--to", "outlet", "--at", "/node/n"]);
@@ -357,6 +359,7 @@ fn relays() {
 
     // Held already: success.
     assert_eq!(project.ok(&["relay", "create"]), "/service/forward_to_default");
+    not_found(project.run(&["relay", "create", "fourth", "--at", "/project/nonsense"]));
     project.fails(&["relay", "create", "bad name"], 2);
     not_found(project.run(&["relay", "show", "missing"]));
     not_found(project.run(&["relay", "delete", "missing", "-y"]));

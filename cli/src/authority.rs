@@ -83,6 +83,18 @@ pub fn member(home: &Home) -> Result<Option<(IdentityHome, Membership)>, CliErro
     Ok(None)
 }
 
+/// That a route which names a project names the one that commands of this home act in, or `default`, which always does.
+pub fn check_project(home: &Home, route: &str) -> Result<(), CliError> {
+    let named = route.strip_prefix("/project/").and_then(|rest| rest.split('/').next());
+    let Some(name) = named.filter(|name| !name.is_empty() && *name != "default") else { return Ok(()) };
+    match member(home)? {
+        Some((_, membership)) if membership.info().name.as_str() == name => Ok(()),
+        Some((_, membership)) => Err(CliError::not_found("project", name)
+            .try_this(format!("this home belongs to the project `{}`", membership.info().name))),
+        None => Err(CliError::no_project()),
+    }
+}
+
 /// What a ticket did.
 pub struct Enrolled {
     pub name: IdentityName,

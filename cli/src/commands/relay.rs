@@ -9,6 +9,7 @@ use postern_node::control::fault::Fault;
 use postern_proto::name::{NodeName, RelayName};
 
 use crate::args::Yes;
+use crate::authority::check_project;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::node_choice::{At, Need, ask, existing, existing_or_made, parse_node};
@@ -76,6 +77,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
     match command {
         Command::Create { name, to, at } => {
             let spec = relay(RelayArguments { name: Some(&name), at: at.as_deref() }).map_err(|errors| Fault::usage(&errors))?;
+            check_project(&home, at.as_deref().unwrap_or_default())?;
             let node = existing_or_made(context, &home, to.as_ref(), Need::Project)?;
             let made = ask(context, &node, async |client| client.create_relay(&spec, WAIT).await)?;
             match made.connection_status {

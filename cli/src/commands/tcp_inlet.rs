@@ -8,6 +8,7 @@ use postern_proto::name::Alias;
 use postern_proto::spec::PeerRoute;
 
 use crate::args::Yes;
+use crate::authority::check_project;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::node_choice::{At, Need, ask, existing, existing_or_made};
@@ -81,6 +82,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                 allow: allow.as_deref(),
             };
             let spec = inlet(arguments).map_err(|errors| Fault::usage(&errors))?;
+            check_project(&home, to.as_deref().unwrap_or_default())?;
             let need = if matches!(spec.to.peer, PeerRoute::Relay(_)) { Need::Project } else { Need::Any };
             let node = existing_or_made(context, &home, at.at.as_ref(), need)?;
             let made = ask(context, &node, async |client| client.create_inlet(&spec).await)?;
