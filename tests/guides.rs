@@ -225,7 +225,7 @@ fn every_guide_is_typed_and_every_placeholder_is_explained() {
         .filter(|name| name != "README")
         .collect();
     guides.sort();
-    assert_eq!(guides, ["first-portal", "policies", "running-the-servers", "troubleshooting", "two-companies"]);
+    assert_eq!(guides, ["benchmarks", "first-portal", "policies", "running-the-servers", "troubleshooting", "two-companies"]);
     let index = std::fs::read_to_string(folder().join("README.md")).unwrap();
     for name in Placeholders::new().names() {
         assert!(index.contains(&format!("`{name}`")), "{name}");

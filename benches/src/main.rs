@@ -1,0 +1,40 @@
+//! `postern-bench`: a portal beside what else could carry the same bytes, in one run, as one table.
+//!
+//! Everything is started by the bench, on loopback or in network namespaces of its own, and ends with it. What is measured, and how
+//! to read it, is in `docs/guides/benchmarks.md`.
+
+mod hop;
+mod machine;
+mod measure;
+mod options;
+mod process;
+mod results;
+mod run;
+mod service;
+mod table;
+mod targets;
+mod warden;
+mod ways;
+
+use clap::Parser;
+
+use options::{Internal, Options};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn main() -> std::process::ExitCode {
+    let options = Options::parse();
+    let done = match &options.internal {
+        None => run::compare(&options),
+        Some(Internal::Hop { target }) => hop::run(*target),
+        Some(Internal::Warden) => warden::run(),
+    };
+    match done {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("postern-bench: {error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

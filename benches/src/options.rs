@@ -1,0 +1,152 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::ways::Kind;
+
+/// Postern beside what else could carry the same bytes: everything is started here, on this machine, and ends with the run.
+#[derive(Debug, Parser)]
+#[command(name = "postern-bench", version)]
+pub struct Options {
+    /// Measure only these ways; the plaintext chain is what the others are compared with
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "WAY,…")]
+    pub ways: Vec<Kind>,
+
+    /// Measure only these figures
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "FIGURE,…")]
+    pub only: Vec<Group>,
+
+    /// Rounds; in each, every figure is taken of every way in turn, and the table shows medians
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+
+    /// Bytes of one measurement of throughput, such as 1GiB or 64MiB
+    #[arg(long, default_value = "1GiB", value_parser = size, value_name = "SIZE")]
+    pub bytes: u64,
+
+    /// How the result is printed
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+
+    /// A run of a few seconds that checks only that everything works; its figures mean nothing
+    #[arg(long)]
+    pub smoke: bool,
+
+    /// The `postern` to measure [default: the one built beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub postern: Option<PathBuf>,
+
+    /// A `rathole` that is not in PATH
+    #[arg(long, value_name = "PATH")]
+    pub rathole: Option<PathBuf>,
+
+    /// A `bore` that is not in PATH
+    #[arg(long, value_name = "PATH")]
+    pub bore: Option<PathBuf>,
+
+    /// An `ssh` that is not in PATH
+    #[arg(long, value_name = "PATH")]
+    pub ssh: Option<PathBuf>,
+
+    /// An `sshd` that is neither in PATH nor in /usr/sbin
+    #[arg(long, value_name = "PATH")]
+    pub sshd: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub internal: Option<Internal>,
+}
+
+impl Options {
+    /// Whether figures of this group are wanted.
+    pub fn wants(&self, group: Group) -> bool {
+        self.only.is_empty() || self.only.contains(&group)
+    }
+
+    /// How much is done to take one figure once.
+    pub fn effort(&self) -> Effort {
+        if self.smoke { Effort::smoke() } else { Effort::full(self.rounds, self.bytes) }
+    }
+}
+
+/// What the bench starts of itself.
+#[derive(Debug, Subcommand)]
+pub enum Internal {
+    /// One plaintext hop: splices each connection to TARGET
+    #[command(hide = true)]
+    Hop { target: SocketAddr },
+    /// Ends what the bench has started, should it die before it can
+    #[command(hide = true)]
+    Warden,
+}
+
+/// Figures that are taken together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Group {
+    /// Gbit/s with 1, 8 and 64 streams, CPU and memory
+    Throughput,
+    /// New connections per second at 1, 8 and 64 at once
+    Connections,
+    /// Round trips of 64 bytes
+    RoundTrip,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
+}
+
+/// How much is done to take one figure once.
+#[derive(Debug, Clone)]
+pub struct Effort {
+    pub rounds: u32,
+    /// Bytes of one measurement of throughput.
+    pub bytes: u64,
+    /// How long connections are made.
+    pub connecting: Duration,
+    /// Round trips of one measurement, and how many measurements a round has: scheduling makes them differ more than other figures.
+    pub round_trips: u32,
+    pub round_trip_rounds: u32,
+}
+
+impl Effort {
+    fn full(rounds: u32, bytes: u64) -> Self {
+        Self { rounds, bytes, connecting: Duration::from_secs(2), round_trips: 5_000, round_trip_rounds: 4 }
+    }
+
+    fn smoke() -> Self {
+        Self { rounds: 1, bytes: 4 << 20, connecting: Duration::from_millis(100), round_trips: 50, round_trip_rounds: 1 }
+    }
+}
+
+/// A number of bytes, with a binary unit or none.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "KiB" | "K" => 10,
+        "MiB" | "M" => 20,
+        "GiB" | "G" => 30,
+        _ => return Err("a number of bytes, KiB, MiB or GiB".to_owned()),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.filter(|bytes| *bytes >= 64).ok_or_else(|| "64 bytes at least".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn sizes_have_binary_units() {
+        assert_eq!(super::size("64"), Ok(64));
+        assert_eq!(super::size("64MiB"), Ok(64 << 20));
+        assert_eq!(super::size("2 GiB"), Ok(2 << 30));
+        assert!(super::size("1GB").is_err());
+        assert!(super::size("0").is_err());
+        assert!(super::size("99999999999GiB").is_err());
+    }
+}

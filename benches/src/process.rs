@@ -1,0 +1,128 @@
+//! Processes of the ways: starting them so that they end with the bench, and what the kernel tells about them.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::warden::{Entrusted, Warden};
+use crate::{Error, Result};
+
+/// A child that is killed when dropped, by the warden should the bench die before.
+pub struct Owned {
+    child: Child,
+    /// A hop ends when this end of its input does.
+    _stdin: Option<ChildStdin>,
+    _entrusted: Entrusted,
+}
+
+impl Owned {
+    pub fn spawn(command: &mut Command, warden: &Warden) -> Result<Self> {
+        let program = command.get_program().display().to_string();
+        let mut child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
+        let entrusted = warden.process(child.id());
+        Ok(Self { _stdin: child.stdin.take(), child, _entrusted: entrusted })
+    }
+
+    /// The same, with the first line of its standard output.
+    pub fn spawn_telling(command: &mut Command, warden: &Warden) -> Result<(Self, String)> {
+        let mut owned = Self::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()), warden)?;
+        let mut line = String::new();
+        BufReader::new(owned.child.stdout.take().ok_or("no output")?).read_line(&mut line)?;
+        Ok((owned, line.trim().to_owned()))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Looks every few milliseconds until `look` finds something.
+pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> Result<T> {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        if Instant::now() > end {
+            return Err(Error::from(format!("waited {} s in vain for: {what}", limit.as_secs())));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// CPU time of a process and its ended children-threads, user and system, in seconds: `utime` and `stime` of proc_pid_stat(5).
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|error| format!("process {pid}: {error}"))?;
+    // The name of the program stands in parentheses and may hold anything.
+    let (_, fields) = stat.rsplit_once(')').ok_or("no name in stat")?;
+    let mut fields = fields.split_ascii_whitespace().skip(11);
+    let mut next = || fields.next().and_then(|text| text.parse::<f64>().ok()).ok_or("no time in stat");
+    Ok((next()? + next()?) / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// Every process that `pid` has started and that lives, and those that these have.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let parent = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse::<u32>().ok()
+    };
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let all: Vec<(u32, u32)> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| Some((pid, parent(pid)?)))
+        .collect();
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        found.extend(all.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    found.remove(0);
+    found
+}
+
+/// Peak resident memory of a process since it began or since [`forget_peak`], in bytes.
+pub fn peak_memory(pid: u32) -> Result<u64> {
+    status(pid, "VmHWM:")
+}
+
+/// Lets the peak of a process begin anew; where that is forbidden, the old one counts on.
+pub fn forget_peak(pid: u32) {
+    let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
+}
+
+fn status(pid: u32, field: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| format!("process {pid}: {error}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).ok_or("a process without memory")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
+}
+
+/// Lets this process and what it starts open as many files as it may.
+pub fn raise_open_files() -> Result<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory_and_time() {
+        let pid = std::process::id();
+        assert!(peak_memory(pid).expect("a peak") > 1 << 20);
+        assert!(cpu_seconds(pid).expect("a time") >= 0.0);
+    }
+}

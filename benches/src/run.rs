@@ -1,0 +1,145 @@
+//! A run, from the first process to the table.
+
+use clap::ValueEnum;
+
+use crate::machine::Machine;
+use crate::measure::{connections, round_trips, throughput};
+use crate::options::{Effort, Group, Options, Output};
+use crate::process;
+use crate::results::{Results, Unit};
+use crate::service::Service;
+use crate::table::Report;
+use crate::warden::Warden;
+use crate::ways::{self, Kind, Place, Setting, Started, Way};
+use crate::{Result, targets};
+
+/// Streams, and connections, at once.
+const MANY: [usize; 3] = [1, 8, 64];
+
+/// Before the first round, this share of a measurement's bytes goes through each way, so that no round pays for what is made once.
+const WARM_UP: u64 = 16;
+
+pub fn compare(options: &Options) -> Result<()> {
+    process::raise_open_files()?;
+    let effort = options.effort();
+    let warden = Warden::start()?;
+    let service = Service::start()?;
+    let setting = Setting { options, warden: &warden, service: service.address };
+    let mut missing = Vec::new();
+    let mut ways = Vec::new();
+    for kind in wanted(options) {
+        say(&format!("starting {}", kind.name()));
+        match ways::start(kind, &setting).map_err(|error| format!("{}: {error}", kind.name()))? {
+            Started::Runs(way) => ways.push(way),
+            Started::Missing(how) => missing.push((kind, how)),
+        }
+    }
+    let mut results = Results::default();
+    rounds(options, &effort, &ways, &mut results)?;
+    peaks(options, &ways, &mut results)?;
+    let report = Report {
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+        machine: Machine::this(),
+        rounds: effort.rounds,
+        bytes: effort.bytes,
+        ways: ways.iter().map(|way| (way.kind, way.what.clone(), way.parts.clone())).collect(),
+        missing,
+        verdicts: targets::judge(&results),
+        results,
+        means_nothing: options.smoke,
+    };
+    match options.output {
+        Output::Table => print!("{}", report.text()),
+        Output::Json => println!("{:#}", report.json()),
+    }
+    Ok(())
+}
+
+/// The ways to measure, in the order of the table.
+fn wanted(options: &Options) -> Vec<Kind> {
+    Kind::value_variants().iter().copied().filter(|kind| options.ways.is_empty() || options.ways.contains(kind)).collect()
+}
+
+/// On standard error, since standard output is the table's.
+fn say(what: &str) {
+    eprintln!("postern-bench: {what}");
+}
+
+fn rounds(options: &Options, effort: &Effort, ways: &[Way], results: &mut Results) -> Result<()> {
+    for way in ways {
+        throughput(way, 1, effort.bytes / WARM_UP).map_err(|error| format!("{}: {error}", way.kind.name()))?;
+        way.parts.iter().for_each(|part| process::forget_peak(part.pid));
+    }
+    for round in 1..=effort.rounds {
+        say(&format!("round {round} of {}", effort.rounds));
+        for many in MANY.iter().filter(|_| options.wants(Group::Throughput)) {
+            each(ways, |way| carry(way, *many, effort, results))?;
+        }
+        for many in MANY.iter().filter(|_| options.wants(Group::Connections)) {
+            each(ways, |way| connect(way, *many, effort, results))?;
+        }
+        for _ in (0..effort.round_trip_rounds).filter(|_| options.wants(Group::RoundTrip)) {
+            each(ways, |way| there_and_back(way, effort, results))?;
+        }
+    }
+    Ok(())
+}
+
+/// The same for each way, one directly after the other.
+fn each(ways: &[Way], mut measure: impl FnMut(&Way) -> Result<()>) -> Result<()> {
+    ways.iter().try_for_each(|way| measure(way).map_err(|error| format!("{}: {error}", way.kind.name()).into()))
+}
+
+fn carry(way: &Way, streams: usize, effort: &Effort, results: &mut Results) -> Result<()> {
+    let taken = throughput(way, streams, effort.bytes)?;
+    let title = format!("throughput, {}", plural(streams, "stream"));
+    results.add(way.kind, format!("throughput-{streams}"), title, Unit::Gigabits, taken.gigabits_per_second);
+    if streams == 1 && !way.parts.is_empty() {
+        let all = taken.cpu_per_gib.iter().map(|(_, cpu)| cpu).sum();
+        results.add(way.kind, "cpu", "CPU for a GiB, all processes", Unit::Seconds, all);
+        for (place, cpu) in taken.cpu_per_gib {
+            let title = format!("CPU for a GiB, {}", place.name());
+            results.add(way.kind, format!("cpu-{}", place.name()), title, Unit::Seconds, cpu);
+        }
+    }
+    Ok(())
+}
+
+fn connect(way: &Way, at_once: usize, effort: &Effort, results: &mut Results) -> Result<()> {
+    let taken = connections(way.entry, at_once, effort.connecting)?;
+    let key = format!("connections-{at_once}");
+    results.add(way.kind, &*key, format!("connections, {at_once} at once"), Unit::PerSecond, taken.per_second);
+    results.add(way.kind, format!("{key}-p50"), "  one of them, p50", Unit::Microseconds, taken.p50);
+    results.add(way.kind, format!("{key}-p99"), "  one of them, p99", Unit::Microseconds, taken.p99);
+    Ok(())
+}
+
+fn there_and_back(way: &Way, effort: &Effort, results: &mut Results) -> Result<()> {
+    let (p50, p99) = round_trips(way.entry, effort.round_trips)?;
+    results.add(way.kind, "round-trip-p50", "round trip of 64 bytes, p50", Unit::Microseconds, p50);
+    results.add(way.kind, "round-trip-p99", "round trip of 64 bytes, p99", Unit::Microseconds, p99);
+    Ok(())
+}
+
+/// How much memory each process had at most during the rounds.
+fn peaks(options: &Options, ways: &[Way], results: &mut Results) -> Result<()> {
+    if !options.wants(Group::Throughput) {
+        return Ok(());
+    }
+    for place in Place::ALL {
+        for way in ways {
+            let mut at_place = way.parts.iter().filter(|part| part.place == place).peekable();
+            if at_place.peek().is_none() {
+                continue;
+            }
+            let bytes: u64 = at_place.map(|part| process::peak_memory(part.pid)).sum::<Result<u64>>()?;
+            let title = format!("peak memory, {}", place.name());
+            results.add(way.kind, format!("peak-memory-{}", place.name()), title, Unit::Bytes, bytes as f64);
+        }
+    }
+    Ok(())
+}
+
+fn plural(number: usize, of: &str) -> String {
+    if number == 1 { format!("1 {of}") } else { format!("{number} {of}s") }
+}

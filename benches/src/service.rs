@@ -1,0 +1,100 @@
+//! The service behind every way. A connection begins with a byte that says what it is for.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use crate::Result;
+
+/// Takes as many bytes as the eight after the kind say, then answers with one: so the last byte has arrived. No half-close, which not
+/// every peer carries.
+pub const TAKE: u8 = b't';
+/// Answers each 64 bytes with the same.
+pub const ECHO: u8 = b'e';
+
+/// Bytes of a request and of its answer.
+pub const MESSAGE: usize = 64;
+
+/// What one read takes at most.
+const CHUNK: usize = 256 << 10;
+
+/// Threads of the service hold nothing large on their stacks.
+const STACK: usize = 128 << 10;
+
+/// Where the service listens. It runs for as long as the bench.
+pub struct Service {
+    pub address: SocketAddr,
+}
+
+struct Accepting {
+    listener: TcpListener,
+    /// Threads that wait for a connection.
+    waiting: AtomicUsize,
+}
+
+impl Service {
+    pub fn start() -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        accept(&Arc::new(Accepting { listener, waiting: AtomicUsize::new(0) }))?;
+        Ok(Self { address })
+    }
+}
+
+/// A thread for each connection, used again for the next one: the service's own cost must not be what is measured.
+fn accept(accepting: &Arc<Accepting>) -> Result<()> {
+    accepting.waiting.fetch_add(1, Ordering::Relaxed);
+    let accepting = Arc::clone(accepting);
+    thread::Builder::new().name("service".to_owned()).stack_size(STACK).spawn(move || {
+        loop {
+            let accepted = accepting.listener.accept();
+            if accepting.waiting.fetch_sub(1, Ordering::Relaxed) == 1
+                && let Err(error) = accept(&accepting)
+            {
+                eprintln!("the service takes no more connections: {error}");
+            }
+            if let Ok((socket, _)) = accepted {
+                // How a connection ends is seen, and told, by the one who measures.
+                let _ = serve(socket);
+            }
+            accepting.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+    })?;
+    Ok(())
+}
+
+fn serve(mut socket: TcpStream) -> Result<()> {
+    socket.set_nodelay(true)?;
+    let mut kind = [0];
+    socket.read_exact(&mut kind)?;
+    match kind[0] {
+        TAKE => take(socket),
+        ECHO => echo(socket),
+        other => Err(format!("a connection of the unknown kind {other}").into()),
+    }
+}
+
+fn take(mut socket: TcpStream) -> Result<()> {
+    let mut length = [0; 8];
+    socket.read_exact(&mut length)?;
+    let mut left = u64::from_be_bytes(length);
+    let mut buffer = vec![0; CHUNK];
+    while left > 0 {
+        let count = socket.read(&mut buffer)?;
+        if count == 0 {
+            return Err("the connection ended early".into());
+        }
+        left = left.saturating_sub(count as u64);
+    }
+    Ok(socket.write_all(b"!")?)
+}
+
+fn echo(mut socket: TcpStream) -> Result<()> {
+    let mut message = [0; MESSAGE];
+    loop {
+        socket.read_exact(&mut message)?;
+        socket.write_all(&message)?;
+    }
+}

@@ -1,0 +1,123 @@
+//! The targets that Postern has to meet, and whether a run met them.
+
+use serde_json::{Value, json};
+
+use crate::results::Results;
+use crate::ways::Kind;
+
+/// Which way a figure has to go.
+#[derive(Debug, Clone, Copy)]
+enum Bound {
+    AtLeast,
+    AtMost,
+}
+
+/// What a figure of Postern is measured by.
+#[derive(Debug, Clone, Copy)]
+enum Measure {
+    /// By its ratio to the same figure of another way.
+    Ratio(Kind),
+}
+
+struct Target {
+    title: &'static str,
+    key: &'static str,
+    by: Measure,
+    bound: Bound,
+    must: f64,
+    goal: f64,
+}
+
+const TARGETS: &[Target] = &[
+    Target {
+        title: "throughput of 1 stream, against the plaintext chain",
+        key: "throughput-1",
+        by: Measure::Ratio(Kind::Chain),
+        bound: Bound::AtLeast,
+        must: 0.85,
+        goal: 0.95,
+    },
+    Target {
+        title: "throughput of 8 streams, against the plaintext chain",
+        key: "throughput-8",
+        by: Measure::Ratio(Kind::Chain),
+        bound: Bound::AtLeast,
+        must: 0.85,
+        goal: 0.95,
+    },
+    Target {
+        title: "new connections at 8, against the plaintext chain",
+        key: "connections-8",
+        by: Measure::Ratio(Kind::Chain),
+        bound: Bound::AtLeast,
+        must: 1.1,
+        goal: 1.3,
+    },
+    Target {
+        title: "round trip of 64 bytes (p50), against the plaintext chain",
+        key: "round-trip-p50",
+        by: Measure::Ratio(Kind::Chain),
+        bound: Bound::AtMost,
+        must: 1.25,
+        goal: 1.15,
+    },
+    Target {
+        title: "relay CPU for a GiB, against one plaintext splicing hop",
+        key: "cpu-middle",
+        by: Measure::Ratio(Kind::Chain),
+        bound: Bound::AtMost,
+        must: 1.1,
+        goal: 1.1,
+    },
+];
+
+/// What became of a target.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    pub title: &'static str,
+    /// `None`: what it takes was not measured.
+    pub value: Option<f64>,
+    /// What must be, in words.
+    pub must: String,
+    pub met: bool,
+    pub goal_met: bool,
+}
+
+pub fn judge(results: &Results) -> Vec<Verdict> {
+    TARGETS.iter().map(|target| target.judge(results)).collect()
+}
+
+impl Target {
+    fn judge(&self, results: &Results) -> Verdict {
+        let Measure::Ratio(base) = self.by;
+        let value = results.ratio(self.key, Kind::Postern, base);
+        let holds = |limit: f64| {
+            value.is_some_and(|value| match self.bound {
+                Bound::AtLeast => value >= limit,
+                Bound::AtMost => value <= limit,
+            })
+        };
+        let sign = match self.bound {
+            Bound::AtLeast => '≥',
+            Bound::AtMost => '≤',
+        };
+        let goal = if self.goal == self.must { String::new() } else { format!(", goal {sign} {}", self.goal) };
+        let must = format!("{sign} {}{goal}", self.must);
+        Verdict { title: self.title, value, must, met: holds(self.must), goal_met: holds(self.goal) }
+    }
+}
+
+impl Verdict {
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self { value: None, .. } => "not measured",
+            Self { goal_met: true, .. } => "met, goal too",
+            Self { met: true, .. } => "met",
+            _ => "missed",
+        }
+    }
+
+    pub fn json(&self) -> Value {
+        json!({ "target": self.title, "value": self.value, "must": self.must, "result": self.word() })
+    }
+}

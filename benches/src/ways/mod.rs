@@ -1,0 +1,129 @@
+//! The ways that the same bytes can take from a client to the service.
+
+mod bore;
+mod chain;
+mod held;
+mod portal;
+mod rathole;
+mod ssh;
+
+use std::any::Any;
+use std::net::SocketAddr;
+
+use clap::ValueEnum;
+
+use held::{Held, find, free, listens, printed};
+
+use crate::Result;
+use crate::options::Options;
+use crate::warden::Warden;
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Kind {
+    /// One connection from the client to the service
+    Direct,
+    /// Three plaintext hops that splice
+    Chain,
+    /// Inlet, relay, outlet
+    Postern,
+    /// rathole by plain TCP
+    RatholeTcp,
+    /// rathole with Noise between server and client
+    RatholeNoise,
+    /// bore, in plain text
+    Bore,
+    /// ssh -L through one sshd
+    SshL,
+    /// ssh -R through one sshd
+    SshR,
+}
+
+impl Kind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Chain => "chain",
+            Self::Postern => "postern",
+            Self::RatholeTcp => "rathole-tcp",
+            Self::RatholeNoise => "rathole-noise",
+            Self::Bore => "bore",
+            Self::SshL => "ssh-l",
+            Self::SshR => "ssh-r",
+        }
+    }
+}
+
+/// Where in a way a process stands. Ways with two processes have no one far from, or near to, the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Beside the client.
+    Near,
+    /// In the middle, where others can reach it.
+    Middle,
+    /// Beside the service.
+    Far,
+}
+
+impl Place {
+    pub const ALL: [Self; 3] = [Self::Near, Self::Middle, Self::Far];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Near => "near",
+            Self::Middle => "middle",
+            Self::Far => "far",
+        }
+    }
+}
+
+/// A process of a way.
+#[derive(Debug, Clone)]
+pub struct Part {
+    pub place: Place,
+    /// What it is called where it comes from.
+    pub name: &'static str,
+    pub pid: u32,
+}
+
+/// A way that runs, until it is dropped.
+pub struct Way {
+    pub kind: Kind,
+    /// What was measured: program and version.
+    pub what: String,
+    /// Where a client connects.
+    pub entry: SocketAddr,
+    pub parts: Vec<Part>,
+    _held: Box<dyn Any>,
+}
+
+/// What became of a way that was to be started.
+pub enum Started {
+    Runs(Way),
+    /// It is not on this machine; the text says how it comes there.
+    Missing(String),
+}
+
+/// What every way is started with.
+pub struct Setting<'a> {
+    pub options: &'a Options,
+    pub warden: &'a Warden,
+    pub service: SocketAddr,
+}
+
+pub fn start(kind: Kind, setting: &Setting<'_>) -> Result<Started> {
+    match kind {
+        Kind::Direct => Ok(Started::Runs(Way {
+            kind,
+            what: "a TCP connection".to_owned(),
+            entry: setting.service,
+            parts: Vec::new(),
+            _held: Box::new(()),
+        })),
+        Kind::Chain => chain::start(setting).map(Started::Runs),
+        Kind::Postern => portal::start(setting).map(Started::Runs),
+        Kind::RatholeTcp | Kind::RatholeNoise => rathole::start(kind, setting),
+        Kind::Bore => bore::start(setting),
+        Kind::SshL | Kind::SshR => ssh::start(kind, setting),
+    }
+}
