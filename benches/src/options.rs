@@ -92,6 +92,8 @@ pub enum Group {
     Connections,
     /// Round trips of 64 bytes
     RoundTrip,
+    /// Memory of idle streams
+    Idle,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -111,15 +113,34 @@ pub struct Effort {
     /// Round trips of one measurement, and how many measurements a round has: scheduling makes them differ more than other figures.
     pub round_trips: u32,
     pub round_trip_rounds: u32,
+    /// How many streams are idle, and for how long when their memory is looked at.
+    pub idle: [usize; 2],
+    pub idle_for: Duration,
 }
 
 impl Effort {
     fn full(rounds: u32, bytes: u64) -> Self {
-        Self { rounds, bytes, connecting: Duration::from_secs(2), round_trips: 5_000, round_trip_rounds: 4 }
+        Self {
+            rounds,
+            bytes,
+            connecting: Duration::from_secs(2),
+            round_trips: 5_000,
+            round_trip_rounds: 4,
+            idle: [1_000, 4_000],
+            idle_for: Duration::from_secs(4),
+        }
     }
 
     fn smoke() -> Self {
-        Self { rounds: 1, bytes: 4 << 20, connecting: Duration::from_millis(100), round_trips: 50, round_trip_rounds: 1 }
+        Self {
+            rounds: 1,
+            bytes: 4 << 20,
+            connecting: Duration::from_millis(100),
+            round_trips: 50,
+            round_trip_rounds: 1,
+            idle: [16, 64],
+            idle_for: Duration::from_millis(50),
+        }
     }
 }
 

@@ -91,6 +91,11 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
+/// Resident memory of a process, in bytes.
+pub fn memory(pid: u32) -> Result<u64> {
+    status(pid, "VmRSS:")
+}
+
 /// Peak resident memory of a process since it began or since [`forget_peak`], in bytes.
 pub fn peak_memory(pid: u32) -> Result<u64> {
     status(pid, "VmHWM:")

@@ -3,14 +3,14 @@
 use clap::ValueEnum;
 
 use crate::machine::Machine;
-use crate::measure::{connections, round_trips, throughput};
+use crate::measure::{connections, idle_memory, round_trips, throughput};
 use crate::options::{Effort, Group, Options, Output};
 use crate::process;
 use crate::results::{Results, Unit};
 use crate::service::Service;
 use crate::table::Report;
 use crate::warden::Warden;
-use crate::ways::{self, Kind, Place, Setting, Started, Way};
+use crate::ways::{self, Kind, Part, Place, Setting, Started, Way};
 use crate::{Result, targets};
 
 /// Streams, and connections, at once.
@@ -29,20 +29,26 @@ pub fn compare(options: &Options) -> Result<()> {
     let mut ways = Vec::new();
     for kind in wanted(options) {
         say(&format!("starting {}", kind.name()));
-        match ways::start(kind, &setting).map_err(|error| format!("{}: {error}", kind.name()))? {
-            Started::Runs(way) => ways.push(way),
-            Started::Missing(how) => missing.push((kind, how)),
+        match ways::start(kind, &setting) {
+            Ok(Started::Runs(way)) => ways.push(way),
+            Ok(Started::Missing(how)) => missing.push((kind, format!("not installed: {how}"))),
+            // Without those there is no comparison; a peer that does not start here is told of, and left out.
+            Err(error) if matches!(kind, Kind::Direct | Kind::Chain | Kind::Postern) => return Err(error),
+            Err(error) => missing.push((kind, format!("does not start here: {error}"))),
         }
     }
     let mut results = Results::default();
     rounds(options, &effort, &ways, &mut results)?;
     peaks(options, &ways, &mut results)?;
+    let described: Vec<_> = ways.iter().map(|way| (way.kind, way.what.clone(), way.parts.clone())).collect();
+    drop(ways);
+    idle(&setting, &effort, &service, &described, &mut results)?;
     let report = Report {
         command: std::env::args().collect::<Vec<_>>().join(" "),
         machine: Machine::this(),
         rounds: effort.rounds,
         bytes: effort.bytes,
-        ways: ways.iter().map(|way| (way.kind, way.what.clone(), way.parts.clone())).collect(),
+        ways: described,
         missing,
         verdicts: targets::judge(&results),
         results,
@@ -121,6 +127,38 @@ fn there_and_back(way: &Way, effort: &Effort, results: &mut Results) -> Result<(
     Ok(())
 }
 
+/// Memory of idle streams, of ways that were started for this: what carried bytes before keeps memory that streams would use again.
+fn idle(
+    setting: &Setting<'_>,
+    effort: &Effort,
+    service: &Service,
+    described: &[(Kind, String, Vec<Part>)],
+    results: &mut Results,
+) -> Result<()> {
+    // A hop of the chain has two threads for each connection, whose memory tells nothing.
+    let kinds = described.iter().filter(|(kind, _, parts)| *kind != Kind::Chain && !parts.is_empty()).map(|(kind, ..)| *kind);
+    // A smoke run has no time to start the peers again.
+    let kinds = kinds.filter(|kind| !setting.options.smoke || *kind == Kind::Postern);
+    for kind in kinds.filter(|_| setting.options.wants(Group::Idle)) {
+        say(&format!("idle streams of {}", kind.name()));
+        let measured = ways::start(kind, setting).and_then(|started| match started {
+            Started::Runs(way) => idle_memory(&way, effort.idle, effort.idle_for),
+            Started::Missing(how) => Err(how.into()),
+        });
+        service.forget_idle();
+        for taken in measured.map_err(|error| format!("{}: {error}", kind.name()))? {
+            let place = taken.place.name();
+            for (number, value) in effort.idle.iter().zip(taken.at) {
+                let title = format!("memory of each of {number} idle streams, {place}");
+                results.add(kind, format!("idle-{number}-{place}"), title, Unit::Bytes, value);
+            }
+            let title = format!("  of one more stream, {place}");
+            results.add(kind, format!("idle-margin-{place}"), title, Unit::Bytes, taken.margin);
+        }
+    }
+    Ok(())
+}
+
 /// How much memory each process had at most during the rounds.
 fn peaks(options: &Options, ways: &[Way], results: &mut Results) -> Result<()> {
     if !options.wants(Group::Throughput) {
@@ -128,7 +166,7 @@ fn peaks(options: &Options, ways: &[Way], results: &mut Results) -> Result<()> {
     }
     for place in Place::ALL {
         for way in ways {
-            let mut at_place = way.parts.iter().filter(|part| part.place == place).peekable();
+            let mut at_place = way.at(place).peekable();
             if at_place.peek().is_none() {
                 continue;
             }

@@ -2,8 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crate::Result;
@@ -13,6 +13,8 @@ use crate::Result;
 pub const TAKE: u8 = b't';
 /// Answers each 64 bytes with the same.
 pub const ECHO: u8 = b'e';
+/// Answers 64 bytes with the same, and then nothing: the connection is kept until [`Service::forget_idle`].
+pub const IDLE: u8 = b'i';
 
 /// Bytes of a request and of its answer.
 pub const MESSAGE: usize = 64;
@@ -26,20 +28,29 @@ const STACK: usize = 128 << 10;
 /// Where the service listens. It runs for as long as the bench.
 pub struct Service {
     pub address: SocketAddr,
+    accepting: Arc<Accepting>,
 }
 
 struct Accepting {
     listener: TcpListener,
     /// Threads that wait for a connection.
     waiting: AtomicUsize,
+    /// Connections that are kept without a thread.
+    idle: Mutex<Vec<TcpStream>>,
 }
 
 impl Service {
     pub fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        accept(&Arc::new(Accepting { listener, waiting: AtomicUsize::new(0) }))?;
-        Ok(Self { address })
+        let accepting = Arc::new(Accepting { listener, waiting: AtomicUsize::new(0), idle: Mutex::default() });
+        accept(&accepting)?;
+        Ok(Self { address, accepting })
+    }
+
+    /// Closes the idle connections.
+    pub fn forget_idle(&self) {
+        self.accepting.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -57,7 +68,7 @@ fn accept(accepting: &Arc<Accepting>) -> Result<()> {
             }
             if let Ok((socket, _)) = accepted {
                 // How a connection ends is seen, and told, by the one who measures.
-                let _ = serve(socket);
+                let _ = serve(socket, &accepting.idle);
             }
             accepting.waiting.fetch_add(1, Ordering::Relaxed);
         }
@@ -65,13 +76,18 @@ fn accept(accepting: &Arc<Accepting>) -> Result<()> {
     Ok(())
 }
 
-fn serve(mut socket: TcpStream) -> Result<()> {
+fn serve(mut socket: TcpStream, idle: &Mutex<Vec<TcpStream>>) -> Result<()> {
     socket.set_nodelay(true)?;
     let mut kind = [0];
     socket.read_exact(&mut kind)?;
     match kind[0] {
         TAKE => take(socket),
         ECHO => echo(socket),
+        IDLE => {
+            answer(&mut socket)?;
+            idle.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
+            Ok(())
+        }
         other => Err(format!("a connection of the unknown kind {other}").into()),
     }
 }
@@ -92,9 +108,13 @@ fn take(mut socket: TcpStream) -> Result<()> {
 }
 
 fn echo(mut socket: TcpStream) -> Result<()> {
-    let mut message = [0; MESSAGE];
     loop {
-        socket.read_exact(&mut message)?;
-        socket.write_all(&message)?;
+        answer(&mut socket)?;
     }
+}
+
+fn answer(socket: &mut TcpStream) -> Result<()> {
+    let mut message = [0; MESSAGE];
+    socket.read_exact(&mut message)?;
+    Ok(socket.write_all(&message)?)
 }

@@ -44,7 +44,7 @@ impl Report {
             writeln!(out, "{:<15}{what}{parts}", format!("{}:", kind.name()))?;
         }
         for (kind, how) in &self.missing {
-            writeln!(out, "{:<15}not installed: {how}", format!("{}:", kind.name()))?;
+            writeln!(out, "{:<15}{how}", format!("{}:", kind.name()))?;
         }
         writeln!(out, "Medians of {} interleaved rounds; × is the median of the rounds' ratios to the chain.", self.rounds)?;
         if self.means_nothing {
@@ -73,7 +73,7 @@ impl Report {
         writeln!(out)?;
         let width = self.verdicts.iter().map(|verdict| verdict.title.chars().count()).max().unwrap_or(0);
         for verdict in &self.verdicts {
-            let value = verdict.value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"));
+            let value = verdict.value.map_or_else(|| "–".to_owned(), |value| verdict.by.text(value));
             writeln!(out, "{:<width$}  {value:>8}  {:<20}  {}", verdict.title, verdict.must, verdict.word())?;
         }
         Ok(())
@@ -107,7 +107,7 @@ impl Report {
             "bytes": self.bytes,
             "smoke": self.means_nothing,
             "ways": ways,
-            "not_installed": missing,
+            "not_measured": missing,
             "figures": figures,
             "targets": self.verdicts.iter().map(Verdict::json).collect::<Vec<_>>(),
         })
@@ -115,7 +115,7 @@ impl Report {
 }
 
 /// A figure with about three digits that mean something.
-fn number(value: f64, unit: Unit) -> String {
+pub fn number(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Bytes => {
             let kibibytes = value / 1024.0;

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::results::Results;
+use crate::results::{Results, Unit};
+use crate::table::number;
 use crate::ways::Kind;
 
 /// Which way a figure has to go.
@@ -14,9 +15,20 @@ enum Bound {
 
 /// What a figure of Postern is measured by.
 #[derive(Debug, Clone, Copy)]
-enum Measure {
+pub enum Measure {
     /// By its ratio to the same figure of another way.
     Ratio(Kind),
+    /// By itself.
+    Value(Unit),
+}
+
+impl Measure {
+    pub fn text(self, value: f64) -> String {
+        match self {
+            Self::Ratio(_) => format!("{value:.2}"),
+            Self::Value(unit) => number(value, unit),
+        }
+    }
 }
 
 struct Target {
@@ -69,12 +81,53 @@ const TARGETS: &[Target] = &[
         must: 1.1,
         goal: 1.1,
     },
+    Target {
+        title: "throughput of 1 stream, against rathole with Noise",
+        key: "throughput-1",
+        by: Measure::Ratio(Kind::RatholeNoise),
+        bound: Bound::AtLeast,
+        must: 2.0,
+        goal: 2.4,
+    },
+    Target {
+        title: "new connections at 8, against rathole by TCP",
+        key: "connections-8",
+        by: Measure::Ratio(Kind::RatholeTcp),
+        bound: Bound::AtLeast,
+        must: 0.9,
+        goal: 1.0,
+    },
+    Target {
+        title: "memory of one more idle stream, relay",
+        key: "idle-margin-middle",
+        by: Measure::Value(Unit::Bytes),
+        bound: Bound::AtMost,
+        must: 2048.0,
+        goal: 2048.0,
+    },
+    Target {
+        title: "memory of one more idle stream, inlet node",
+        key: "idle-margin-near",
+        by: Measure::Value(Unit::Bytes),
+        bound: Bound::AtMost,
+        must: 8192.0,
+        goal: 8192.0,
+    },
+    Target {
+        title: "memory of one more idle stream, outlet node",
+        key: "idle-margin-far",
+        by: Measure::Value(Unit::Bytes),
+        bound: Bound::AtMost,
+        must: 8192.0,
+        goal: 8192.0,
+    },
 ];
 
 /// What became of a target.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Verdict {
     pub title: &'static str,
+    pub by: Measure,
     /// `None`: what it takes was not measured.
     pub value: Option<f64>,
     /// What must be, in words.
@@ -89,8 +142,10 @@ pub fn judge(results: &Results) -> Vec<Verdict> {
 
 impl Target {
     fn judge(&self, results: &Results) -> Verdict {
-        let Measure::Ratio(base) = self.by;
-        let value = results.ratio(self.key, Kind::Postern, base);
+        let value = match self.by {
+            Measure::Ratio(base) => results.ratio(self.key, Kind::Postern, base),
+            Measure::Value(_) => results.median(self.key, Kind::Postern),
+        };
         let holds = |limit: f64| {
             value.is_some_and(|value| match self.bound {
                 Bound::AtLeast => value >= limit,
@@ -101,9 +156,9 @@ impl Target {
             Bound::AtLeast => '≥',
             Bound::AtMost => '≤',
         };
-        let goal = if self.goal == self.must { String::new() } else { format!(", goal {sign} {}", self.goal) };
-        let must = format!("{sign} {}{goal}", self.must);
-        Verdict { title: self.title, value, must, met: holds(self.must), goal_met: holds(self.goal) }
+        let goal = if self.goal == self.must { String::new() } else { format!(", goal {}", self.by.text(self.goal)) };
+        let must = format!("{sign} {}{goal}", self.by.text(self.must));
+        Verdict { title: self.title, by: self.by, value, must, met: holds(self.must), goal_met: holds(self.goal) }
     }
 }
 

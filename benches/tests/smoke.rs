@@ -28,7 +28,7 @@ fn a_smoke_run_takes_every_figure() {
             assert!(median.is_some_and(|value| value > 0.0), "{key} of {way}: {}", figures[key]);
         }
     }
-    for key in ["cpu-near", "cpu-middle", "cpu-far", "peak-memory-middle"] {
+    for key in ["cpu-near", "cpu-middle", "cpu-far", "peak-memory-middle", "idle-16-near", "idle-margin-middle"] {
         assert!(figures[key]["ways"]["postern"]["median"].is_number(), "{key}: {document:#}");
     }
     assert!(document["targets"].as_array().is_some_and(|targets| targets.iter().all(|target| target["result"].is_string())));

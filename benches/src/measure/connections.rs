@@ -1,12 +1,12 @@
 //! How many connections can be made in a second, and how long one takes until it is of use.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::{at_once, connect, quantile};
+use super::{at_once, exchange, quantile};
 use crate::Result;
-use crate::service::{ECHO, MESSAGE};
+use crate::service::ECHO;
 
 pub struct Connections {
     pub per_second: f64,
@@ -34,11 +34,7 @@ pub fn connections(entry: SocketAddr, at_a_time: usize, span: Duration) -> Resul
 /// One connection; microseconds until its answer.
 fn one(entry: SocketAddr) -> Result<f64> {
     let began = Instant::now();
-    let mut socket = connect(entry)?;
-    let mut request = [0x5a; 1 + MESSAGE];
-    request[0] = ECHO;
-    socket.write_all(&request)?;
-    socket.read_exact(&mut request[1..])?;
+    let mut socket = exchange(entry, ECHO)?;
     let took = began.elapsed();
     socket.shutdown(Shutdown::Write)?;
     // Until the far end has closed too, so that the connection is whole; a peer that resets instead has closed as well.

@@ -1,17 +1,21 @@
 //! Taking figures of a way, each once.
 
 mod connections;
+mod idle;
 mod round_trip;
 mod throughput;
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::thread;
 
 pub use connections::connections;
+pub use idle::idle_memory;
 pub use round_trip::round_trips;
 pub use throughput::throughput;
 
 use crate::Result;
+use crate::service::MESSAGE;
 
 /// Runs `work` on `many` threads at once, and waits for all of them.
 fn at_once<T: Send>(many: usize, work: impl Fn() -> Result<T> + Sync) -> Result<Vec<T>> {
@@ -28,6 +32,16 @@ fn connect(entry: SocketAddr) -> Result<std::net::TcpStream> {
     // A way that loses bytes must end the run, not hold it up.
     socket.set_read_timeout(Some(STALLED))?;
     socket.set_write_timeout(Some(STALLED))?;
+    Ok(socket)
+}
+
+/// A connection of this kind that has carried one message to the service and back.
+fn exchange(entry: SocketAddr, kind: u8) -> Result<std::net::TcpStream> {
+    let mut socket = connect(entry)?;
+    let mut request = [0x5a; 1 + MESSAGE];
+    request[0] = kind;
+    socket.write_all(&request)?;
+    socket.read_exact(&mut request[1..])?;
     Ok(socket)
 }
 

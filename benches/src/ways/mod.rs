@@ -97,6 +97,13 @@ pub struct Way {
     _held: Box<dyn Any>,
 }
 
+impl Way {
+    /// The processes at a place.
+    pub fn at(&self, place: Place) -> impl Iterator<Item = &Part> {
+        self.parts.iter().filter(move |part| part.place == place)
+    }
+}
+
 /// What became of a way that was to be started.
 pub enum Started {
     Runs(Way),
