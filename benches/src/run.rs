@@ -142,10 +142,14 @@ fn idle(
     for kind in kinds.filter(|_| setting.options.wants(Group::Idle)) {
         say(&format!("idle streams of {}", kind.name()));
         let measured = ways::start(kind, setting).and_then(|started| match started {
-            Started::Runs(way) => idle_memory(&way, effort.idle, effort.idle_for),
+            Started::Runs(way) => {
+                let taken = idle_memory(&way, effort.idle, effort.idle_for);
+                // Before the way's end, which would wait for streams of which only the client's half is closed.
+                service.forget_idle();
+                taken
+            }
             Started::Missing(how) => Err(how.into()),
         });
-        service.forget_idle();
         for taken in measured.map_err(|error| format!("{}: {error}", kind.name()))? {
             let place = taken.place.name();
             for (number, value) in effort.idle.iter().zip(taken.at) {

@@ -14,7 +14,7 @@ use crate::process::{Owned, wait_for};
 use crate::warden::Entrusted;
 
 /// How long a program may take until it listens.
-const STARTS: Duration = Duration::from_secs(20);
+pub const STARTS: Duration = Duration::from_secs(20);
 
 /// Processes and their directory; dropped in the order in which they stand here, the newest process first.
 pub struct Held {

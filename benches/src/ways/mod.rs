@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 
 use clap::ValueEnum;
 
-use held::{Held, find, free, listens, printed};
+use held::{Held, STARTS, find, free, listens, printed};
 
 use crate::Result;
 use crate::options::Options;

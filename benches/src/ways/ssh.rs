@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{Held, Kind, Part, Place, Setting, Started, find, free, listens, printed};
+use super::{Held, Kind, Part, Place, STARTS, Setting, Started, find, free, listens, printed};
 use crate::Result;
-use crate::process::{Owned, descendants};
+use crate::process::{Owned, descendants, wait_for};
 
 const INSTALL: &str = "OpenSSH's client and server, such as `apt-get install openssh-client openssh-server`";
 
@@ -70,7 +70,10 @@ fn server(held: &mut Held, sshd: &Path, directory: &Path, setting: &Setting<'_>)
     )?;
     let mut command = Command::new(sshd);
     command.arg("-D").arg("-f").arg(file("config")).arg("-E").arg(file("log")).stdin(Stdio::null());
-    held.process(Owned::spawn(&mut command, setting.warden)?);
+    let daemon = Owned::spawn(&mut command, setting.warden)?;
     listens(address, "sshd")?;
+    // The process that took that connection must not be counted among those that carry bytes.
+    wait_for("sshd to be alone", STARTS, || descendants(daemon.pid()).is_empty().then_some(()))?;
+    held.process(daemon);
     Ok(address)
 }
