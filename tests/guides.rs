@@ -58,7 +58,7 @@ impl Placeholders {
             ("jira.local:443", target),
             ("6000", service.port().to_string()),
         ];
-        let ports = ["4000", "7000", "8000"].map(|name| {
+        let ports = ["4000", "7000", "8000", "9100", "9101"].map(|name| {
             let reserved = Reserved::new();
             (name, (reserved.port(), Some(reserved)))
         });
@@ -213,6 +213,11 @@ fn running_the_servers() {
 }
 
 #[test]
+fn monitoring() {
+    type_guide("monitoring");
+}
+
+#[test]
 fn troubleshooting() {
     type_guide("troubleshooting");
 }
@@ -225,7 +230,10 @@ fn every_guide_is_typed_and_every_placeholder_is_explained() {
         .filter(|name| name != "README")
         .collect();
     guides.sort();
-    assert_eq!(guides, ["benchmarks", "first-portal", "policies", "running-the-servers", "troubleshooting", "two-companies"]);
+    assert_eq!(
+        guides,
+        ["benchmarks", "first-portal", "monitoring", "policies", "running-the-servers", "troubleshooting", "two-companies"]
+    );
     let index = std::fs::read_to_string(folder().join("README.md")).unwrap();
     for name in Placeholders::new().names() {
         assert!(index.contains(&format!("`{name}`")), "{name}");

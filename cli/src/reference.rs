@@ -1,5 +1,7 @@
-//! `docs/reference/cli.md` and `docs/reference/errors.md`, produced from the command line and the lists of codes. The tests fail when a
+//! `docs/reference/cli.md`, `errors.md` and `metrics.md`, produced from the command line and the lists of codes and of metrics. The tests fail when a
 //! page is stale; `UPDATE_REFERENCE=1 cargo test -p postern-cli reference` writes it anew.
+
+mod metrics;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -204,12 +204,7 @@ impl Daemon {
         let closed = CancellationToken::new();
         if let Some(http) = http {
             keeper.set_http_server_address(http.address().to_string());
-            let served = http.serve(Arc::clone(&keeper), closed.clone());
-            supervisor.spawn("http server", async move {
-                if let Err(error) = served.await {
-                    tracing::error!(%error, "the HTTP server ended");
-                }
-            });
+            supervisor.spawn("http server", http.serve(Arc::clone(&keeper), closed.clone()));
         }
         let served = serve(Socket::bind(&node)?, Arc::clone(&keeper), stop.clone(), closed.clone());
         supervisor.spawn("control server", async move {

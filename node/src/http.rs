@@ -3,8 +3,6 @@
 //! It listens on 127.0.0.1 and only answers questions. Requests that name another host are refused, because they come from a web
 //! page that had its own name resolved to this address.
 
-use std::fmt::Write as _;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,19 +13,29 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use postern_proto::address::HostPort;
-use postern_runtime::net::bind;
+use postern_runtime::metrics::CONTENT_TYPE;
+use postern_runtime::net::{Acceptor, SocketKind, bind};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::control::document::NodeStatusDocument;
 use crate::control::fault::Fault;
-use crate::engine::{EngineStatus, InletStatus, RelayState, RelayStatus};
 use crate::keeper::Keeper;
 
 /// For so long an answer of `/readyz` is given again: a probe is a stream to every target, and anybody on this machine may ask.
 const READY_KEPT: Duration = Duration::from_secs(2);
+
+/// Connections at a time: monitoring systems are few. Further ones wait in the kernel's queue.
+const CONNECTIONS: usize = 32;
+
+/// How long a client may take over the head of its request, and how long it may be silent between two.
+const HEAD: Duration = Duration::from_secs(5);
 
 /// A bound local HTTP server.
 pub struct Local {
@@ -51,21 +59,41 @@ impl Local {
         self.address
     }
 
-    /// Serves until `closed`.
-    ///
-    /// # Errors
-    /// Where the system takes the listener away.
-    pub async fn serve(self, keeper: Arc<Keeper>, closed: CancellationToken) -> io::Result<()> {
+    /// Serves until `closed`, and what was asked before to its end.
+    pub async fn serve(self, keeper: Arc<Keeper>, closed: CancellationToken) {
         let served = Served { keeper, ready: Arc::default() };
         let router = Router::new()
             .route("/", get(async || "Postern\n"))
             .route("/livez", get(async || "alive\n"))
             .route("/readyz", get(ready))
-            .route("/metrics", get(async |State(Served { keeper, .. }): State<Served>| metrics(&keeper.engine().status())))
+            .route("/metrics", get(metrics))
             .route("/show", get(async |State(Served { keeper, .. }): State<Served>| Json(keeper.show())))
             .layer(from_fn(only_local_names))
             .with_state(served);
-        axum::serve(self.listener, router).with_graceful_shutdown(closed.cancelled_owned()).await
+        let mut acceptor = Acceptor::new(self.listener, SocketKind::Application, CONNECTIONS);
+        let tasks = TaskTracker::new();
+        while let Some(accepted) = closed.run_until_cancelled(acceptor.accept()).await {
+            let (service, closed) = (TowerToHyperService::new(router.clone()), closed.clone());
+            tasks.spawn(async move {
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD)
+                    .serve_connection(TokioIo::new(accepted.stream), service);
+                tokio::pin!(connection);
+                // A client that breaks off is its own business.
+                let ended = tokio::select! {
+                    _ = connection.as_mut() => true,
+                    () = closed.cancelled() => false,
+                };
+                if !ended {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+                drop(accepted.permit);
+            });
+        }
+        tasks.close();
+        tasks.wait().await;
     }
 }
 
@@ -88,31 +116,10 @@ async fn ready(State(Served { keeper, ready }): State<Served>) -> Response {
     (code, Json(status.clone())).into_response()
 }
 
-/// Counts in the text form that monitoring systems read. Names need no escapes: they have none of its special characters.
-fn metrics(status: &EngineStatus) -> impl IntoResponse + use<> {
-    let mut text = String::new();
-    let mut gauge = |name: &str, values: &[(Option<(&str, String)>, u64)]| {
-        // Writing to memory does not fail.
-        let _ = writeln!(text, "# TYPE postern_node_{name} gauge");
-        for (label, value) in values {
-            let label = label.as_ref().map(|(key, value)| format!("{{{key}=\"{value}\"}}")).unwrap_or_default();
-            let _ = writeln!(text, "postern_node_{name}{label} {value}");
-        }
-    };
-    gauge("streams", &[(None, status.streams as u64)]);
-    gauge("outlets", &[(None, status.outlets.len() as u64)]);
-    let inlet = |inlet: &InletStatus| Some(("inlet", inlet.spec.alias.to_string()));
-    let up: Vec<_> = status.inlets.iter().map(|each| (inlet(each), u64::from(each.failure.is_none()))).collect();
-    let streams: Vec<_> = status.inlets.iter().map(|each| (inlet(each), each.streams as u64)).collect();
-    gauge("inlet_up", &up);
-    gauge("inlet_streams", &streams);
-    let relay = |relay: &RelayStatus| Some(("relay", relay.spec.name.to_string()));
-    let up: Vec<_> = status.relays.iter().map(|each| (relay(each), u64::from(each.state == RelayState::Up))).collect();
-    gauge("relay_up", &up);
-    if let Some(expires) = status.credential_expires {
-        gauge("credential_expires_seconds", &[(None, expires.as_unix())]);
-    }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4"), (header::CACHE_CONTROL, "no-store")], text)
+/// Counts in the text form that monitoring systems read.
+async fn metrics(State(Served { keeper, .. }): State<Served>) -> impl IntoResponse {
+    let text = keeper.engine().metrics().into_text();
+    ([(header::CONTENT_TYPE, CONTENT_TYPE), (header::CACHE_CONTROL, "no-store")], text)
 }
 
 async fn only_local_names(request: Request, next: Next) -> Response {

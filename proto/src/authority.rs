@@ -539,6 +539,57 @@ pub enum Refusal {
     Internal,
 }
 
+impl Refusal {
+    /// The names of all refusals, in the order of their numbers.
+    pub const NAMES: [&str; 11] = [
+        "ticket-expired",
+        "ticket-revoked",
+        "ticket-used-up",
+        "ticket-unknown",
+        "not-a-member",
+        "not-permitted",
+        "not-found",
+        "invalid",
+        "busy",
+        "relay-name-held",
+        "internal",
+    ];
+
+    /// What each means, in the same order.
+    pub const MEANINGS: [&str; 11] = [
+        "The ticket has expired",
+        "The ticket was revoked",
+        "The ticket is used up",
+        "There is no such ticket, or its secret is wrong",
+        "The caller is no member of the project, or not any more",
+        "The caller may not do that",
+        "What was asked for is not there",
+        "The request makes no sense, or its proof does not hold",
+        "A limit of the authority is reached, or its database is busy; try again later",
+        "The relay name is held by another member",
+        "The authority failed to do it; its log says why",
+    ];
+
+    /// A stable name, for what is counted.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        let number = match self {
+            Self::TicketExpired { .. } => 0,
+            Self::TicketRevoked => 1,
+            Self::TicketUsedUp { .. } => 2,
+            Self::TicketUnknown => 3,
+            Self::NotAMember => 4,
+            Self::NotPermitted { .. } => 5,
+            Self::NotFound { .. } => 6,
+            Self::Invalid { .. } => 7,
+            Self::Busy { .. } => 8,
+            Self::RelayNameHeld { .. } => 9,
+            Self::Internal => 10,
+        };
+        Self::NAMES[number]
+    }
+}
+
 /// A credential that the authority issued: what it keeps of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Issued {

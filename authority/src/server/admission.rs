@@ -59,6 +59,7 @@ impl Server {
             relay_server: enrolment.relay_server,
         };
         let redeemed = self.0.service.redeem(&newcomer, enrolment.ticket, &enrolment.secret).await;
+        self.0.metrics.redeemed(redeemed.is_ok());
         if matches!(redeemed, Err(Refusal::TicketUnknown)) {
             self.failures(|failures| failures.count(address, Instant::now()));
         }

@@ -2,6 +2,7 @@
 
 mod admission;
 mod limits;
+pub mod metrics;
 mod registry;
 mod session;
 
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::limits::Failures;
+use self::metrics::Metrics;
 use self::registry::Registry;
 use crate::service::Service;
 
@@ -35,6 +37,7 @@ struct Shared {
     half_open: HalfOpen,
     failures: Mutex<Failures>,
     sessions: Registry,
+    metrics: Metrics,
     /// No session begins, and each ends after the request that it is answering.
     stopping: CancellationToken,
     /// The deadline has passed: sessions end where they are.
@@ -49,6 +52,7 @@ impl Server {
             half_open: HalfOpen::new(MAX_HALF_OPEN, MAX_HALF_OPEN_PER_SOURCE),
             failures: Mutex::new(Failures::new(Instant::now())),
             sessions: Registry::default(),
+            metrics: Metrics::default(),
             stopping: CancellationToken::new(),
             aborting: CancellationToken::new(),
             running: TaskTracker::new(),
@@ -85,7 +89,11 @@ impl Server {
             deadline: Instant::now() + HANDSHAKE_DEADLINE,
         };
         let handshake = self.0.stopping.run_until_cancelled(accept(stream, how));
-        let (mut session, hello) = match half_open.run(handshake).await {
+        let accepted = half_open.run(handshake).await;
+        if !matches!(accepted, Ok(None)) {
+            self.0.metrics.handshake(matches!(accepted, Ok(Some(Ok(_)))));
+        }
+        let (mut session, hello) = match accepted {
             Ok(Some(Ok(accepted))) => accepted,
             Ok(Some(Err(error))) => return log_handshake(peer, &error),
             Ok(None) => return,
@@ -99,7 +107,10 @@ impl Server {
         let feed = session::Feed::subscribe(&self.0.service);
         match self.admit(&hello, session.finished.remote_static, peer.ip()).await {
             Ok(admitted) => self.run(session, admitted, feed).await,
-            Err(refusal) => session::refuse(&mut session, refusal).await,
+            Err(refusal) => {
+                self.0.metrics.refused(&refusal);
+                session::refuse(&mut session, refusal).await;
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::Server;
 use super::admission::Admitted;
 use crate::bucket::Bucket;
-use crate::service::{Published, Service};
+use crate::service::{Published, Service, describe};
 
 /// How often every session is told the time and the epoch.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ impl Feed {
 
 /// Why a session is over.
 #[derive(Debug, thiserror::Error)]
-enum End {
+pub(super) enum End {
     #[error("the member closed it")]
     Closed,
     #[error("the authority stops")]
@@ -71,7 +71,9 @@ impl Server {
         let member = admitted.caller.identifier;
         tracing::debug!(%member, "a session began");
         // Nothing more is to be done for it but to say why.
+        let mut counted = self.0.metrics.session();
         let end = self.exchange(session, &admitted, feed).await;
+        counted.ended(&end);
         drop(admitted.registered);
         match end {
             End::Closed | End::Stopping | End::Session(SessionError::Io(_)) => tracing::debug!(%member, %end, "a session ended"),
@@ -136,11 +138,13 @@ impl Server {
                     if number == 0 {
                         return Err(End::Number);
                     }
+                    let (action, _) = describe(&request);
                     let answer = if requests.take(Instant::now()) {
                         self.0.service.answer(caller, request).await
                     } else {
                         Answer::Refused(Refusal::Busy { after: 1 })
                     };
+                    self.0.metrics.answered(action, &answer);
                     send(sender, number, answer).await?;
                 }
             }

@@ -323,7 +323,7 @@ fn page<T: minicbor::Encode<()>>(mut rows: Vec<T>) -> (Vec<T>, bool) {
 }
 
 /// What the audit calls a request, and what it is about.
-fn describe(request: &Request) -> (Action, String) {
+pub(crate) fn describe(request: &Request) -> (Action, String) {
     match request {
         Request::ProjectInfo => (Action::ProjectInfo, String::new()),
         Request::Credentials { .. } => (Action::IssueCredentials, String::new()),

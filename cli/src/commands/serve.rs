@@ -121,6 +121,9 @@ fn serve(context: &Context, args: &Args) -> Result<(), CliError> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(servers::run(&home, settings, ticket, |ready| {
+        if let Some(metrics) = &ready.metrics {
+            context.output().say(format_args!("metrics at http://{metrics}/metrics"));
+        }
         context.output().say(format_args!("serving on {}, told to others as {}", ready.address, ready.advertised));
     }))
 }

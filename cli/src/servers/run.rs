@@ -47,6 +47,8 @@ const PREFACE: Duration = Duration::from_secs(5);
 pub struct Ready {
     pub address: HostPort,
     pub advertised: HostPort,
+    /// Where they answer monitoring systems, if that was asked for.
+    pub metrics: Option<HostPort>,
     /// Of the authority, where one runs.
     pub project: Option<ProjectName>,
     pub project_id: Option<ProjectId>,
@@ -74,6 +76,10 @@ pub async fn run(
     let listener = bind(&settings.listen).await?;
     settings.listen = settings.listen.with_port(listener.local_addr()?.port());
     settings.save(home)?;
+    let monitored = match &settings.metrics {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
     let advertised = settings.advertised();
 
     let supervisor = Supervisor::new();
@@ -91,9 +97,11 @@ pub async fn run(
             return Err(error);
         }
     };
-    if let Some(address) = &settings.metrics {
+    let mut metrics = None;
+    if let Some(listener) = monitored {
+        metrics = Some(HostPort::from(listener.local_addr()?));
         let sources = Sources { authority: running.authority.clone(), relay: running.relay.clone() };
-        supervisor.spawn("metrics listener", metrics::serve(bind(address).await?, sources, supervisor.clone()));
+        supervisor.spawn("metrics listener", metrics::serve(listener, sources, supervisor.clone()));
     }
     let serving = supervisor.child();
     serving.spawn("listener", accept(listener, running.clone(), serving.clone()));
@@ -103,6 +111,7 @@ pub async fn run(
     ready(&Ready {
         address: settings.listen.clone(),
         advertised,
+        metrics,
         project_id: project.as_ref().map(|info| info.project),
         project: project.map(|info| info.name),
     });

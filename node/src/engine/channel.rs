@@ -235,6 +235,12 @@ impl Channel {
         }
     }
 
+    /// How many joined paths wait for a stream.
+    #[must_use]
+    pub fn idle_paths(&self) -> usize {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     fn forget_idle(&self, older_than: Duration) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| path.since.elapsed() < older_than);
     }

@@ -18,6 +18,7 @@ use tracing::debug;
 
 use super::code;
 use super::failure::{Failure, Step};
+use super::metrics::LinkKind;
 use super::serve::serve_path;
 use super::shared::Shared;
 use super::trust::{PublishedPeer, Trust};
@@ -114,7 +115,10 @@ pub async fn listen(shared: Arc<Shared>, mut acceptor: Acceptor, stop: Cancellat
             let knock = guard.run(tokio::time::timeout(KNOCK_DEADLINE, answer_knock(&shared_too.trust, &mut socket))).await;
             drop(guard);
             match knock {
-                Ok(Ok(Some(()))) => serve_path(shared_too, socket, None).await,
+                Ok(Ok(Some(()))) => {
+                    shared_too.metrics.link(LinkKind::Direct);
+                    serve_path(shared_too, socket, None).await;
+                }
                 Ok(Ok(None)) => {
                     debug!(peer = %accepted.peer, "a knock without a credential of this domain; closed without an answer")
                 }

@@ -20,6 +20,7 @@ use super::code;
 use super::failure::{Failure, Step};
 use super::link::Link;
 use super::live::Through;
+use super::metrics::{Cause, Counted, ResourceCounts};
 use super::pump::{self, End, Pump, reset_application};
 use super::shared::Shared;
 
@@ -31,14 +32,15 @@ pub struct Inlet {
     pub spec: InletSpec,
     pub bound: SocketAddr,
     pub stop: CancellationToken,
+    counts: Arc<ResourceCounts>,
     /// What the last attempt to open a stream or to find the peer came to.
     last: Mutex<Option<Failure>>,
 }
 
 impl Inlet {
     #[must_use]
-    pub fn new(spec: InletSpec, bound: SocketAddr, stop: CancellationToken) -> Self {
-        Self { spec, bound, stop, last: Mutex::default() }
+    pub fn new(spec: InletSpec, bound: SocketAddr, stop: CancellationToken, counts: Arc<ResourceCounts>) -> Self {
+        Self { spec, bound, stop, counts, last: Mutex::default() }
     }
 
     /// Why the last stream was not opened; `None` after one that was.
@@ -80,9 +82,11 @@ pub async fn run(shared: Arc<Shared>, inlet: Arc<Inlet>, mut acceptor: Acceptor)
 }
 
 async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, application: TcpStream) {
+    let mut counted = inlet.counts.open();
     match open(&shared, &inlet).await {
-        Ok((channel, link)) => carry(&shared, &inlet, channel, link, application).await,
+        Ok((channel, link)) => carry(&shared, &inlet, channel, link, application, &mut counted).await,
         Err(failure) => {
+            counted.ends(Cause::Refused);
             refuse(&inlet, failure);
             reset_application(application);
         }
@@ -98,6 +102,7 @@ fn refuse(inlet: &Inlet, failure: Failure) {
         reason = %failure.reason,
         "a connection was not carried"
     );
+    inlet.counts.refuse(failure.code);
     inlet.note(Some(failure));
 }
 
@@ -136,7 +141,15 @@ fn begin(channel: &Channel, inlet: &Inlet, probe: bool) -> Result<(u64, Stream, 
     Ok((id, stream, first))
 }
 
-async fn carry(shared: &Arc<Shared>, inlet: &Arc<Inlet>, channel: Arc<Channel>, link: Link, application: TcpStream) {
+async fn carry(
+    shared: &Arc<Shared>,
+    inlet: &Arc<Inlet>,
+    channel: Arc<Channel>,
+    link: Link,
+    application: TcpStream,
+    counted: &mut Counted,
+) {
+    counted.ends(Cause::Refused);
     let (id, mut stream, first) = match begin(&channel, inlet, false) {
         Ok(begun) => begun,
         Err(error) => {
@@ -151,6 +164,7 @@ async fn carry(shared: &Arc<Shared>, inlet: &Arc<Inlet>, channel: Arc<Channel>, 
         refuse(inlet, failure);
         return reset_application(application);
     }
+    counted.ends(Cause::ShuttingDown);
     if inlet.stop.is_cancelled() {
         return reset_application(application);
     }
@@ -164,6 +178,7 @@ async fn carry(shared: &Arc<Shared>, inlet: &Arc<Inlet>, channel: Arc<Channel>, 
                 match shared.peers.path(shared, &channel).await {
                     Ok(fresh) => (link, first) = (fresh, said),
                     Err(failure) => {
+                        counted.ends(Cause::Refused);
                         refuse(inlet, failure);
                         return reset_application(application);
                     }
@@ -173,6 +188,7 @@ async fn carry(shared: &Arc<Shared>, inlet: &Arc<Inlet>, channel: Arc<Channel>, 
         }
     };
     let (sent, received) = stream.bytes();
+    counted.ended(&end, (sent, received));
     match end {
         End::Clean => {
             debug!(%peer, inlet = %inlet.spec.alias, stream = id, sent, received, "stream ended");

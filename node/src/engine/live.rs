@@ -19,6 +19,17 @@ pub enum Through {
     Outlet(OutletName),
 }
 
+impl Through {
+    /// The inlet's alias or the outlet's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Inlet(alias) => alias.as_str(),
+            Self::Outlet(name) => name.as_str(),
+        }
+    }
+}
+
 struct Live {
     channel: Arc<Channel>,
     through: Through,

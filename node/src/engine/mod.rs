@@ -12,6 +12,7 @@ mod failure;
 mod inlet;
 mod link;
 mod live;
+pub mod metrics;
 mod peers;
 mod policy;
 mod presence;
@@ -37,6 +38,7 @@ use postern_proto::spec::{InletSpec, OutletSpec, PolicySpec, RelaySpec};
 use postern_runtime::clock::Clock;
 use postern_runtime::home::{Home, IdentityHome, NodeHome};
 use postern_runtime::membership::Membership;
+use postern_runtime::metrics::Exposition;
 use postern_runtime::net::{Acceptor, BindError, SocketKind, bind};
 use postern_runtime::supervise::Supervisor;
 use tokio::sync::watch;
@@ -47,6 +49,7 @@ pub use self::policy::PolicySource;
 pub use self::status::{EngineStatus, InletStatus, PortalCheck, RelayState, RelayStatus};
 
 use self::inlet::Inlet;
+use self::live::Through;
 use self::shared::Shared;
 
 /// Most connections that one inlet serves at once; further ones wait in the kernel's queue.
@@ -156,7 +159,8 @@ impl Engine {
         let bound = acceptor.local_addr()?;
         let spec = InletSpec { from: spec.from.with_port(bound.port()), ..spec };
         info!(inlet = %spec.alias, from = %bound, to = %spec.to, "inlet added");
-        let inlet = Arc::new(Inlet::new(spec.clone(), bound, self.shared.stop.child_token()));
+        let counts = self.shared.metrics.of(Through::Inlet(spec.alias.clone()));
+        let inlet = Arc::new(Inlet::new(spec.clone(), bound, self.shared.stop.child_token(), counts));
         self.shared.inlets().insert(spec.alias.clone(), Arc::clone(&inlet));
         self.shared.spawn("inlet", inlet::run(Arc::clone(&self.shared), inlet, acceptor));
         self.shared.changed();
@@ -194,6 +198,14 @@ impl Engine {
     #[must_use]
     pub fn status(&self) -> EngineStatus {
         status::status(&self.shared)
+    }
+
+    /// Everything that is counted, for monitoring systems.
+    #[must_use]
+    pub fn metrics(&self) -> Exposition {
+        let mut out = Exposition::of_process(env!("CARGO_PKG_VERSION"), &self.shared.supervisor);
+        metrics::expose(&self.shared, &mut out);
+        out
     }
 
     /// Ticks whenever [`Self::status`] may say something new.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use postern_proto::address::HostPort;
+use postern_proto::channel::Side as Part;
 use postern_proto::id::{ChannelId, Identifier, InstanceId, NodeId};
 use postern_proto::name::RelayName;
 use postern_proto::spec::PeerRoute;
@@ -16,6 +17,7 @@ use super::channel::{self, Channel, ChannelError};
 use super::code;
 use super::failure::{Failure, Step};
 use super::link::Link;
+use super::metrics::LinkKind;
 use super::relay_link::RelayLink;
 use super::shared::Shared;
 use super::trust::PublishedPeer;
@@ -76,6 +78,14 @@ impl Peers {
             slot.try_lock().map_or(true, |slot| slot.as_ref().is_some_and(|dialled| dialled.id() != channel.id()))
         });
         self.ways.lock().unwrap_or_else(PoisonError::into_inner).remove(&channel.id());
+    }
+
+    /// Channels, and the paths of theirs that wait for a stream.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        (accepted + ways.len(), ways.values().map(|(_, channel)| channel.idle_paths()).sum())
     }
 
     /// The channel that a peer names in an open.
@@ -141,6 +151,7 @@ impl Peers {
             return Ok(channel);
         }
         let (socket, peer) = shared.direct.dial(&shared.trust, &address).await?;
+        shared.metrics.link(LinkKind::Direct);
         if expected.is_some_and(|expected| expected != (peer.node_id, peer.instance)) {
             return Err(Failure::new(Step::Peer, code::OTHER_NODE, format!("another node answers at {address}")));
         }
@@ -186,8 +197,9 @@ impl Peers {
             Some(socket) => socket,
             None => path_by(shared, &way).await?.socket,
         };
-        let (channel, control) =
-            channel::dial(&shared.trust, peer, Link::new(socket)).await.map_err(|error| channel_failure(&error))?;
+        let made = channel::dial(&shared.trust, peer, Link::new(socket)).await;
+        shared.metrics.handshake(Part::Initiator, made.is_ok());
+        let (channel, control) = made.map_err(|error| channel_failure(&error))?;
         info!(peer = %channel.peer(), channel = %channel.id(), "made a channel to a peer");
         self.ways.lock().unwrap_or_else(PoisonError::into_inner).insert(channel.id(), (way, Arc::clone(&channel)));
         if let Some(old) = slot.replace(Arc::clone(&channel)) {
@@ -233,10 +245,12 @@ async fn first_credential(shared: &Shared) -> Result<(), Failure> {
 }
 
 async fn path_by(shared: &Arc<Shared>, way: &Way) -> Result<Link, Failure> {
-    match way {
-        Way::Relay { link, identifier, instance } => link.join(*identifier, *instance).await.map(Link::new),
-        Way::Direct { address } => shared.direct.dial(&shared.trust, address).await.map(|(socket, _)| Link::new(socket)),
-    }
+    let (kind, socket) = match way {
+        Way::Relay { link, identifier, instance } => (LinkKind::Joined, link.join(*identifier, *instance).await?),
+        Way::Direct { address } => (LinkKind::Direct, shared.direct.dial(&shared.trust, address).await?.0),
+    };
+    shared.metrics.link(kind);
+    Ok(Link::new(socket))
 }
 
 fn channel_failure(error: &ChannelError) -> Failure {

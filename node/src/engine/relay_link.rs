@@ -29,6 +29,7 @@ use tracing::{debug, error, info, warn};
 use super::code;
 use super::credentials::jittered;
 use super::failure::{Failure, Step};
+use super::metrics::LinkKind;
 use super::serve::serve_path;
 use super::shared::Shared;
 
@@ -130,6 +131,15 @@ impl RelayLink {
     #[must_use]
     pub fn is_up(&self) -> bool {
         matches!(*self.state.borrow(), State::Up(_))
+    }
+
+    /// Links that wait there for a peer.
+    #[must_use]
+    pub fn parked(&self) -> usize {
+        match &*self.state.borrow() {
+            State::Up(session) => session.parked.load(Ordering::Relaxed),
+            State::Down => 0,
+        }
     }
 
     #[must_use]
@@ -244,6 +254,7 @@ impl RelayLink {
     async fn park(self: Arc<Self>, shared: Arc<Shared>, session: Arc<Session>) {
         let parked = async {
             let (mut socket, mut frames) = self.open_data_link(&session, &Frame::Park).await?;
+            shared.metrics.link(LinkKind::Parked);
             let mut sealed = [0; Frame::SEALED_LEN];
             let surplus = session.parked.load(Ordering::Relaxed) > PARKED_FLOOR;
             let patience = if surplus { PARKED_IDLE } else { Duration::MAX };
@@ -384,6 +395,7 @@ impl RelayLink {
                         FromRelay::Welcome { observed } => {
                             // Text of the relay's: only what reads as an address stands in the log.
                             let observed = observed.parse::<SocketAddr>().ok();
+                            shared.metrics.link(LinkKind::Control);
                             info!(relay = %row.address, ?observed, "connected to the relay");
                             *lock(&self.last_error) = None;
                             backoff.reset();

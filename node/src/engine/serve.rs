@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use postern_proto::channel::Side as Part;
 use postern_proto::id::{Identifier, InstanceId};
 use postern_proto::name::OutletName;
 use postern_proto::path::{Open, OpenHead};
@@ -17,9 +18,10 @@ use tracing::{debug, info, warn};
 
 use super::channel::{self, Channel, ChannelError, PATH_IDLE};
 use super::code;
-use super::failure::reject_of_dial;
+use super::failure::{Failure, reject_of_dial};
 use super::link::{Link, LinkError};
 use super::live::{LiveGuard, Through};
+use super::metrics::Counted;
 use super::pump::{self, End, Pump, reset_application};
 use super::shared::Shared;
 
@@ -75,12 +77,18 @@ pub async fn serve_path(shared: Arc<Shared>, socket: TcpStream, joined: Option<(
 async fn serve_handshake(shared: &Arc<Shared>, offer: &[u8], joined: Option<(Identifier, InstanceId)>, link: Link) {
     match channel::answer(&shared.trust, offer, joined, link).await {
         Ok((channel, control)) => {
+            shared.metrics.handshake(Part::Responder, true);
             info!(peer = %channel.peer(), channel = %channel.id(), "a peer made a channel");
             shared.peers.accepted(Arc::clone(&channel));
             shared.run_control(channel, control).await;
         }
-        Err(ChannelError::Link(error)) => debug!(%error, "a peer's handshake was not finished"),
-        Err(error) => warn!(%error, joined = ?joined.map(|(identifier, _)| identifier), "a peer's channel was refused"),
+        Err(error) => {
+            shared.metrics.handshake(Part::Responder, false);
+            match error {
+                ChannelError::Link(error) => debug!(%error, "a peer's handshake was not finished"),
+                error => warn!(%error, joined = ?joined.map(|(identifier, _)| identifier), "a peer's channel was refused"),
+            }
+        }
     }
 }
 
@@ -105,6 +113,7 @@ async fn serve_open(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) ->
     let mut reached = reach(shared, &channel, &open).await;
     if kill.try_recv().is_ok() {
         warn!(peer = %channel.peer(), outlet = %open.outlet, "refused a stream: it was no longer allowed when its target was reached");
+        shared.metrics.refuse(Some(Through::Outlet(open.outlet.clone())), code::DENIED);
         reached = Err(RejectCode::NotAvailable);
     }
     match reached {
@@ -115,7 +124,8 @@ async fn serve_open(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) ->
                 answer(&mut stream, &mut link).await?;
                 return None;
             }
-            carry(&channel, &open.outlet, (head.stream, stream), application, link, kill, guard).await
+            let counted = shared.metrics.of(Through::Outlet(open.outlet.clone())).open();
+            carry(&channel, &open.outlet, (head.stream, stream), application, link, kill, (guard, counted)).await
         }
         Err(code) => {
             stream.reject(code);
@@ -132,33 +142,42 @@ async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<TcpStr
     let outlet = shared.outlet(&open.outlet);
     let allow = outlet.as_ref().and_then(|outlet| outlet.allow.as_ref());
     let credential = channel.credential();
+    let refused = |why| shared.metrics.refuse(outlet.as_ref().map(|outlet| Through::Outlet(outlet.name.clone())), why);
     let decision = shared.policies.decide(ResourceType::TcpOutlet, open.outlet.as_str(), allow, &credential);
     if let Err(error) = shared.trust.recheck(&credential) {
         warn!(%peer, outlet = %open.outlet, %error, code = code::CREDENTIAL.as_str(), "refused a stream: the peer's credential is no longer good");
+        refused(code::CREDENTIAL);
         return Err(RejectCode::NotAvailable);
     }
-    let Some(outlet) = outlet else {
+    let Some(outlet) = &outlet else {
         warn!(%peer, outlet = %open.outlet, code = code::NO_SUCH_OUTLET.as_str(), "refused a stream: there is no such outlet here");
+        refused(code::NO_SUCH_OUTLET);
         return Err(RejectCode::NotAvailable);
     };
     if let Decision::Denied(reason) = decision {
         warn!(%peer, outlet = %open.outlet, %reason, code = code::DENIED.as_str(), "refused a stream: the outlet's policy does not allow the peer");
+        refused(code::DENIED);
         shared.note_refusal(&open.outlet, &reason);
         return Err(RejectCode::NotAvailable);
     }
     if open.hops >= MAX_HOPS {
+        refused(code::LOOP);
         return Err(RejectCode::Loop);
     }
     if shared.live.total() > MAX_STREAMS || shared.live.of_peer(peer) > MAX_STREAMS_OF_PEER {
         warn!(%peer, outlet = %open.outlet, "refused a stream: too many live streams");
+        refused(code::BUSY);
         return Err(RejectCode::Busy);
     }
     let application = dial(&outlet.to, SocketKind::Application, DIAL_DEADLINE).await.map_err(|error| {
         warn!(%peer, outlet = %open.outlet, target = %outlet.to, %error, "the outlet's target was not reached");
-        reject_of_dial(&error)
+        let reject = reject_of_dial(&error);
+        refused(Failure::rejected(reject).code);
+        reject
     })?;
     if application.peer_addr().is_ok_and(|address| shared.is_own_inlet(address)) {
         warn!(outlet = %open.outlet, target = %outlet.to, "the outlet's target is an inlet of this node");
+        refused(code::LOOP);
         return Err(RejectCode::Loop);
     }
     Ok(application)
@@ -177,13 +196,14 @@ async fn carry(
     application: TcpStream,
     mut link: Link,
     mut kill: oneshot::Receiver<ResetCode>,
-    _live: LiveGuard,
+    (_live, mut counted): (LiveGuard, Counted),
 ) -> Option<Link> {
     let peer = channel.peer();
     debug!(%peer, %outlet, stream = id, "stream opened");
     let pump = Pump { stream: &mut stream, application: &application, link: &mut link, kill: &mut kill };
     let (end, _) = pump::run(pump, Vec::new(), true).await;
     let (sent, received) = stream.bytes();
+    counted.ended(&end, (sent, received));
     match end {
         End::Clean => {
             debug!(%peer, %outlet, stream = id, sent, received, "stream ended");

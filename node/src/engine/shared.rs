@@ -23,6 +23,7 @@ use super::credentials::{NameAnswers, Names};
 use super::direct::Direct;
 use super::inlet::Inlet;
 use super::live::{LiveStreams, Through};
+use super::metrics::Metrics;
 use super::peers::Peers;
 use super::policy::Policies;
 use super::relay_link::RelayLinks;
@@ -48,6 +49,7 @@ pub struct Shared {
     pub relays: RelayLinks,
     pub direct: Direct,
     pub live: Arc<LiveStreams>,
+    pub metrics: Metrics,
     outlets: Mutex<BTreeMap<OutletName, OutletSpec>>,
     inlets: Mutex<BTreeMap<Alias, Arc<Inlet>>>,
     relay_specs: Mutex<BTreeMap<RelayName, RelaySpec>>,
@@ -79,6 +81,7 @@ impl Shared {
             relays: RelayLinks::default(),
             direct: Direct,
             live: Arc::default(),
+            metrics: Metrics::default(),
             outlets: Mutex::default(),
             inlets: Mutex::default(),
             relay_specs: Mutex::default(),

@@ -11,6 +11,7 @@ pub mod files;
 pub mod home;
 pub mod lock;
 pub mod membership;
+pub mod metrics;
 pub mod net;
 pub mod session;
 pub mod supervise;

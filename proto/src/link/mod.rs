@@ -199,6 +199,23 @@ impl Refusal {
         Self::Malformed,
     ];
 
+    /// A stable name, for what is counted.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotPermitted => "not-permitted",
+            Self::NotConnected => "not-connected",
+            Self::Limit => "limit",
+            Self::BadCredential => "bad-credential",
+            Self::TakenOver => "taken-over",
+            Self::CopiedHome => "copied-home",
+            Self::TooManyRequests => "too-many-requests",
+            Self::ShuttingDown => "shutting-down",
+            Self::NoLink => "no-link",
+            Self::Malformed => "malformed",
+        }
+    }
+
     /// The number in a [`Frame`], the same as in messages.
     #[must_use]
     pub fn to_wire(self) -> u8 {

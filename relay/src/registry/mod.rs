@@ -328,7 +328,8 @@ impl<C: Clone, L> Registry<C, L> {
         }
     }
 
-    fn count_refusal(&mut self, reason: Refusal) {
+    /// Counts a refusal that was not decided here, too.
+    pub fn count_refusal(&mut self, reason: Refusal) {
         self.refused[usize::from(reason.to_wire())] += 1;
     }
 }

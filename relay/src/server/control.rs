@@ -41,7 +41,9 @@ pub(super) async fn serve(shared: &Arc<Shared>, link: Link) -> DropReason {
         limit: MAX_CONTROL_MESSAGE,
         deadline: Instant::now() + HANDSHAKE_DEADLINE,
     };
-    let (session, hello) = match half_open.run(session::accept(stream, how)).await {
+    let accepted = half_open.run(session::accept(stream, how)).await;
+    shared.metrics.handshake(matches!(accepted, Ok(Ok(_))));
+    let (session, hello) = match accepted {
         Ok(Ok(admitted)) => admitted,
         Ok(Err(ConnectError::Timeout)) => return DropReason::Deadline,
         Ok(Err(error)) => {
@@ -58,8 +60,9 @@ pub(super) async fn serve(shared: &Arc<Shared>, link: Link) -> DropReason {
     let credential = match verify(shared, &credential, remote_static) {
         Ok(credential) => credential,
         Err(reason) => {
+            shared.with(|registry, _| registry.count_refusal(reason));
             conversation.close(Some(reason)).await;
-            return DropReason::Handshake;
+            return DropReason::Closed;
         }
     };
     let identifier = credential.subject();

@@ -127,7 +127,9 @@ impl Shared {
         self.spawn("relay: join", peer, async move {
             let Link { accepted: first, counted: first_counted } = dialler;
             let Link { accepted: second, counted: second_counted } = parked;
+            let mut counted = shared.metrics.join();
             let report = shared.splicer.join(first.stream, second.stream).await;
+            counted.ended(&report.end);
             drop((first.permit, second.permit, first_counted, second_counted));
             let (to_parked, to_dialler) = (report.forward, report.backward);
             match report.end {

@@ -50,6 +50,44 @@ impl DropReason {
         Self::Silent,
         Self::Draining,
     ];
+
+    /// A stable name, for what is counted.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Deadline => "deadline",
+            Self::Evicted => "evicted",
+            Self::Full => "full",
+            Self::Service => "service",
+            Self::UnknownSession => "unknown-session",
+            Self::NotAuthentic => "not-authentic",
+            Self::Malformed => "malformed",
+            Self::WriteStalled => "write-stalled",
+            Self::Closed => "closed",
+            Self::Silent => "silent",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// A sentence for the reference.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Handshake => "It did not speak the protocol, or its handshake did not hold",
+            Self::Deadline => "It did not prove in time who it is",
+            Self::Evicted => "Too many connections had not proven who they are, and it was the oldest",
+            Self::Full => "The process has hardly a descriptor left",
+            Self::Service => "It asked for a service that a relay does not have",
+            Self::UnknownSession => "A data link of a session that does not exist, or not any more",
+            Self::NotAuthentic => "A data link that did not prove that it belongs to the session that it names",
+            Self::Malformed => "The peer broke the protocol after it was known",
+            Self::WriteStalled => "The peer stopped reading its control link",
+            Self::Closed => "It was closed by the peer, or broke: the usual end of a link",
+            Self::Silent => "A node said nothing for too long",
+            Self::Draining => "The relay is being stopped",
+        }
+    }
 }
 
 /// How often each happened.

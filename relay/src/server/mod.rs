@@ -5,6 +5,7 @@ mod data;
 mod descriptors;
 mod drops;
 mod link;
+pub mod metrics;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ pub use self::descriptors::Descriptors;
 pub use self::drops::DropReason;
 use self::drops::Drops;
 use self::link::{Link, LinkHandle, Verdict};
+use self::metrics::Metrics;
 use crate::pipes::PoolSettings;
 use crate::registry::{Command, Counts, Limits, Now, Registry, StatementKind};
 use crate::splice::Splicer;
@@ -75,6 +77,7 @@ impl Relay {
             half_open_links: HalfOpen::new(HALF_OPEN_LINKS, HALF_OPEN_LINKS_PER_SOURCE),
             splicer: Splicer::new(settings.pool),
             drops: Drops::default(),
+            metrics: Metrics::default(),
             supervisor: settings.supervisor,
         });
         shared.spawn_until_stopped("relay: timers", run_timers(Arc::clone(&shared)));
@@ -186,6 +189,7 @@ struct Shared {
     half_open_links: HalfOpen,
     splicer: Splicer,
     drops: Drops,
+    metrics: Metrics,
     supervisor: Supervisor,
 }
 
