@@ -18,6 +18,7 @@ mod policy;
 mod presence;
 mod pump;
 mod relay_link;
+mod relays;
 mod serve;
 mod shared;
 mod status;

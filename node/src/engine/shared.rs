@@ -26,7 +26,7 @@ use super::live::{LiveStreams, Through};
 use super::metrics::Metrics;
 use super::peers::Peers;
 use super::policy::Policies;
-use super::relay_link::RelayLinks;
+use super::relays::RelayLinks;
 use super::trust::Trust;
 
 /// How late a stream may end after its peer's credential has.

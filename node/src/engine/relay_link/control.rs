@@ -1,0 +1,246 @@
+//! A relay's control link: registers this node's relay names, and hears who is registered under others.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::Duration;
+
+use postern_proto::handshake::Label;
+use postern_proto::link::{FromRelay, Hello, MAX_CONTROL_MESSAGE, ToRelay};
+use postern_proto::name::RelayName;
+use postern_proto::preface::Service;
+use postern_runtime::backoff::Backoff;
+use postern_runtime::error::chain;
+use postern_runtime::net::{SocketKind, dial};
+use postern_runtime::session::{self, Connect};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::super::credentials::jittered;
+use super::super::metrics::LinkKind;
+use super::super::shared::Shared;
+use super::{CONNECT_DEADLINE, PARKED_FLOOR, Registration, RelayLink, Session, State, lock};
+
+/// A node pings so often, ± 10 % so that nodes do not ping in step. With [`PONG_DEADLINE`], a dead link is found within 15 s.
+const PING_INTERVAL: Duration = Duration::from_secs(9);
+
+/// A control link whose ping is not answered in this time is dead.
+const PONG_DEADLINE: Duration = Duration::from_secs(5);
+
+impl RelayLink {
+    /// Keeps the control link until the relay is no longer wanted.
+    pub async fn run(self: Arc<Self>, shared: Arc<Shared>) {
+        let mut backoff = Backoff::default();
+        loop {
+            let ended = tokio::select! {
+                () = self.stop.cancelled() => return,
+                ended = self.connection(&shared, &mut backoff) => ended,
+            };
+            let was_up = self.is_up();
+            if let State::Up(session) = self.state.send_replace(State::Down) {
+                session.ended.cancel();
+            }
+            lock(&self.registrations).values_mut().for_each(|registration| {
+                if *registration == Registration::Up {
+                    *registration = Registration::Waiting;
+                }
+            });
+            // What the relay knew is not known any more.
+            lock(&self.watched).values().for_each(|watched| drop(watched.send_replace(None)));
+            if was_up || lock(&self.last_error).as_deref() != Some(ended.as_str()) {
+                warn!(relay = %self.address(), reason = %ended, "the relay is not connected; trying again");
+            }
+            *lock(&self.last_error) = Some(ended);
+            shared.changed();
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(backoff.next_delay()) => {}
+                () = self.kick.notified() => {}
+            }
+        }
+    }
+
+    /// One connection; returns why it ended.
+    async fn connection(self: &Arc<Self>, shared: &Arc<Shared>, backoff: &mut Backoff) -> String {
+        let mut own = shared.trust.watch_own();
+        let Ok(credentials) = own.wait_for(Option::is_some).await.map(|own| own.clone()) else {
+            return "this node is stopping".to_owned();
+        };
+        let Some(mut credentials) = credentials else { return "this node has no credential yet".to_owned() };
+        let row = lock(&self.row).clone();
+        let hello = Hello {
+            credential: credentials.relay.bytes().to_vec(),
+            node_id: shared.trust.node_id,
+            instance: shared.trust.instance,
+        };
+        let mut payload = Vec::new();
+        // Writing to a vector does not fail.
+        let _ = minicbor::encode(&hello, &mut payload);
+        let socket = match dial(&row.address, SocketKind::Link, CONNECT_DEADLINE).await {
+            Ok(socket) => socket,
+            Err(error) => return chain(&error),
+        };
+        let how = Connect {
+            service: Service::RelayControl,
+            label: Label::RelayLink,
+            local: &shared.trust.static_key,
+            remote: row.static_key,
+            payload: &payload,
+            limit: MAX_CONTROL_MESSAGE,
+        };
+        let session::Session { mut sender, mut receiver, finished } = match session::connect(socket, how).await {
+            Ok((session, _)) => session,
+            Err(error) => return chain(&error),
+        };
+        let session = Arc::new(Session {
+            link: finished.secret.link_session(),
+            counter: AtomicU64::new(0),
+            parked: AtomicUsize::new(0),
+            ended: CancellationToken::new(),
+        });
+        let mut control =
+            ControlLink { requests: HashMap::new(), next: 1, watched: BTreeSet::new(), registered: BTreeSet::new() };
+        let mut ping = tokio::time::interval_at(Instant::now() + jittered(PING_INTERVAL), jittered(PING_INTERVAL));
+        let mut unanswered: Option<(u64, Instant)> = None;
+        let mut number = 0;
+        loop {
+            for message in control.due(self, self.is_up(), credentials.relay.relay_names()) {
+                if let Err(error) = sender.send_message(&message).await {
+                    return chain(&error);
+                }
+            }
+            let pong_late = async {
+                match unanswered {
+                    Some((_, since)) => tokio::time::sleep_until(since + PONG_DEADLINE).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                message = receiver.receive_message::<FromRelay>() => {
+                    let message = match message {
+                        Ok(Some(message)) => message,
+                        Ok(None) => return "the relay closed the link".to_owned(),
+                        Err(error) => return chain(&error),
+                    };
+                    match message {
+                        FromRelay::Welcome { observed } => {
+                            // Text of the relay's: only what reads as an address stands in the log.
+                            let observed = observed.parse::<SocketAddr>().ok();
+                            shared.metrics.link(LinkKind::Control);
+                            info!(relay = %row.address, ?observed, "connected to the relay");
+                            *lock(&self.last_error) = None;
+                            backoff.reset();
+                            self.state.send_replace(State::Up(Arc::clone(&session)));
+                            shared.changed();
+                        }
+                        FromRelay::Pong { number } if unanswered.is_some_and(|(sent, _)| sent == number) => unanswered = None,
+                        FromRelay::Pong { .. } => {}
+                        FromRelay::MoreLinks { count } => self.park_more(shared, &session, usize::from(count).max(PARKED_FLOOR)),
+                        FromRelay::Closing { reason } => return format!("the relay closed the link: {reason}"),
+                        other => {
+                            control.handle(self, other);
+                            shared.changed();
+                        }
+                    }
+                }
+                () = self.changed.notified() => {}
+                changed = own.changed() => {
+                    if changed.is_err() {
+                        return "this node is stopping".to_owned();
+                    }
+                    let newer = own.borrow_and_update().clone();
+                    if let Some(newer) = newer && newer.relay.id() != credentials.relay.id() {
+                        let renew = ToRelay::Renew { credential: newer.relay.bytes().to_vec() };
+                        credentials = newer;
+                        if let Err(error) = sender.send_message(&renew).await {
+                            return chain(&error);
+                        }
+                    }
+                }
+                _ = ping.tick() => {
+                    number += 1;
+                    unanswered.get_or_insert((number, Instant::now()));
+                    if let Err(error) = sender.send_message(&ToRelay::Ping { number }).await {
+                        return chain(&error);
+                    }
+                }
+                () = pong_late => return "the relay did not answer a ping in time".to_owned(),
+            }
+        }
+    }
+}
+
+/// What one control link was told so far, against what is wanted of it.
+struct ControlLink {
+    /// Requests without an answer yet, by number.
+    requests: HashMap<u32, RelayName>,
+    next: u32,
+    watched: BTreeSet<RelayName>,
+    registered: BTreeSet<RelayName>,
+}
+
+impl ControlLink {
+    /// What has to be said now. A name that the credential does not hold yet is asked for once it does.
+    fn due(&mut self, link: &RelayLink, up: bool, permitted: &[RelayName]) -> Vec<ToRelay> {
+        let mut due = Vec::new();
+        if !up {
+            return due;
+        }
+        let wanted: Vec<RelayName> = lock(&link.registrations).keys().cloned().collect();
+        for name in wanted.iter().filter(|name| permitted.contains(name)) {
+            if self.registered.insert(name.clone()) {
+                let request = self.number();
+                self.requests.insert(request, name.clone());
+                due.push(ToRelay::Register { request, name: name.clone() });
+            }
+        }
+        for name in self.registered.clone() {
+            if !wanted.contains(&name) {
+                self.registered.remove(&name);
+                let request = self.number();
+                due.push(ToRelay::Unregister { request, name });
+            }
+        }
+        for name in lock(&link.watched).keys() {
+            if self.watched.insert(name.clone()) {
+                due.push(ToRelay::Watch { name: name.clone() });
+            }
+        }
+        due
+    }
+
+    const fn number(&mut self) -> u32 {
+        self.next = self.next.wrapping_add(1);
+        self.next
+    }
+
+    fn handle(&mut self, link: &RelayLink, message: FromRelay) {
+        match message {
+            // Said unasked, of something that was granted before.
+            FromRelay::Answer { request: 0, refused: Some(refusal) } => {
+                error!(relay = %link.address(), reason = %refusal, "the relay took something back");
+            }
+            FromRelay::Answer { request, refused } => {
+                let Some(name) = self.requests.remove(&request) else { return };
+                if let Some(registration) = lock(&link.registrations).get_mut(&name) {
+                    *registration = refused.map_or(Registration::Up, Registration::Refused);
+                }
+                match refused {
+                    None => info!(relay = %link.address(), %name, "registered the relay name"),
+                    Some(refusal) => warn!(relay = %link.address(), %name, %refusal, "the relay refused the relay name"),
+                }
+            }
+            FromRelay::Instances { name, instances } => {
+                debug!(relay = %link.address(), %name, count = instances.len(), "look-up");
+                if let Some(watched) = lock(&link.watched).get(&name) {
+                    watched.send_replace(Some(instances));
+                }
+            }
+            // Statements of the authority arrive over its own session too, which is the road that this node relies on.
+            FromRelay::Statement { .. } => {}
+            FromRelay::Welcome { .. } | FromRelay::Pong { .. } | FromRelay::MoreLinks { .. } | FromRelay::Closing { .. } => {}
+        }
+    }
+}
