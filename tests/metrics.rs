@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 
 use postern_proto::preface::Service;
 use postern_test_support::{
-    EchoServer, Foreground, HttpServer, PATIENCE, Project, Reserved, Signal, TestHome, connect, echoes, eventually, http_get,
-    reset,
+    EchoServer, Foreground, HttpServer, PATIENCE, Project, Reserved, Signal, TcpServer, TestHome, Value, connect, echoes,
+    eventually, http_get, reset,
 };
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
@@ -273,6 +274,151 @@ fn what_is_told_is_what_the_reference_says() {
         .collect();
     assert!(listed.len() > 40, "{listed:?}");
     assert_eq!(told, listed);
+}
+
+/// The one portal of `document`: whether bytes pass, and else the step and the code.
+fn portal(document: &Value) -> (bool, String, String) {
+    let portal = &document["portals"][0];
+    let text = |key: &str| portal[key].as_str().unwrap_or_default().to_owned();
+    (portal["ok"] == true, text("step"), text("code"))
+}
+
+/// `status` and `/readyz` are a round trip, and name the step that fails: here each is broken in turn, from the target to the relay.
+#[test]
+fn readiness_is_a_round_trip_that_names_the_step_that_fails() {
+    let project = Project::new(POSTERN);
+    let target = Reserved::new();
+    let vendor = project.member(&["--relay", "vendor"]);
+    let configuration = format!("{{name: vendor, relay: vendor, tcp-outlet: {{from: o, to: {}}}}}", target.port());
+    vendor.ok(&["node", "create", "--configuration", &configuration]);
+    let customer = project.member(&[]);
+    let configuration = "{name: customer, http-server-port: 0, tcp-inlet: {alias: i, from: '127.0.0.1:0', via: vendor, to: o}}";
+    customer.ok(&["node", "create", "--configuration", configuration]);
+    let at = http_address(&customer, "customer");
+    let becomes = |ok: bool, step: &str, codes: &[&str]| {
+        let as_wanted =
+            |told: &(bool, String, String)| told.0 == ok && told.1 == step && (ok || codes.contains(&told.2.as_str()));
+        eventually(PATIENCE, &format!("ready: {ok} {step}"), || {
+            let reply = http_get(at.as_str(), "/readyz").expect("an answer");
+            let told = portal(&serde_json::from_str(&reply.text()).expect("a document"));
+            (as_wanted(&told) && reply.status == if ok { 200 } else { 503 }).then_some(())
+        });
+        let asked = customer.run(&["status"]);
+        assert!(asked.status == i32::from(!ok) && as_wanted(&portal(&asked.json())), "{step} {codes:?}: {asked:?}");
+    };
+
+    becomes(false, "target", &["TARGET_REFUSED"]);
+    let listener = std::net::TcpListener::bind(("127.0.0.1", target.release())).expect("the port was held until now");
+    let service = TcpServer::start_on(listener, |mut stream| stream.read_to_end(&mut Vec::new()).map(drop));
+    becomes(true, "", &[]);
+    let dialled = service.accepted();
+    customer.ok(&["status"]);
+    eventually(PATIENCE, "one look dials the target once", || (service.accepted() == dialled + 1).then_some(()));
+
+    vendor.ok(&["tcp-outlet", "delete", "o", "-y"]);
+    becomes(false, "outlet", &["NOT_AVAILABLE"]);
+    customer.ok(&["policy", "create", "--resource", "i", "--allow", "nobody"]);
+    becomes(false, "inlet-policy", &["DENIED"]);
+    customer.ok(&["policy", "delete", "--resource", "i", "-y"]);
+    vendor.ok(&["node", "stop", "vendor"]);
+    becomes(false, "peer", &["NO_PEER", "NOT_CONNECTED"]);
+    vendor.ok(&["node", "start", "vendor"]);
+    vendor.ok(&["tcp-outlet", "create", "--from", "o", "--to", &service.port().to_string()]);
+    becomes(true, "", &[]);
+    project.ok(&["serve", "stop"]);
+    becomes(false, "relay", &["RELAY_DOWN"]);
+    project.ok(&["enroll"]);
+    becomes(true, "", &[]);
+    customer.ok(&["node", "stop", "customer"]);
+    assert_eq!(portal(&customer.fails(&["status"], 1).json()).1, "node");
+}
+
+/// Running portals do not need the authority, and so are ready without it. That it is away is told.
+#[test]
+fn a_node_is_ready_while_its_authority_is_away() {
+    let project = Project::new(POSTERN);
+    let echo = EchoServer::start();
+    let outlet = format!("{{name: b, tcp-outlet: {{from: o, to: {}}}}}", echo.port());
+    project.ok(&["node", "create", "--configuration", &outlet]);
+    let inlet = "{name: a, http-server-port: 0, tcp-inlet: {alias: i, from: '127.0.0.1:0', to: /node/b/service/o}}";
+    project.ok(&["node", "create", "--configuration", inlet]);
+    let at = http_address(&project, "a");
+    let ready = |away: bool| {
+        eventually(PATIENCE, &format!("ready, the authority away: {away}"), || {
+            let reply = http_get(at.as_str(), "/readyz").expect("an answer");
+            (reply.status == 200 && reply.text().contains("AUTHORITY_DOWN") == away).then_some(())
+        });
+    };
+    ready(false);
+    project.ok(&["serve", "stop"]);
+    ready(true);
+    Values::at(&at).are(&[("node_authority_connected", 0), ("node_inlet_up{resource=\"i\"}", 1)]);
+}
+
+/// A home with two nodes, whose portal's target may come and go.
+fn portal_to(target: &Reserved) -> TestHome {
+    let home = TestHome::new(POSTERN);
+    let outlet = format!("{{name: b, tcp-outlet: {{from: o, to: {}}}}}", target.port());
+    home.ok(&["node", "create", "--configuration", &outlet]);
+    let inlet = "{name: a, tcp-inlet: {alias: i, from: '127.0.0.1:0', to: /node/b/service/o}}";
+    home.ok(&["node", "create", "--configuration", inlet]);
+    home
+}
+
+#[test]
+fn watching_where_nobody_reads_is_a_line_of_json_for_each_look() {
+    let target = Reserved::new();
+    let home = portal_to(&target);
+    let watching = home.spawn(&["status", "--watch", "--interval", "100ms"]);
+    let down: Value = serde_json::from_str(&watching.line_with("TARGET_REFUSED", PATIENCE)).expect("JSON");
+    assert_eq!((down["api_version"].as_str(), &down["portals"][0]["step"]), (Some("1"), &Value::from("target")));
+    assert!(down["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{down}");
+    let listener = std::net::TcpListener::bind(("127.0.0.1", target.release())).expect("the port was held until now");
+    let _service = TcpServer::start_on(listener, |_| Ok(()));
+    watching.line_with("\"ok\":true", PATIENCE);
+    home.ok(&["node", "stop", "b"]);
+    watching.line_with("NODE_STOPPED", PATIENCE);
+    watching.signal(Signal::INT);
+    let ended = watching.wait().exits(0);
+    assert_eq!(ended.stderr, "");
+    for line in ended.stdout.lines() {
+        let look: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert_eq!(look["nodes"].as_array().map(Vec::len), Some(2));
+    }
+}
+
+#[test]
+fn watching_as_text_and_its_ends() {
+    let home = portal_to(&Reserved::new());
+    let text = home.spawn(&["status", "--watch", "--interval", "100ms", "--output", "plain"]);
+    eventually(PATIENCE, "two looks", || (text.output().matches("PORTAL").count() >= 2).then_some(()));
+    text.signal(Signal::TERM);
+    assert!(!text.wait().exits(0).stdout.contains('\x1b'));
+    // A reader that has seen enough.
+    let shell = format!("timeout 30 '{POSTERN}' status --watch --interval 100ms | head -n 1; exit ${{PIPESTATUS[0]}}");
+    let piped = Command::new("bash").args(["-c", &shell]).env("POSTERN_HOME", home.path()).output().expect("bash runs");
+    assert!(piped.status.success(), "{piped:?}");
+    assert_eq!(String::from_utf8_lossy(&piped.stdout).lines().count(), 1);
+    home.fails(&["status", "--interval", "1s"], 2);
+    home.fails(&["status", "--watch", "--interval", "1ms"], 2);
+}
+
+#[test]
+fn watching_on_a_terminal_draws_in_place_and_leaves_nothing_behind() {
+    let home = portal_to(&Reserved::new());
+    let watching = home.invoke(["status", "--watch", "--interval", "100ms"]).start_on_terminal("").expect("a terminal");
+    let looks = |shown: &str| shown.matches("PORTAL").count();
+    eventually(PATIENCE, "three looks", || (looks(&watching.shown()) >= 3).then_some(()));
+    watching.signal(Signal::INT);
+    let (status, shown) = watching.end(PATIENCE).expect("it ends");
+    assert_eq!(status, 0, "{shown}");
+    // Each look but the first begins by going back over all the lines of the last.
+    let first = shown.split("\x1b[J").next().unwrap_or_default();
+    let back = format!("\r\x1b[{}A", first.matches('\n').count());
+    assert_eq!(shown.matches(&back).count() + 1, looks(&shown), "{shown:?}");
+    assert!(shown.ends_with("\n\x1b[J"), "the cursor stands below: {shown:?}");
+    // No other screen, no hidden cursor, no colour: nothing that would have to be put back.
+    assert!(!shown.contains("\x1b[?") && !shown.contains("\x1b[3"), "{shown:?}");
 }
 
 #[test]

@@ -91,8 +91,16 @@ pub fn ask_if_running<T>(
     node: &NodeHome,
     question: impl AsyncFnOnce(&Client<'_>) -> Result<T, ClientError>,
 ) -> Result<Option<T>, CliError> {
+    context.block_on(answer_if_running(node, question))?
+}
+
+/// As [`ask_if_running`], within what waits for more than that.
+pub async fn answer_if_running<T>(
+    node: &NodeHome,
+    question: impl AsyncFnOnce(&Client<'_>) -> Result<T, ClientError>,
+) -> Result<Option<T>, CliError> {
     let client = Client::new(node);
-    match context.block_on(question(&client))? {
+    match question(&client).await {
         Ok(answer) => Ok(Some(answer)),
         Err(ClientError::NotRunning(_)) => Ok(None),
         Err(error) => Err(postern_node::control::fault::Fault::from(error).into()),

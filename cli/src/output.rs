@@ -91,6 +91,11 @@ impl Output {
         }
     }
 
+    /// Whether standard output is a terminal that can be drawn on again.
+    pub fn can_redraw(&self) -> bool {
+        self.terminal && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    }
+
     fn json(&self, document: &impl Serialize) -> Result<(), CliError> {
         let mut text = serde_json::to_string_pretty(document).map_err(io::Error::from)?;
         text.push('\n');
@@ -194,7 +199,7 @@ pub fn fields(fields: &[(&str, String)]) -> String {
 }
 
 /// `text` without anything that a terminal would act on.
-fn inert(text: &str) -> String {
+pub fn inert(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 

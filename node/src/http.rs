@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::control::document::NodeStatusDocument;
+use crate::control::document::{AUTHORITY, NodeStatusDocument};
 use crate::control::fault::Fault;
 use crate::keeper::Keeper;
 
@@ -104,14 +104,16 @@ struct Served {
     ready: Arc<tokio::sync::Mutex<Option<(Instant, NodeStatusDocument)>>>,
 }
 
-/// Whether bytes can really pass: every relay name is claimed, and a probe came through every portal.
+/// Whether bytes can really pass: every relay name is registered, and a probe came through every portal. An authority that is away is told,
+/// and changes nothing of that: what runs goes on without it.
 async fn ready(State(Served { keeper, ready }): State<Served>) -> Response {
     let mut last = ready.lock().await;
     if last.as_ref().is_none_or(|(at, _)| at.elapsed() > READY_KEPT) {
         *last = Some((Instant::now(), keeper.status().await));
     }
     let Some((_, status)) = last.as_ref() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
-    let is_ready = status.waiting.is_empty() && status.portals.iter().all(|portal| portal.ok);
+    let is_ready =
+        status.waiting.iter().all(|waiting| waiting.what == AUTHORITY) && status.portals.iter().all(|portal| portal.ok);
     let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(status.clone())).into_response()
 }

@@ -108,9 +108,14 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
 
 /// What there is to say of a node, whether it runs or not.
 pub fn document(context: &Context, home: &Home, node: &NodeHome) -> Result<NodeDocument, CliError> {
-    if let Some(running) = ask_if_running(context, node, async |client| client.show().await)? {
-        return Ok(running);
+    match ask_if_running(context, node, async |client| client.show().await)? {
+        Some(running) => Ok(running),
+        None => stopped(home, node),
     }
+}
+
+/// What there is to say of a node that does not run.
+pub fn stopped(home: &Home, node: &NodeHome) -> Result<NodeDocument, CliError> {
     let stored = Stored::load(node).map_err(|error| CliError::from(postern_node::control::fault::Fault::from(error)))?;
     let is_default = home.default_node()?.as_ref() == Some(node.name());
     Ok(NodeDocument::stopped(node.name(), is_default, &stored))

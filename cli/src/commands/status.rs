@@ -1,16 +1,20 @@
 //! `status`: for every portal, whether a byte can really pass now and, if not, which step fails.
 
+mod watch;
+
 use std::process::ExitCode;
+use std::time::Duration;
 
 use postern_node::control::document::{NodeDocument, NodeState, NodeStatusDocument, PortalDocument};
 use postern_proto::address::HostPort;
+use postern_proto::time::parse_duration;
 use postern_runtime::home::{Home, servers};
 use postern_runtime::lock::Lock;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
-use crate::node_choice::ask_if_running;
+use crate::node_choice::answer_if_running;
 use crate::output::{Versioned, table};
 use crate::servers::Settings;
 
@@ -18,11 +22,28 @@ use crate::servers::Settings;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Every portal is tried, up to its target. The exit code is 0 only if all of them work.
+With --watch it goes on until Ctrl-C, and then exits 0; piped, each look is one line of JSON.
 
 Examples:
   postern status
-  postern status --output json")]
-pub struct Args {}
+  postern status --output json
+  postern status --watch --interval 5s")]
+pub struct Args {
+    /// Look again and again, until Ctrl-C; on a terminal in place
+    #[arg(long)]
+    watch: bool,
+    /// How long to wait between two looks
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval, requires = "watch")]
+    interval: Duration,
+}
+
+/// Each look opens a probe to every target: not more of them than a person can read.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text).map_err(|error| error.to_string())?;
+    if interval < SHORTEST_INTERVAL { Err("the shortest interval is 100ms".to_owned()) } else { Ok(interval) }
+}
 
 #[derive(Debug, Serialize)]
 struct Document {
@@ -41,23 +62,41 @@ struct ServersDocument {
     status: NodeState,
 }
 
-pub fn run(context: &Context, _: &Args) -> Result<ExitCode, CliError> {
+/// One look at all that there is.
+struct Look {
+    document: Versioned<Document>,
+    /// What the nodes show, for what a person reads.
+    nodes: Vec<NodeDocument>,
+}
+
+pub fn run(context: &Context, args: &Args) -> Result<ExitCode, CliError> {
     let home = context.home()?;
+    if args.watch {
+        return watch::run(context, &home, args.interval);
+    }
+    let Look { document, nodes } = context.block_on(look(&home))??;
+    context.output().show(&document, || plain(&document, &nodes))?;
+    let ok = document.portals.iter().all(|portal| portal.ok);
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn look(home: &Home) -> Result<Look, CliError> {
     let (mut nodes, mut shown) = (Vec::new(), Vec::new());
     for node in home.nodes()? {
-        let document = super::node::document(context, &home, &node)?;
-        let status = ask_if_running(context, &node, async |client| client.status().await)?;
+        let document = match answer_if_running(&node, async |client| client.show().await).await? {
+            Some(running) => running,
+            None => super::node::stopped(home, &node)?,
+        };
+        let status = answer_if_running(&node, async |client| client.status().await).await?;
         nodes.push(status.unwrap_or_else(|| stopped(&document)));
         shown.push(document);
     }
     let document = Versioned::new(Document {
         portals: nodes.iter().flat_map(|node| node.portals.iter().cloned()).collect(),
         nodes,
-        servers: servers_of(&home)?,
+        servers: servers_of(home)?,
     });
-    context.output().show(&document, || plain(&document, &shown))?;
-    let ok = document.portals.iter().all(|portal| portal.ok);
-    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(Look { document, nodes: shown })
 }
 
 /// A node that does not run: none of its portals can pass a byte.

@@ -66,6 +66,9 @@ pub struct NodeDocument {
     pub policies: Vec<PolicyDocument>,
 }
 
+/// What waits, where it is the authority that is not connected.
+pub const AUTHORITY: &str = "authority";
+
 /// A step that waits: not a failure, because the node goes on trying.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingDocument {
@@ -384,8 +387,8 @@ impl WaitingDocument {
             inlet.failure.as_ref().map(|failure| Self::new(format!("tcp-inlet {}", inlet.spec.alias), failure))
         });
         let authority = status.authority_trouble.as_ref().map(|reason| Self {
-            what: "authority".to_owned(),
-            step: "authority".to_owned(),
+            what: AUTHORITY.to_owned(),
+            step: AUTHORITY.to_owned(),
             code: code::AUTHORITY_DOWN.into(),
             reason: reason.clone(),
         });

@@ -228,7 +228,14 @@ async fn carry(
 /// The step that fails.
 pub async fn probe(shared: &Arc<Shared>, inlet: &Inlet) -> Result<(), Failure> {
     let checked = match open(shared, inlet).await {
-        Ok((channel, link)) => ask(inlet, &channel, link).await,
+        Ok((channel, link)) => match ask(inlet, &channel, link).await {
+            // A path that waited may have died unnoticed; a connection would be carried by another one, too.
+            Err(failure) if failure.code == code::PATH_LOST => match shared.peers.path(shared, &channel).await {
+                Ok(fresh) => ask(inlet, &channel, fresh).await,
+                Err(failure) => Err(failure),
+            },
+            asked => asked,
+        },
         Err(failure) => Err(failure),
     };
     inlet.note(checked.clone().err());

@@ -31,3 +31,4 @@ pub use run::{DEADLINE, Foreground, Invocation, Outcome};
 pub use rustix::process::Signal;
 pub use serde_json::{Value, json};
 pub use servers::{EchoServer, HttpServer, Reserved, SinkServer, TcpServer};
+pub use terminal::OnTerminal;
