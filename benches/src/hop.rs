@@ -4,7 +4,7 @@
 //! connection, each with a pipe of its own, and no system call beside the two splices of a piece.
 
 use std::io::Read;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,8 +28,8 @@ struct Hop {
 }
 
 /// Prints its address, and hops until its standard input ends.
-pub fn run(target: SocketAddr) -> Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+pub fn run(listen: IpAddr, target: SocketAddr) -> Result<()> {
+    let listener = TcpListener::bind((listen, 0))?;
     println!("{}", listener.local_addr()?);
     worker(&Arc::new(Hop { listener, target, waiting: AtomicUsize::new(0) }))?;
     let mut input = std::io::stdin().lock();

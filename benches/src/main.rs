@@ -3,7 +3,9 @@
 //! Everything is started by the bench, on loopback or in network namespaces of its own, and ends with it. What is measured, and how
 //! to read it, is in `docs/guides/benchmarks.md`.
 
+mod apart;
 mod hop;
+mod hosts;
 mod machine;
 mod measure;
 mod options;
@@ -15,6 +17,7 @@ mod table;
 mod targets;
 mod warden;
 mod ways;
+mod wire;
 
 use clap::Parser;
 
@@ -27,7 +30,7 @@ fn main() -> std::process::ExitCode {
     let options = Options::parse();
     let done = match &options.internal {
         None => run::compare(&options),
-        Some(Internal::Hop { target }) => hop::run(*target),
+        Some(Internal::Hop { listen, target }) => hop::run(*listen, *target),
         Some(Internal::Warden) => warden::run(),
     };
     match done {

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +27,14 @@ pub struct Options {
     /// Bytes of one measurement of throughput, such as 1GiB or 64MiB
     #[arg(long, default_value = "1GiB", value_parser = size, value_name = "SIZE")]
     pub bytes: u64,
+
+    /// Milliseconds each way between hosts that are far apart
+    #[arg(long, default_value_t = 30, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub delay: u64,
+
+    /// Percent of packets that are lost between them, for the measurement with loss
+    #[arg(long, default_value_t = 0.1, value_name = "PERCENT")]
+    pub loss: f64,
 
     /// How the result is printed
     #[arg(long, value_enum, default_value_t = Output::Table)]
@@ -77,7 +85,7 @@ impl Options {
 pub enum Internal {
     /// One plaintext hop: splices each connection to TARGET
     #[command(hide = true)]
-    Hop { target: SocketAddr },
+    Hop { listen: IpAddr, target: SocketAddr },
     /// Ends what the bench has started, should it die before it can
     #[command(hide = true)]
     Warden,
@@ -94,6 +102,8 @@ pub enum Group {
     RoundTrip,
     /// Memory of idle streams
     Idle,
+    /// Throughput and times to the first byte between hosts that are far apart
+    Far,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -116,6 +126,18 @@ pub struct Effort {
     /// How many streams are idle, and for how long when their memory is looked at.
     pub idle: [usize; 2],
     pub idle_for: Duration,
+    pub far: Far,
+}
+
+/// How much is done between hosts that are far apart. Each measurement takes seconds there, whatever the machine does.
+#[derive(Debug, Clone)]
+pub struct Far {
+    pub rounds: u32,
+    /// Bytes of a stream without and with loss: a few seconds each.
+    pub bytes: u64,
+    pub bytes_with_loss: u64,
+    /// Connections for the time to the first byte.
+    pub connections: u32,
 }
 
 impl Effort {
@@ -128,6 +150,7 @@ impl Effort {
             round_trip_rounds: 4,
             idle: [1_000, 4_000],
             idle_for: Duration::from_secs(4),
+            far: Far { rounds: rounds.min(3), bytes: 256 << 20, bytes_with_loss: 8 << 20, connections: 20 },
         }
     }
 
@@ -140,6 +163,7 @@ impl Effort {
             round_trip_rounds: 1,
             idle: [16, 64],
             idle_for: Duration::from_millis(50),
+            far: Far { rounds: 1, bytes: 256 << 10, bytes_with_loss: 64 << 10, connections: 2 },
         }
     }
 }

@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use postern_test_support::{Signal, signal};
+
 use crate::warden::{Entrusted, Warden};
 use crate::{Error, Result};
 
@@ -18,6 +20,11 @@ pub struct Owned {
 
 impl Owned {
     pub fn spawn(command: &mut Command, warden: &Warden) -> Result<Self> {
+        // What it prints is not the bench's result; what it complains about is.
+        Self::begin(command.stdin(Stdio::null()).stdout(Stdio::null()), warden)
+    }
+
+    fn begin(command: &mut Command, warden: &Warden) -> Result<Self> {
         let program = command.get_program().display().to_string();
         let mut child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
         let entrusted = warden.process(child.id());
@@ -26,7 +33,7 @@ impl Owned {
 
     /// The same, with the first line of its standard output.
     pub fn spawn_telling(command: &mut Command, warden: &Warden) -> Result<(Self, String)> {
-        let mut owned = Self::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()), warden)?;
+        let mut owned = Self::begin(command.stdin(Stdio::piped()).stdout(Stdio::piped()), warden)?;
         let mut line = String::new();
         BufReader::new(owned.child.stdout.take().ok_or("no output")?).read_line(&mut line)?;
         Ok((owned, line.trim().to_owned()))
@@ -39,10 +46,16 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
+        end_descendants(self.pid());
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Kills what `pid` has started: a server's process for a connection may live on where it does not learn that its peer is gone.
+pub fn end_descendants(pid: u32) {
+    descendants(pid).into_iter().for_each(|pid| signal(pid, Signal::KILL));
 }
 
 /// Looks every few milliseconds until `look` finds something.

@@ -14,6 +14,11 @@ pub enum Unit {
     PerSecond,
     Microseconds,
     Seconds,
+    Milliseconds,
+    /// One-way trips between the hosts.
+    Trips,
+    /// Mbit/s.
+    Megabits,
     /// Printed with a binary unit.
     Bytes,
 }
@@ -25,6 +30,9 @@ impl Unit {
             Self::PerSecond => "1/s",
             Self::Microseconds => "µs",
             Self::Seconds => "s",
+            Self::Milliseconds => "ms",
+            Self::Trips => "trips",
+            Self::Megabits => "Mbit/s",
             Self::Bytes => "bytes",
         }
     }

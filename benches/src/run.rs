@@ -1,5 +1,7 @@
 //! A run, from the first process to the table.
 
+use std::net::TcpListener;
+
 use clap::ValueEnum;
 
 use crate::machine::Machine;
@@ -11,7 +13,7 @@ use crate::service::Service;
 use crate::table::Report;
 use crate::warden::Warden;
 use crate::ways::{self, Kind, Part, Place, Setting, Started, Way};
-use crate::{Result, targets};
+use crate::{Result, apart, targets};
 
 /// Streams, and connections, at once.
 const MANY: [usize; 3] = [1, 8, 64];
@@ -23,8 +25,8 @@ pub fn compare(options: &Options) -> Result<()> {
     process::raise_open_files()?;
     let effort = options.effort();
     let warden = Warden::start()?;
-    let service = Service::start()?;
-    let setting = Setting { options, warden: &warden, service: service.address };
+    let service = Service::start(TcpListener::bind("127.0.0.1:0")?)?;
+    let setting = Setting { options, warden: &warden, service: service.address, hosts: None };
     let mut missing = Vec::new();
     let mut ways = Vec::new();
     for kind in wanted(options) {
@@ -43,6 +45,10 @@ pub fn compare(options: &Options) -> Result<()> {
     let described: Vec<_> = ways.iter().map(|way| (way.kind, way.what.clone(), way.parts.clone())).collect();
     drop(ways);
     idle(&setting, &effort, &service, &described, &mut results)?;
+    let mut notes = Vec::new();
+    if options.wants(Group::Far) {
+        notes.push(apart::measure(options, &effort, &warden, &described, &mut results)?);
+    }
     let report = Report {
         command: std::env::args().collect::<Vec<_>>().join(" "),
         machine: Machine::this(),
@@ -50,6 +56,7 @@ pub fn compare(options: &Options) -> Result<()> {
         bytes: effort.bytes,
         ways: described,
         missing,
+        notes,
         verdicts: targets::judge(&results),
         results,
         means_nothing: options.smoke,
@@ -67,7 +74,7 @@ fn wanted(options: &Options) -> Vec<Kind> {
 }
 
 /// On standard error, since standard output is the table's.
-fn say(what: &str) {
+pub fn say(what: &str) {
     eprintln!("postern-bench: {what}");
 }
 

@@ -3,8 +3,9 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use crate::Result;
 
@@ -13,6 +14,8 @@ use crate::Result;
 pub const TAKE: u8 = b't';
 /// Answers each 64 bytes with the same.
 pub const ECHO: u8 = b'e';
+/// Answers 64 bytes with the moment at which they came, as [`now`] tells it, in the first eight.
+pub const WHEN: u8 = b'w';
 /// Answers 64 bytes with the same, and then nothing: the connection is kept until [`Service::forget_idle`].
 pub const IDLE: u8 = b'i';
 
@@ -24,6 +27,12 @@ const CHUNK: usize = 256 << 10;
 
 /// Threads of the service hold nothing large on their stacks.
 const STACK: usize = 128 << 10;
+
+/// Nanoseconds since the first call: client and service are one process, and so share a clock.
+pub fn now() -> u64 {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    BEGAN.elapsed().as_nanos() as u64
+}
 
 /// Where the service listens. It runs for as long as the bench.
 pub struct Service {
@@ -40,8 +49,7 @@ struct Accepting {
 }
 
 impl Service {
-    pub fn start() -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
+    pub fn start(listener: TcpListener) -> Result<Self> {
         let address = listener.local_addr()?;
         let accepting = Arc::new(Accepting { listener, waiting: AtomicUsize::new(0), idle: Mutex::default() });
         accept(&accepting)?;
@@ -83,6 +91,12 @@ fn serve(mut socket: TcpStream, idle: &Mutex<Vec<TcpStream>>) -> Result<()> {
     match kind[0] {
         TAKE => take(socket),
         ECHO => echo(socket),
+        WHEN => {
+            let mut message = [0; MESSAGE];
+            socket.read_exact(&mut message)?;
+            message[..8].copy_from_slice(&now().to_be_bytes());
+            Ok(socket.write_all(&message)?)
+        }
         IDLE => {
             answer(&mut socket)?;
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(socket);

@@ -20,6 +20,8 @@ pub struct Report {
     /// The ways that ran, what they are, and of which processes.
     pub ways: Vec<(Kind, String, Vec<Part>)>,
     pub missing: Vec<(Kind, String)>,
+    /// What else is to be known about this run.
+    pub notes: Vec<String>,
     pub results: Results,
     pub verdicts: Vec<Verdict>,
     /// It was a smoke run.
@@ -47,6 +49,9 @@ impl Report {
             writeln!(out, "{:<15}{how}", format!("{}:", kind.name()))?;
         }
         writeln!(out, "Medians of {} interleaved rounds; × is the median of the rounds' ratios to the chain.", self.rounds)?;
+        for note in &self.notes {
+            writeln!(out, "{note}")?;
+        }
         if self.means_nothing {
             writeln!(out, "A smoke run: these figures mean nothing.")?;
         }
@@ -108,6 +113,7 @@ impl Report {
             "smoke": self.means_nothing,
             "ways": ways,
             "not_measured": missing,
+            "notes": self.notes,
             "figures": figures,
             "targets": self.verdicts.iter().map(Verdict::json).collect::<Vec<_>>(),
         })
@@ -122,8 +128,8 @@ pub fn number(value: f64, unit: Unit) -> String {
             if kibibytes.abs() >= 1024.0 { format!("{:.1} MiB", kibibytes / 1024.0) } else { format!("{kibibytes:.1} KiB") }
         }
         Unit::PerSecond => format!("{value:.0}"),
-        Unit::Gigabits | Unit::Seconds => format!("{value:.2}"),
+        Unit::Gigabits | Unit::Seconds | Unit::Trips => format!("{value:.2}"),
         Unit::Microseconds if value >= 1000.0 => format!("{value:.0}"),
-        Unit::Microseconds => format!("{value:.1}"),
+        Unit::Microseconds | Unit::Milliseconds | Unit::Megabits => format!("{value:.1}"),
     }
 }

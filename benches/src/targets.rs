@@ -98,6 +98,14 @@ const TARGETS: &[Target] = &[
         goal: 1.0,
     },
     Target {
+        title: "bytes at a far target on a warm channel, in one-way trips (two and more: a round trip too many)",
+        key: "far-trips",
+        by: Measure::Value(Unit::Trips),
+        bound: Bound::AtMost,
+        must: 1.5,
+        goal: 1.1,
+    },
+    Target {
         title: "memory of one more idle stream, relay",
         key: "idle-margin-middle",
         by: Measure::Value(Unit::Bytes),

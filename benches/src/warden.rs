@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use postern_test_support::{Signal, signal};
 
 use crate::Result;
+use crate::process::end_descendants;
 
 /// How long the bench waits, at its end, for the warden's.
 const LAST_LOOK: std::time::Duration = std::time::Duration::from_secs(10);
@@ -59,6 +60,11 @@ impl Warden {
         self.entrust(format!("home {}\t{}", postern.display(), home.display()))
     }
 
+    /// The network namespaces of this process.
+    pub fn namespaces(&self) -> Entrusted {
+        self.entrust(format!("netns postern-{}-", std::process::id()))
+    }
+
     fn entrust(&self, what: String) -> Entrusted {
         self.say('+', &what);
         Entrusted { warden: self.clone(), what }
@@ -100,7 +106,7 @@ pub fn run() -> Result<()> {
         }
     }
     // Processes before the directories that they write to; homes know their own processes.
-    for kind in ["home ", "pid ", "dir "] {
+    for kind in ["home ", "pid ", "netns ", "dir "] {
         for what in left.iter().filter_map(|what| what.strip_prefix(kind)) {
             end(kind, what);
         }
@@ -120,7 +126,18 @@ fn end(kind: &str, what: &str) {
         }
         "pid " => {
             if let Ok(pid) = what.parse() {
+                end_descendants(pid);
                 signal(pid, Signal::KILL);
+            }
+        }
+        "netns " => {
+            for folder in ["/run/netns", "/etc/netns"] {
+                let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+                let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+                for name in names.filter(|name| name.starts_with(what)) {
+                    let _ = Command::new("ip").args(["netns", "del", &name]).stderr(Stdio::null()).status();
+                    let _ = std::fs::remove_dir_all(Path::new("/etc/netns").join(name));
+                }
             }
         }
         _ => {

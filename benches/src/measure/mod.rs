@@ -1,6 +1,7 @@
 //! Taking figures of a way, each once.
 
 mod connections;
+mod far;
 mod idle;
 mod round_trip;
 mod throughput;
@@ -10,6 +11,7 @@ use std::net::SocketAddr;
 use std::thread;
 
 pub use connections::connections;
+pub use far::{first_bytes, one_stream};
 pub use idle::idle_memory;
 pub use round_trip::round_trips;
 pub use throughput::throughput;

@@ -41,7 +41,7 @@ pub fn throughput(way: &Way, streams: usize, bytes: u64) -> Result<Throughput> {
     Ok(Throughput { gigabits_per_second: moved * 8.0 / 1e9 / took, cpu_per_gib })
 }
 
-fn send(entry: SocketAddr, bytes: u64) -> Result<()> {
+pub(super) fn send(entry: SocketAddr, bytes: u64) -> Result<()> {
     let chunk = vec![0x5a; CHUNK];
     let mut socket = connect(entry)?;
     let mut header = [0; 9];

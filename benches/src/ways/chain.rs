@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::{Kind, Part, Place, Setting, Way};
+use super::{Kind, Part, Place, Setting, Way, side};
 use crate::Result;
 use crate::process::Owned;
 
@@ -13,10 +13,19 @@ pub fn start(setting: &Setting<'_>) -> Result<Way> {
     // From the service towards the client, since each has to know the next.
     for place in [Place::Far, Place::Middle, Place::Near] {
         let mut command = Command::new(std::env::current_exe()?);
-        let (hop, line) = Owned::spawn_telling(command.args(["hop", &target.to_string()]), setting.warden)?;
+        let side = side(place, Place::Near);
+        command.args(["hop", &setting.ip(side).to_string(), &target.to_string()]);
+        let (hop, line) = Owned::spawn_telling(&mut setting.on(side, command), setting.warden)?;
         target = line.parse().map_err(|_| format!("a hop printed {line:?}, not its address"))?;
         parts.insert(0, Part { place, name: "hop", pid: hop.pid() });
         hops.push(hop);
     }
-    Ok(Way { kind: Kind::Chain, what: "three splicing hops".to_owned(), entry: target, parts, _held: Box::new(hops) })
+    Ok(Way {
+        kind: Kind::Chain,
+        what: "three splicing hops".to_owned(),
+        entry: target,
+        parts,
+        forget: None,
+        _held: Box::new(hops),
+    })
 }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use postern_test_support::Reserved;
 use tempfile::TempDir;
 
 use super::{Kind, Part, Setting, Way};
@@ -44,7 +43,7 @@ impl Held {
     }
 
     pub fn way(self, kind: Kind, what: String, entry: SocketAddr, parts: Vec<Part>) -> Way {
-        Way { kind, what, entry, parts, _held: Box::new(self) }
+        Way { kind, what, entry, parts, forget: None, _held: Box::new(self) }
     }
 }
 
@@ -63,11 +62,6 @@ pub fn find(name: &str, named: Option<&PathBuf>) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
     folders.map(|folder| folder.join(name)).find(|file| file.is_file())
-}
-
-/// An address on loopback that nobody listens at.
-pub fn free() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], Reserved::new().release()))
 }
 
 /// Waits until connections are taken.

@@ -8,13 +8,16 @@ mod rathole;
 mod ssh;
 
 use std::any::Any;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Command;
 
 use clap::ValueEnum;
+use postern_test_support::Reserved;
 
-use held::{Held, STARTS, find, free, listens, printed};
+use held::{Held, STARTS, find, printed};
 
 use crate::Result;
+use crate::hosts::{Hosts, Side};
 use crate::options::Options;
 use crate::warden::Warden;
 
@@ -65,6 +68,11 @@ pub enum Place {
     Far,
 }
 
+/// On which host a place is: between a way's first process and its next is the distance.
+const fn side(place: Place, first: Place) -> Side {
+    if place as u8 == first as u8 { Side::Client } else { Side::Service }
+}
+
 impl Place {
     pub const ALL: [Self; 3] = [Self::Near, Self::Middle, Self::Far];
 
@@ -86,6 +94,9 @@ pub struct Part {
     pub pid: u32,
 }
 
+/// See [`Way::forget`].
+pub type Forget = Box<dyn Fn(&Setting<'_>) -> Result<()>>;
+
 /// A way that runs, until it is dropped.
 pub struct Way {
     pub kind: Kind,
@@ -94,6 +105,8 @@ pub struct Way {
     /// Where a client connects.
     pub entry: SocketAddr,
     pub parts: Vec<Part>,
+    /// Makes the way forget its peers, so that the next connection is its first; for those that remember any.
+    pub forget: Option<Forget>,
     _held: Box<dyn Any>,
 }
 
@@ -116,6 +129,41 @@ pub struct Setting<'a> {
     pub options: &'a Options,
     pub warden: &'a Warden,
     pub service: SocketAddr,
+    /// Where the way runs, unless all of it runs here.
+    pub hosts: Option<&'a Hosts>,
+}
+
+impl Setting<'_> {
+    /// The address of that host for the other one.
+    pub fn ip(&self, side: Side) -> IpAddr {
+        self.hosts.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |_| Hosts::ip(side))
+    }
+
+    /// An address of that host at which nobody listens.
+    pub fn free(&self, side: Side) -> SocketAddr {
+        SocketAddr::new(self.ip(side), Reserved::new().release())
+    }
+
+    /// The command, on that host.
+    pub fn on(&self, side: Side, command: Command) -> Command {
+        match self.hosts {
+            None => command,
+            Some(hosts) => hosts.around(side, &command),
+        }
+    }
+
+    /// Runs `work` where clients are.
+    pub fn as_client<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        match self.hosts {
+            None => work(),
+            Some(hosts) => hosts.enter(Side::Client, work),
+        }
+    }
+
+    /// Waits until connections of clients are taken.
+    fn listens(&self, address: SocketAddr, who: &str) -> Result<()> {
+        self.as_client(|| held::listens(address, who))
+    }
 }
 
 pub fn start(kind: Kind, setting: &Setting<'_>) -> Result<Started> {
@@ -125,6 +173,7 @@ pub fn start(kind: Kind, setting: &Setting<'_>) -> Result<Started> {
             what: "a TCP connection".to_owned(),
             entry: setting.service,
             parts: Vec::new(),
+            forget: None,
             _held: Box::new(()),
         })),
         Kind::Chain => chain::start(setting).map(Started::Runs),

@@ -1,58 +1,91 @@
 //! A portal of Postern: inlet node, relay (in one process with the authority), outlet node, in three homes of one project.
 
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::rc::Rc;
 
-use postern_test_support::{Portal, Project, TestHome};
+use postern_test_support::TestHome;
 
-use super::{Kind, Part, Place, Setting, Way};
+use super::{Kind, Part, Place, Setting, Way, printed};
 use crate::Result;
+use crate::hosts::Side;
 use crate::options::Options;
-use crate::warden::{Entrusted, Warden};
+use crate::warden::Entrusted;
+
+/// A home on one of the hosts. Fields are dropped in this order: the home is reset before nobody looks after it any more.
+struct Home {
+    home: TestHome,
+    side: Side,
+    _entrusted: [Entrusted; 2],
+}
+
+impl Home {
+    fn new(binary: &Path, side: Side, setting: &Setting<'_>) -> Self {
+        let home = TestHome::new(binary);
+        let entrusted = [setting.warden.home(binary, &home.path()), setting.warden.directory(home.scratch())];
+        Self { home, side, _entrusted: entrusted }
+    }
+
+    /// A member of the project by a ticket that the administrator makes.
+    fn member(admin: &Self, side: Side, setting: &Setting<'_>, flags: &[&str]) -> Result<Self> {
+        let member = Self::new(admin.home.binary(), side, setting);
+        let ticket = admin.run(setting, &[&["project", "ticket"], flags].concat())?;
+        let file = member.home.file("join.ticket", ticket);
+        member.run(setting, &["project", "enroll", &file.to_string_lossy()])?;
+        Ok(member)
+    }
+
+    /// What a command prints, run on the home's host.
+    fn run(&self, setting: &Setting<'_>, arguments: &[&str]) -> Result<String> {
+        let mut command: Command = self.home.invoke(arguments).command();
+        command.stderr(std::process::Stdio::piped());
+        printed(&mut setting.on(self.side, command))
+    }
+}
 
 pub fn start(setting: &Setting<'_>) -> Result<Way> {
     let binary = binary(setting.options)?;
-    let mut entrusted = Vec::new();
-    let admin = home(&binary, setting.warden, &mut entrusted);
-    admin.run(&["enroll"]).success();
-    let what = admin.ok(&["--version"]);
-    let project = Project::of(admin);
-    let mut member = |flags: &[&str]| {
-        let home = home(&binary, setting.warden, &mut entrusted);
-        let ticket = home.file("join.ticket", project.ticket(flags));
-        home.invoke(["project", "enroll"]).arg(ticket).run().success();
-        home
-    };
-    let vendor = member(&["--relay", "vendor"]);
+    let admin = Home::new(&binary, Side::Service, setting);
+    let what = admin.run(setting, &["--version"])?;
+    admin.run(setting, &["enroll", "--listen", &setting.free(Side::Service).to_string()])?;
+    let vendor = Home::member(&admin, Side::Service, setting, &["--relay", "vendor"])?;
     let outlet = format!("{{name: vendor, relay: vendor, tcp-outlet: {{from: service, to: '{}'}}}}", setting.service);
-    vendor.ok(&["node", "create", "--configuration", &outlet]);
-    let customer = member(&[]);
-    let inlet = "{name: customer, tcp-inlet: {alias: service, from: '127.0.0.1:0', via: vendor, to: service}}";
-    customer.ok(&["node", "create", "--configuration", inlet]);
-    let portal = Portal { inlet: customer.inlet("service"), customer, vendor, project };
+    vendor.run(setting, &["node", "create", "--configuration", &outlet])?;
+    let customer = Home::member(&admin, Side::Client, setting, &[])?;
+    // A port that stays through a restart.
+    let entry = setting.free(Side::Client);
+    let inlet = format!("{{name: customer, tcp-inlet: {{alias: service, from: '{entry}', via: vendor, to: service}}}}");
+    customer.run(setting, &["node", "create", "--configuration", &inlet])?;
     let parts = vec![
-        Part { place: Place::Near, name: "inlet node", pid: portal.customer.node_pid("customer") },
-        Part { place: Place::Middle, name: "relay", pid: portal.project.servers_pid() },
-        Part { place: Place::Far, name: "outlet node", pid: portal.vendor.node_pid("vendor") },
+        Part { place: Place::Near, name: "inlet node", pid: customer.home.node_pid("customer") },
+        Part { place: Place::Middle, name: "relay", pid: admin.home.servers_pid() },
+        Part { place: Place::Far, name: "outlet node", pid: vendor.home.node_pid("vendor") },
     ];
-    // The homes first, then those who look after them.
-    Ok(Way { kind: Kind::Postern, what, entry: portal.inlet, parts, _held: Box::new((portal, entrusted)) })
-}
-
-/// A home that is reset, and whose directory is removed, whatever becomes of the bench.
-fn home(binary: &Path, warden: &Warden, entrusted: &mut Vec<Entrusted>) -> TestHome {
-    let home = TestHome::new(binary);
-    entrusted.extend([warden.home(binary, &home.path()), warden.directory(home.scratch())]);
-    home
+    let customer = Rc::new(customer);
+    let restarted = Rc::clone(&customer);
+    let forget = move |setting: &Setting<'_>| {
+        restarted.run(setting, &["node", "stop", "customer"])?;
+        restarted.run(setting, &["node", "start", "customer"]).map(drop)
+    };
+    // Nodes first, then the servers that they would look for.
+    Ok(Way {
+        kind: Kind::Postern,
+        what,
+        entry,
+        parts,
+        forget: Some(Box::new(forget)),
+        _held: Box::new((customer, vendor, admin)),
+    })
 }
 
 /// The `postern` to measure: the one named, or the one that stands beside this program.
 fn binary(options: &Options) -> Result<PathBuf> {
-    let named = options.postern.clone();
-    let path = match &named {
+    let path = match &options.postern {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("postern"),
     };
-    if path.is_file() {
+    if fs::metadata(&path).is_ok_and(|file| file.is_file()) {
         return Ok(path.canonicalize()?);
     }
     let profile = if cfg!(debug_assertions) { "" } else { "--release " };

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use super::{Held, Kind, Part, Place, Setting, Started, find, free, listens, printed};
+use super::{Held, Kind, Part, Place, Setting, Started, find, printed, side};
 use crate::Result;
+use crate::hosts::Side;
 use crate::process::Owned;
 
 const INSTALL: &str = "`cargo install rathole`, or name it with --rathole PATH";
@@ -14,7 +15,7 @@ pub fn start(kind: Kind, setting: &Setting<'_>) -> Result<Started> {
     let Some(rathole) = find("rathole", setting.options.rathole.as_ref()) else {
         return Ok(Started::Missing(INSTALL.to_owned()));
     };
-    let (control, entry) = (free(), free());
+    let (control, entry) = (setting.free(Side::Client), setting.free(Side::Client));
     let (server, client) = match kind {
         Kind::RatholeNoise => noise(&rathole)?,
         _ => Default::default(),
@@ -32,15 +33,15 @@ pub fn start(kind: Kind, setting: &Setting<'_>) -> Result<Started> {
         let file = held.directory().join(format!("{}.toml", place.name()));
         fs::write(&file, configuration)?;
         let mut command = Command::new(&rathole);
-        command.arg(flag).arg(file).env("RUST_LOG", "error").stdin(Stdio::null()).stdout(Stdio::null());
-        let process = Owned::spawn(&mut command, setting.warden)?;
+        command.arg(flag).arg(file).env("RUST_LOG", "error");
+        let process = Owned::spawn(&mut setting.on(side(place, Place::Middle), command), setting.warden)?;
         parts.push(Part { place, name: "rathole", pid: process.pid() });
         held.process(process);
         if place == Place::Middle {
-            listens(control, "rathole's server")?;
+            setting.listens(control, "rathole's server")?;
         }
     }
-    listens(entry, "rathole's service")?;
+    setting.listens(entry, "rathole's service")?;
     let version = printed(Command::new(&rathole).arg("--version"))?;
     let version = version.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned();
     let transport = if kind == Kind::RatholeNoise { "noise" } else { "tcp" };

@@ -3,10 +3,11 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use super::{Held, Kind, Part, Place, STARTS, Setting, Started, find, free, listens, printed};
+use super::{Held, Kind, Part, Place, STARTS, Setting, Started, find, printed};
 use crate::Result;
+use crate::hosts::Side;
 use crate::process::{Owned, descendants, wait_for};
 
 const INSTALL: &str = "OpenSSH's client and server, such as `apt-get install openssh-client openssh-server`";
@@ -24,20 +25,23 @@ pub fn start(kind: Kind, setting: &Setting<'_>) -> Result<Started> {
     for key in ["host", "user"] {
         printed(Command::new(&keygen).args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(directory.join(key)))?;
     }
-    let server = server(&mut held, &sshd, &directory, setting)?;
-    let (place, entry) = (if kind == Kind::SshL { Place::Near } else { Place::Far }, free());
-    let direction = if kind == Kind::SshL { "-L" } else { "-R" };
+    let (place, direction, daemons_side) =
+        if kind == Kind::SshL { (Place::Near, "-L", Side::Service) } else { (Place::Far, "-R", Side::Client) };
+    let clients_side = if kind == Kind::SshL { Side::Client } else { Side::Service };
+    let server = server(&mut held, &sshd, &directory, setting, daemons_side)?;
+    // A remote forward listens on loopback, unless the server's configuration says otherwise.
+    let entry = SocketAddr::from(([127, 0, 0, 1], setting.free(Side::Client).port()));
     let user = printed(Command::new("id").arg("-un"))?;
     let mut command = Command::new(&ssh);
     command.args(["-N", "-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ExitOnForwardFailure=yes"]);
     command.args(["-o", "StrictHostKeyChecking=yes", "-o"]);
     command.arg(format!("UserKnownHostsFile={}", directory.join("known").display()));
-    command.arg("-i").arg(directory.join("user")).args(["-p", &server.port().to_string(), "-l", &user, "127.0.0.1"]);
+    command.arg("-i").arg(directory.join("user")).args(["-p", &server.port().to_string(), "-l", &user, &server.ip().to_string()]);
     command.arg(direction).arg(format!("{entry}:{}", setting.service));
-    let client = Owned::spawn(command.stdin(Stdio::null()), setting.warden)?;
+    let client = Owned::spawn(&mut setting.on(clients_side, command), setting.warden)?;
     let mut parts = vec![Part { place, name: "ssh", pid: client.pid() }];
     held.process(client);
-    listens(entry, "ssh's forward")?;
+    setting.listens(entry, "ssh's forward")?;
     let daemon = held.processes().next().ok_or("no sshd")?;
     parts.extend(descendants(daemon).into_iter().map(|pid| Part { place: Place::Middle, name: "sshd", pid }));
     parts.sort_by_key(|part| part.place);
@@ -48,30 +52,31 @@ pub fn start(kind: Kind, setting: &Setting<'_>) -> Result<Started> {
 }
 
 /// An sshd that knows one key.
-fn server(held: &mut Held, sshd: &Path, directory: &Path, setting: &Setting<'_>) -> Result<SocketAddr> {
+fn server(held: &mut Held, sshd: &Path, directory: &Path, setting: &Setting<'_>, side: Side) -> Result<SocketAddr> {
     if rustix::process::geteuid().is_root() {
         // The server insists on it; packages make it when the machine starts.
         fs::create_dir_all("/run/sshd")?;
     }
     fs::copy(directory.join("user.pub"), directory.join("authorized"))?;
-    let address = free();
+    let address = setting.free(side);
     let host = fs::read_to_string(directory.join("host.pub"))?;
-    fs::write(directory.join("known"), format!("[127.0.0.1]:{} {host}", address.port()))?;
+    fs::write(directory.join("known"), format!("[{}]:{} {host}", address.ip(), address.port()))?;
     let file = |name: &str| directory.join(name).display().to_string();
     fs::write(
         directory.join("config"),
         format!(
-            "Port {}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\n\
+            "Port {}\nListenAddress {}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n",
             address.port(),
+            address.ip(),
             file("host"),
             file("authorized")
         ),
     )?;
     let mut command = Command::new(sshd);
-    command.arg("-D").arg("-f").arg(file("config")).arg("-E").arg(file("log")).stdin(Stdio::null());
-    let daemon = Owned::spawn(&mut command, setting.warden)?;
-    listens(address, "sshd")?;
+    command.arg("-D").arg("-f").arg(file("config")).arg("-E").arg(file("log"));
+    let daemon = Owned::spawn(&mut setting.on(side, command), setting.warden)?;
+    setting.listens(address, "sshd")?;
     // The process that took that connection must not be counted among those that carry bytes.
     wait_for("sshd to be alone", STARTS, || descendants(daemon.pid()).is_empty().then_some(()))?;
     held.process(daemon);

@@ -55,6 +55,12 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// Its name for `ip -n`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     fn overlay(&self) -> PathBuf {
         Path::new(OVERLAYS).join(&self.name)
     }
