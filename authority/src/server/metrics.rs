@@ -25,8 +25,8 @@ postern_runtime::metrics! {
 
     MEMBERS: Gauge "postern_authority_members" [], "Members of the project.";
     SESSIONS: Gauge "postern_authority_sessions" [], "Members that are connected now: each node and each relay, and commands for as long as they run.";
-    OPENED: Counter "postern_authority_sessions_opened_total" [], "Sessions of members.";
-    CLOSED: Counter "postern_authority_sessions_closed_total" [CAUSE], "Those of them that have ended, each once.";
+    OPENED: Counter "postern_authority_sessions_opened_total" [], "Sessions of members that began.";
+    CLOSED: Counter "postern_authority_sessions_closed_total" [CAUSE], "Sessions of members that have ended, each once.";
     HANDSHAKES: Counter "postern_authority_handshakes_total" [RESULT], "Handshakes of whoever connects.";
     REQUESTS: Counter "postern_authority_requests_total" [REQUEST, ANSWER], "Requests that were answered. Those that were never made are left out.";
     REFUSED: Counter "postern_authority_refusals_total" [REASON], "Refusals that were told: of requests, and of connections that were not let in.";

@@ -34,10 +34,10 @@ postern_runtime::metrics! {
     ALL;
 
     OPENED: Counter "postern_node_connections_opened_total" [RESOURCE_TYPE, RESOURCE], "Connections of applications: that an inlet accepted, and that an outlet made to its target.";
-    CLOSED: Counter "postern_node_connections_closed_total" [RESOURCE_TYPE, RESOURCE, CAUSE], "Those of them that have ended, each once. What was opened and not closed is open now.";
+    CLOSED: Counter "postern_node_connections_closed_total" [RESOURCE_TYPE, RESOURCE, CAUSE], "Connections of applications that have ended, each once. What was opened and not closed is open now.";
     REFUSED: Counter "postern_node_connections_refused_total" [RESOURCE_TYPE, RESOURCE, CODE], "Connections that were not carried: of an inlet, those closed by the cause `refused`; of an outlet, what peers asked for and did not get, probes of `status` among them. Without a resource: an outlet that is not there was asked for.";
-    SENT: Counter "postern_node_sent_bytes_total" [RESOURCE_TYPE, RESOURCE], "Bytes of applications that were sent to the peer.";
-    RECEIVED: Counter "postern_node_received_bytes_total" [RESOURCE_TYPE, RESOURCE], "Bytes for applications that were received from the peer.";
+    SENT: Counter "postern_node_sent_bytes_total" [RESOURCE_TYPE, RESOURCE], "Bytes of applications that were sent to the peer; those of a connection are counted when it ends.";
+    RECEIVED: Counter "postern_node_received_bytes_total" [RESOURCE_TYPE, RESOURCE], "Bytes for applications that were received from the peer; those of a connection are counted when it ends.";
     STREAMS: Gauge "postern_node_streams" [], "Streams that are open now, through inlets and outlets.";
     RESUMED: Counter "postern_node_streams_resumed_total" [], "Streams that lost their path and went on over another one.";
     INLET_UP: Gauge "postern_node_inlet_up" [INLET], "1 where the peer was found and the last connection, if there was one, was carried; else 0.";

@@ -29,7 +29,7 @@ postern_runtime::metrics! {
     WAITING: Gauge "postern_relay_links_waiting" [], "Links that want to be joined now, and wait for the other node to park one.";
     JOINS: Gauge "postern_relay_joins" [], "Pairs of links that are joined now. A pair carries one stream after another.";
     OPENED: Counter "postern_relay_joins_opened_total" [], "Pairs of links that were joined.";
-    CLOSED: Counter "postern_relay_joins_closed_total" [CAUSE], "Those of them that have ended, each once.";
+    CLOSED: Counter "postern_relay_joins_closed_total" [CAUSE], "Pairs of links that have ended, each once.";
     BYTES: Counter "postern_relay_forwarded_bytes_total" [TO], "Ciphertext that was moved from one link of a pair to the other.";
     PIPES: Gauge "postern_relay_pipes" [], "Kernel pipes in the pool now, in use or not.";
     BUFFERED: Gauge "postern_relay_buffered_bytes" [], "Memory for pairs whose far side takes nothing, now.";

@@ -119,9 +119,13 @@ fn as_text(looked: &Result<Look, CliError>, now: Timestamp, interval: Duration) 
     format!("{now}, every {interval:?}\n{}", inert(&body))
 }
 
-/// The lines of `text` that fit a terminal of `size`, cut where they are too long: how many lines it takes must be known.
+/// What of `text` fits a terminal of `size`, in lines that it need not break itself: how many they are must be known.
 fn fitting(text: &str, (rows, columns): (usize, usize)) -> Vec<String> {
-    let mut lines: Vec<String> = text.lines().map(|line| line.chars().take(columns).collect()).collect();
+    let broken = |line: &str| {
+        let line: Vec<char> = line.chars().collect();
+        line.chunks(columns).map(String::from_iter).collect::<Vec<_>>()
+    };
+    let mut lines: Vec<String> = text.lines().flat_map(broken).collect();
     // The cursor stands below the last line.
     let most = rows.saturating_sub(1).max(1);
     if lines.len() > most {
@@ -153,7 +157,7 @@ mod tests {
     fn what_fits() {
         let text = "one\ntwo\nthree\nfour\n";
         assert_eq!(fitting(text, (24, 80)), ["one", "two", "three", "four"]);
-        assert_eq!(fitting(text, (5, 3)), ["one", "two", "thr", "fou"]);
+        assert_eq!(fitting(text, (9, 3)), ["one", "two", "thr", "ee", "fou", "r"]);
         assert_eq!(fitting(text, (4, 80)), ["one", "two", "… and 2 more lines"]);
         assert_eq!(fitting(text, (1, 4)), ["… an"]);
         assert_eq!((up(0), up(3)), ("\r".to_owned(), "\r\x1b[3A".to_owned()));
