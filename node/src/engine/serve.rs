@@ -125,7 +125,7 @@ async fn serve_open(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) ->
                 return None;
             }
             let counted = shared.metrics.of(Through::Outlet(open.outlet.clone())).open();
-            carry(&channel, &open.outlet, (head.stream, stream), application, link, kill, (guard, counted)).await
+            carry(&channel, &open.outlet, (head.stream, stream), application, link, kill, (counted, guard)).await
         }
         Err(code) => {
             stream.reject(code);
@@ -196,7 +196,7 @@ async fn carry(
     application: TcpStream,
     mut link: Link,
     mut kill: oneshot::Receiver<ResetCode>,
-    (_live, mut counted): (LiveGuard, Counted),
+    (mut counted, _live): (Counted, LiveGuard),
 ) -> Option<Link> {
     let peer = channel.peer();
     debug!(%peer, %outlet, stream = id, "stream opened");
