@@ -6,6 +6,7 @@
 mod apart;
 mod hop;
 mod hosts;
+mod idle_nodes;
 mod machine;
 mod measure;
 mod options;
@@ -31,6 +32,8 @@ fn main() -> std::process::ExitCode {
     let done = match &options.internal {
         None => run::compare(&options),
         Some(Internal::Hop { listen, target }) => hop::run(*listen, *target),
+        Some(Internal::IdleNodes(wanted)) => idle_nodes::measure(&options, wanted),
+        Some(Internal::IdleLoad { ticket, nodes }) => idle_nodes::load(ticket, *nodes),
         Some(Internal::Warden) => warden::run(),
     };
     match done {

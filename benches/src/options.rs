@@ -37,15 +37,15 @@ pub struct Options {
     pub loss: f64,
 
     /// How the result is printed
-    #[arg(long, value_enum, default_value_t = Output::Table)]
+    #[arg(long, value_enum, default_value_t = Output::Table, global = true)]
     pub output: Output,
 
     /// A run of a few seconds that checks only that everything works; its figures mean nothing
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub smoke: bool,
 
     /// The `postern` to measure [default: the one built beside this program]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", global = true)]
     pub postern: Option<PathBuf>,
 
     /// A `rathole` that is not in PATH
@@ -80,15 +80,33 @@ impl Options {
     }
 }
 
-/// What the bench starts of itself.
+/// What else than a comparison.
 #[derive(Debug, Subcommand)]
 pub enum Internal {
+    /// What many nodes that do nothing cost one relay: links lost, memory, CPU
+    IdleNodes(IdleNodes),
+    /// Holds the control links of NODES nodes that enrol with the ticket in a file
+    #[command(hide = true)]
+    IdleLoad { ticket: PathBuf, nodes: usize },
     /// One plaintext hop: splices each connection to TARGET
     #[command(hide = true)]
     Hop { listen: IpAddr, target: SocketAddr },
     /// Ends what the bench has started, should it die before it can
     #[command(hide = true)]
     Warden,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct IdleNodes {
+    #[arg(long, default_value_t = 8_000)]
+    pub nodes: usize,
+
+    #[arg(long, default_value_t = 30.0)]
+    pub minutes: f64,
+
+    /// Processes that the nodes are spread over
+    #[arg(long, default_value_t = 2, value_parser = loads)]
+    pub loads: usize,
 }
 
 /// Figures that are taken together.
@@ -166,6 +184,10 @@ impl Effort {
             far: Far { rounds: 1, bytes: 256 << 10, bytes_with_loss: 64 << 10, connections: 2 },
         }
     }
+}
+
+fn loads(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| (1..=64).contains(number)).ok_or_else(|| "1 to 64".to_owned())
 }
 
 /// A number of bytes, with a binary unit or none.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use postern_test_support::{Signal, signal};
@@ -14,7 +14,7 @@ use crate::{Error, Result};
 pub struct Owned {
     child: Child,
     /// A hop ends when this end of its input does.
-    _stdin: Option<ChildStdin>,
+    stdin: Option<ChildStdin>,
     _entrusted: Entrusted,
 }
 
@@ -28,15 +28,27 @@ impl Owned {
         let program = command.get_program().display().to_string();
         let mut child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
         let entrusted = warden.process(child.id());
-        Ok(Self { _stdin: child.stdin.take(), child, _entrusted: entrusted })
+        Ok(Self { stdin: child.stdin.take(), child, _entrusted: entrusted })
+    }
+
+    /// The same, with its standard output; its standard input is open until this is dropped.
+    pub fn spawn_piped(command: &mut Command, warden: &Warden) -> Result<(Self, BufReader<ChildStdout>)> {
+        let mut owned = Self::begin(command.stdin(Stdio::piped()).stdout(Stdio::piped()), warden)?;
+        let output = owned.child.stdout.take().ok_or("no output")?;
+        Ok((owned, BufReader::new(output)))
     }
 
     /// The same, with the first line of its standard output.
     pub fn spawn_telling(command: &mut Command, warden: &Warden) -> Result<(Self, String)> {
-        let mut owned = Self::begin(command.stdin(Stdio::piped()).stdout(Stdio::piped()), warden)?;
+        let (owned, mut output) = Self::spawn_piped(command, warden)?;
         let mut line = String::new();
-        BufReader::new(owned.child.stdout.take().ok_or("no output")?).read_line(&mut line)?;
+        output.read_line(&mut line)?;
         Ok((owned, line.trim().to_owned()))
+    }
+
+    /// Ends its standard input.
+    pub fn end_input(&mut self) {
+        self.stdin = None;
     }
 
     pub fn pid(&self) -> u32 {
@@ -125,12 +137,17 @@ fn status(pid: u32, field: &str) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
 }
 
-/// Lets this process and what it starts open as many files as it may.
-pub fn raise_open_files() -> Result<u64> {
+/// Lets this process and what it starts open as many files as it may; `wanted`, where that is more, if it is root's to allow.
+pub fn raise_open_files(wanted: u64) -> Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
-    Ok(limit.maximum.unwrap_or(u64::MAX))
+    if limit.maximum.is_some_and(|maximum| maximum < wanted) {
+        let more = Rlimit { current: Some(wanted), maximum: Some(wanted) };
+        if setrlimit(Resource::Nofile, more).is_ok() {
+            return Ok(());
+        }
+    }
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
 }
 
 #[cfg(test)]

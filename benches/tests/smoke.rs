@@ -38,6 +38,14 @@ fn a_smoke_run_takes_every_figure() {
 }
 
 #[test]
+fn idle_nodes_stay() {
+    let run = bench(&["--output", "json", "idle-nodes", "--nodes", "12", "--minutes", "0.001"]).success();
+    let document: Value = serde_json::from_slice(&run.get_output().stdout).expect("one document");
+    assert_eq!(document["lost"], 0, "{document:#}");
+    assert!(document["memory_each_at_end_bytes"].is_number() && document["cpu_percent"].is_number(), "{document:#}");
+}
+
+#[test]
 fn a_missing_postern_is_told_with_how_to_build_it() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postern-bench"));
     let run = command.args(["--smoke", "--ways", "postern", "--postern", "/nowhere/postern"]).assert().failure();

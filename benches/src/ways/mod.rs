@@ -16,6 +16,8 @@ use postern_test_support::Reserved;
 
 use held::{Held, STARTS, find, printed};
 
+pub use portal::{Home, binary as postern};
+
 use crate::Result;
 use crate::hosts::{Hosts, Side};
 use crate::options::Options;

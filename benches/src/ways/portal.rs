@@ -14,8 +14,8 @@ use crate::options::Options;
 use crate::warden::Entrusted;
 
 /// A home on one of the hosts. Fields are dropped in this order: the home is reset before nobody looks after it any more.
-struct Home {
-    home: TestHome,
+pub struct Home {
+    pub home: TestHome,
     side: Side,
     _entrusted: [Entrusted; 2],
 }
@@ -25,6 +25,13 @@ impl Home {
         let home = TestHome::new(binary);
         let entrusted = [setting.warden.home(binary, &home.path()), setting.warden.directory(home.scratch())];
         Self { home, side, _entrusted: entrusted }
+    }
+
+    /// The home of a project's administrator, with authority and relay running in it.
+    pub fn servers(binary: &Path, setting: &Setting<'_>) -> Result<Self> {
+        let admin = Self::new(binary, Side::Service, setting);
+        admin.run(setting, &["enroll", "--listen", &setting.free(Side::Service).to_string()])?;
+        Ok(admin)
     }
 
     /// A member of the project by a ticket that the administrator makes.
@@ -37,7 +44,7 @@ impl Home {
     }
 
     /// What a command prints, run on the home's host.
-    fn run(&self, setting: &Setting<'_>, arguments: &[&str]) -> Result<String> {
+    pub fn run(&self, setting: &Setting<'_>, arguments: &[&str]) -> Result<String> {
         let mut command: Command = self.home.invoke(arguments).command();
         command.stderr(std::process::Stdio::piped());
         printed(&mut setting.on(self.side, command))
@@ -46,9 +53,8 @@ impl Home {
 
 pub fn start(setting: &Setting<'_>) -> Result<Way> {
     let binary = binary(setting.options)?;
-    let admin = Home::new(&binary, Side::Service, setting);
+    let admin = Home::servers(&binary, setting)?;
     let what = admin.run(setting, &["--version"])?;
-    admin.run(setting, &["enroll", "--listen", &setting.free(Side::Service).to_string()])?;
     let vendor = Home::member(&admin, Side::Service, setting, &["--relay", "vendor"])?;
     let outlet = format!("{{name: vendor, relay: vendor, tcp-outlet: {{from: service, to: '{}'}}}}", setting.service);
     vendor.run(setting, &["node", "create", "--configuration", &outlet])?;
@@ -80,7 +86,7 @@ pub fn start(setting: &Setting<'_>) -> Result<Way> {
 }
 
 /// The `postern` to measure: the one named, or the one that stands beside this program.
-fn binary(options: &Options) -> Result<PathBuf> {
+pub fn binary(options: &Options) -> Result<PathBuf> {
     let path = match &options.postern {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("postern"),
