@@ -43,7 +43,7 @@ pub fn start(kind: Kind, setting: &Setting<'_>) -> Result<Started> {
     }
     setting.listens(entry, "rathole's service")?;
     let version = printed(Command::new(&rathole).arg("--version"))?;
-    let version = version.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned();
+    let version = version.lines().find_map(|line| line.strip_prefix("Build Version:")).map_or(&*version, str::trim);
     let transport = if kind == Kind::RatholeNoise { "noise" } else { "tcp" };
     Ok(Started::Runs(held.way(kind, format!("rathole {version}, {transport}"), entry, parts)))
 }
