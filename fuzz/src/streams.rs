@@ -119,6 +119,13 @@ impl End {
         }
     }
 
+    fn finish(&mut self) {
+        if let Ok(fin) = self.stream.seal_fin() {
+            self.wire.push(fin.to_vec());
+        }
+        self.ended = true;
+    }
+
     fn transmit(&mut self) {
         let mut out = Vec::new();
         if self.broken || self.stream.poll_transmit(&mut out).is_err() {
@@ -146,7 +153,7 @@ impl End {
             Ok(Received::Data(body)) => self.given.extend_from_slice(body),
             Ok(Received::Fin) => self.given_end = true,
             Ok(Received::Rejected(_) | Received::Reset(_)) | Err(_) => self.broken = true,
-            Ok(Received::Accepted | Received::Progress | Received::Attached { .. }) => {}
+            Ok(Received::Accepted | Received::Progress | Received::Attached { .. } | Received::Finished) => {}
         }
         assert!(self.stream.buffered() <= MAX_CREDIT);
     }
@@ -167,8 +174,7 @@ pub fn stream(data: &[u8]) {
             0 => here.write(usize::from(script.byte())),
             1 => here.write(usize::from(script.byte()) * 255),
             2 => {
-                here.stream.finish();
-                here.ended = true;
+                here.finish();
             }
             3 => here.transmit(),
             4 => here.stream.consumed(u64::from(script.byte()) * 1024),

@@ -119,22 +119,30 @@ struct DataKey {
     key: LessSafeKey,
     /// Number of the next record.
     counter: u64,
+    /// Which epoch `secret` and `key` are of.
+    epoch: u64,
 }
 
 impl DataKey {
     fn new(suite: Suite, secret: SecretBytes<KEY_LEN>) -> Self {
-        Self { suite, key: suite.key(&secret), secret, counter: 0 }
+        Self { suite, key: suite.key(&secret), secret, counter: 0, epoch: 0 }
     }
 
-    /// The next record's number, with the key of its epoch in place.
-    fn advance(&mut self) -> Result<u64, AeadError> {
-        let number = self.counter;
-        self.counter = number.checked_add(1).ok_or(AeadError::Exhausted)?;
-        if number != 0 && number.trailing_zeros() >= EPOCH_BITS {
+    /// The next record's number, with the key of its epoch in place. It is used up by [`Self::counted`].
+    fn next(&mut self) -> Result<u64, AeadError> {
+        if self.counter == u64::MAX {
+            return Err(AeadError::Exhausted);
+        }
+        if self.counter >> EPOCH_BITS != self.epoch {
+            self.epoch = self.counter >> EPOCH_BITS;
             self.secret = next_epoch(&self.secret);
             self.key = self.suite.key(&self.secret);
         }
-        Ok(number)
+        Ok(self.counter)
+    }
+
+    const fn counted(&mut self) {
+        self.counter += 1;
     }
 }
 
@@ -163,7 +171,8 @@ impl DataSealer {
             return Err(RecordError::Length { length: body });
         }
         let header = Header { kind: Kind::Data, length: record.len() - HEADER_LEN }.to_bytes();
-        let number = self.0.advance()?;
+        let number = self.0.next()?;
+        self.0.counted();
         record[..HEADER_LEN].copy_from_slice(&header);
         record[HEADER_LEN] = data_type as u8;
         let (text, tag) = record[HEADER_LEN..].split_at_mut(1 + body);
@@ -190,11 +199,13 @@ impl DataOpener {
     /// Opens a whole record (header included) in place and returns its type and body.
     ///
     /// # Errors
-    /// [`RecordError::Aead`] where it is not the next record of this stream and direction: final.
+    /// [`RecordError::Aead`] where it is not the next record of this stream and direction: final for the path that brought it. It
+    /// counts for nothing, so the record may still arrive on another path.
     pub fn open<'a>(&mut self, record: &'a mut [u8]) -> Result<(DataType, &'a mut [u8]), RecordError> {
-        let number = self.0.advance()?;
+        let number = self.0.next()?;
         let (header, sealed) = split(record)?;
         let plain = aead::open_at(&self.0.key, number, &header, sealed)?;
+        self.0.counted();
         let (data_type, body) = plain.split_first_mut().ok_or(RecordError::Length { length: 0 })?;
         match *data_type {
             0 => Ok((DataType::Data, body)),
@@ -322,6 +333,12 @@ impl ResetCode {
         Self::ShuttingDown,
         Self::Deleted,
     ];
+
+    /// The code with this number on the wire.
+    #[must_use]
+    pub fn from_wire(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| *known as u8 == code)
+    }
 }
 
 impl Control {
@@ -371,8 +388,7 @@ impl Control {
             }
             Self::RESET => {
                 let code = code()?;
-                let known = ResetCode::ALL.into_iter().find(|known| *known as u8 == code);
-                Self::Reset(known.ok_or(RecordError::UnknownType(code))?)
+                Self::Reset(ResetCode::from_wire(code).ok_or(RecordError::UnknownType(code))?)
             }
             Self::PING => Self::Ping { number: one()? },
             Self::PONG => Self::Pong { number: one()? },

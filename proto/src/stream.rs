@@ -2,10 +2,17 @@
 //!
 //! The owner moves bytes; this machine says how many may be sent, seals and opens them, and keeps both sides' counts.
 //! Order of calls: [`Stream::seal_data`] for what the application wrote, while [`Stream::budget`] allows it;
-//! [`Stream::finish`] at its end of file; [`Stream::poll_transmit`] whenever something may have changed;
+//! [`Stream::seal_fin`] at its end of file; [`Stream::poll_transmit`] whenever something may have changed;
 //! [`Stream::handle_record`] for each record that arrives; [`Stream::consumed`] for what the application took.
 //!
 //! Flow control is by credit (`docs/protocol/streams.md`): a receiver always reads its path and buffers at most what it granted.
+//!
+//! A stream outlives its path. The owner keeps sealed data records in an [`Outbox`] until [`Stream::acknowledged`] covers them. Where the
+//! path is lost, the opener says [`Stream::seal_attach`] on another one and the acceptor takes it with [`Stream::attach`]; each side
+//! then goes on from the record that the other states ([`Received::Attached`], or what `attach` returns).
+
+mod attach;
+mod outbox;
 
 use crate::aead::Suite;
 use crate::channel::{self, ChannelSecret, KeyKind};
@@ -14,9 +21,15 @@ use crate::record::{
 };
 use crate::secret::SecretBytes;
 
+pub use self::attach::{Attachment, ControlKeys};
+pub use self::outbox::{Outbox, SMALL};
+
 /// What each side may send before it hears from the other; also the limit of early data. Enough for a round trip of 20 ms at
 /// 100 Mbit/s, little enough to be held for every stream at once.
 pub const INITIAL_CREDIT: u64 = 256 * 1024;
+
+/// Data records after which a receiver acknowledges, however small they are.
+pub const MAX_UNACKNOWLEDGED: u64 = 1024;
 
 /// What a receiver grants at most to one stream whose application keeps up.
 pub const MAX_CREDIT: u64 = 4 * 1024 * 1024;
@@ -35,13 +48,13 @@ impl StreamKeys {
     /// keys are those of the path that the open went over.
     #[must_use]
     pub fn derive(secret: &ChannelSecret, id: u64, part: channel::Side) -> Self {
-        let control = KeyKind::Control { attach: 0 };
+        let control = ControlKeys::derive(secret, id, part, 0);
         Self {
             suite: secret.suite(),
             send_data: secret.stream_key(id, part.sends(), KeyKind::Data),
             receive_data: secret.stream_key(id, part.receives(), KeyKind::Data),
-            send_control: secret.stream_key(id, part.sends(), control),
-            receive_control: secret.stream_key(id, part.receives(), control),
+            send_control: control.send,
+            receive_control: control.receive,
         }
     }
 }
@@ -61,8 +74,10 @@ pub enum Received<'a> {
     Reset(ResetCode),
     /// Counts changed: [`Stream::budget`] may be larger, [`Stream::is_finished`] may be true.
     Progress,
-    /// The peer still has this stream and has opened this many of our data records.
+    /// The peer still has this stream and has opened this many of our data records: those behind them are to be sent again.
     Attached { received: u64 },
+    /// The stream is over: the peer has everything, and this side too.
+    Finished,
 }
 
 /// What the peer did wrong. All of these are final, and the stream must be reset with [`ResetCode::Protocol`].
@@ -80,6 +95,14 @@ pub enum StreamError {
     OverCredit { sent: u64, credit: u64 },
     #[error("{received} records acknowledged of {sent} sent")]
     AckOfUnsent { received: u64, sent: u64 },
+    #[error("{received} records opened, after {acknowledged} were acknowledged")]
+    AttachBehind { received: u64, acknowledged: u64 },
+    #[error("attach number {attach} after {last}")]
+    AttachOld { attach: u64, last: u64 },
+    #[error("a record before the answer to the attach")]
+    BeforeAttached,
+    #[error("a stream that ended after {count} data records, of which {received} arrived here")]
+    FinishedElsewhere { count: u64, received: u64 },
     #[error("a record after the end of its direction")]
     AfterFin,
     /// The caller sealed more than the peer granted, or after it had finished: a bug on this side.
@@ -101,6 +124,10 @@ pub struct Stream {
     side: Side,
     /// The opener has seen, or the acceptor has sent, the accept.
     accepted: bool,
+    /// Number of the attach that brought the path of now; 0 for the open's.
+    attach: u64,
+    /// The opener has sent an attach that has no answer yet.
+    attaching: bool,
     send: Sending,
     receive: Receiving,
     control_sealer: ControlSealer,
@@ -111,6 +138,7 @@ pub struct Stream {
 
 #[derive(Default)]
 struct Queue {
+    attached: bool,
     answer: Option<Control>,
     pong: Option<u64>,
     ack: bool,
@@ -125,15 +153,8 @@ struct Sending {
     credit: u64,
     /// Data records that the peer has opened.
     acknowledged: u64,
-    end: SendEnd,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum SendEnd {
-    Open,
-    /// The application has ended; FIN is still to be sealed.
-    Finishing,
-    FinSent,
+    /// The FIN was sealed.
+    fin: bool,
 }
 
 struct Receiving {
@@ -161,6 +182,8 @@ impl Stream {
         Self {
             side,
             accepted: false,
+            attach: 0,
+            attaching: false,
             control_sealer: ControlSealer::new(keys.suite, &keys.send_control),
             control_opener: ControlOpener::new(keys.suite, &keys.receive_control),
             send: Sending {
@@ -168,7 +191,7 @@ impl Stream {
                 offset: 0,
                 credit: INITIAL_CREDIT,
                 acknowledged: 0,
-                end: SendEnd::Open,
+                fin: false,
             },
             receive: Receiving {
                 opener: DataOpener::new(keys.suite, keys.receive_data),
@@ -227,13 +250,10 @@ impl Stream {
         self.accepted
     }
 
-    /// How many bytes may be sealed now. 0 after [`Self::finish`].
+    /// How many bytes may be sealed now. 0 after [`Self::seal_fin`].
     #[must_use]
     pub const fn budget(&self) -> u64 {
-        match self.send.end {
-            SendEnd::Open => self.send.credit - self.send.offset,
-            SendEnd::Finishing | SendEnd::FinSent => 0,
-        }
+        if self.send.fin { 0 } else { self.send.credit - self.send.offset }
     }
 
     /// Seals `record` in place; its body stands already where [`crate::record`] says.
@@ -242,7 +262,7 @@ impl Stream {
     /// [`StreamError::NoBudget`] where the body is longer than [`Self::budget`]; [`StreamError::Record`].
     pub fn seal_data(&mut self, record: &mut [u8]) -> Result<(), StreamError> {
         let body = record.len().saturating_sub(crate::record::OVERHEAD) as u64;
-        if body > self.budget() || self.send.end != SendEnd::Open {
+        if body > self.budget() || self.send.fin {
             return Err(StreamError::NoBudget);
         }
         self.send.sealer.seal(DataType::Data, record)?;
@@ -250,11 +270,36 @@ impl Stream {
         Ok(())
     }
 
-    /// This side's application has ended its direction. The FIN follows all data sealed before.
-    pub fn finish(&mut self) {
-        if self.send.end == SendEnd::Open {
-            self.send.end = SendEnd::Finishing;
+    /// This side's application has ended its direction: seals the FIN, which follows all data sealed before and is kept like it.
+    ///
+    /// # Errors
+    /// [`StreamError::NoBudget`] the second time; [`StreamError::Record`].
+    pub fn seal_fin(&mut self) -> Result<[u8; crate::record::OVERHEAD], StreamError> {
+        if self.send.fin {
+            return Err(StreamError::NoBudget);
         }
+        let mut record = [0; crate::record::OVERHEAD];
+        self.send.sealer.seal(DataType::Fin, &mut record)?;
+        self.send.fin = true;
+        Ok(record)
+    }
+
+    /// How many of this side's data records the peer has opened; they need not be kept any more.
+    #[must_use]
+    pub const fn acknowledged(&self) -> u64 {
+        self.send.acknowledged
+    }
+
+    /// How many data records of this side were sealed, FIN included.
+    #[must_use]
+    pub const fn sent(&self) -> u64 {
+        self.send.sealer.count()
+    }
+
+    /// How many data records of the peer were opened.
+    #[must_use]
+    pub const fn received(&self) -> u64 {
+        self.receive.opener.count()
     }
 
     /// The application took `bytes` more of what was received.
@@ -266,8 +311,10 @@ impl Stream {
             receive.window = (receive.window * 2).min(receive.max_window);
             receive.grew_at = receive.consumed;
         }
-        // Grants come in quarters of the window, so that their cost vanishes beside that of the data.
-        if !receive.fin && receive.consumed + receive.window >= receive.granted + receive.window / 4 {
+        // Grants come in quarters of the window, so that their cost vanishes beside that of the data. Many small records are
+        // acknowledged earlier, because the peer keeps each of them until then.
+        let granted = !receive.fin && receive.consumed + receive.window >= receive.granted + receive.window / 4;
+        if granted || receive.opener.count() - receive.acknowledged >= MAX_UNACKNOWLEDGED {
             self.queue.ack = true;
         }
     }
@@ -285,12 +332,19 @@ impl Stream {
         }
     }
 
-    /// Appends what is to be sent now beside data: answers, acknowledgements, FIN, a reset. Returns whether anything was.
+    /// Appends what is to be sent now beside data: answers, acknowledgements, a reset. Returns whether anything was. Nothing while an
+    /// attach waits for its answer.
     ///
     /// # Errors
     /// [`StreamError::Record`] where a counter is used up.
     pub fn poll_transmit(&mut self, out: &mut Vec<u8>) -> Result<bool, StreamError> {
         let before = out.len();
+        if self.attaching {
+            return Ok(false);
+        }
+        if std::mem::take(&mut self.queue.attached) {
+            self.control_sealer.seal(Control::Attached { received: self.received() }, out)?;
+        }
         if let Some(answer) = self.queue.answer.take() {
             self.control_sealer.seal(answer, out)?;
         }
@@ -298,12 +352,6 @@ impl Stream {
             self.control_sealer.seal(Control::Reset(code), out)?;
             self.queue = Queue::default();
             return Ok(true);
-        }
-        if self.send.end == SendEnd::Finishing {
-            let start = out.len();
-            out.resize(start + crate::record::OVERHEAD, 0);
-            self.send.sealer.seal(DataType::Fin, &mut out[start..])?;
-            self.send.end = SendEnd::FinSent;
         }
         if std::mem::take(&mut self.queue.ack) {
             let receive = &mut self.receive;
@@ -327,8 +375,10 @@ impl Stream {
         // than the early data, which it may have to say again on another path.
         let unanswered = self.side == Side::Opener && !self.accepted;
         match header.kind {
+            Kind::Data if self.attaching => Err(StreamError::BeforeAttached),
             Kind::Data if unanswered => Err(StreamError::BeforeAnswer),
             Kind::Data => self.handle_data(record),
+            Kind::Control if self.attaching => self.handle_attach_answer(record),
             Kind::Control => match self.control_opener.open(record)? {
                 Control::Ack { .. } | Control::Ping { .. } | Control::Pong { .. } if unanswered => Err(StreamError::BeforeAnswer),
                 control => self.handle_control(control),
@@ -382,8 +432,9 @@ impl Stream {
                 Ok(Received::Progress)
             }
             Control::Pong { .. } => Ok(Received::Progress),
-            Control::Attached { received } => Ok(Received::Attached { received }),
-            Control::Accept | Control::Reject(_) | Control::Finished { .. } => Err(StreamError::UnexpectedControl),
+            Control::Accept | Control::Reject(_) | Control::Attached { .. } | Control::Finished { .. } => {
+                Err(StreamError::UnexpectedControl)
+            }
         }
     }
 
@@ -397,7 +448,7 @@ impl Stream {
     /// its. Nothing more will be sent either way, so the path can carry another stream.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.send.end == SendEnd::FinSent
+        self.send.fin
             && self.send.acknowledged == self.send.sealer.count()
             && self.receive.fin
             && !self.has_unacknowledged()

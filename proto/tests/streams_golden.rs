@@ -97,8 +97,7 @@ fn a_whole_stream() {
     assert_eq!(minicbor::decode::<Open>(text).unwrap(), open());
 
     let mut request = data(&mut opener, b"ping");
-    opener.finish();
-    request.extend(transmit(&mut opener));
+    request.extend(opener.seal_fin().unwrap());
     check("request", &request);
     assert_eq!(deliver(&mut acceptor, &request), b"ping");
     assert!(acceptor.peer_finished());
@@ -106,8 +105,7 @@ fn a_whole_stream() {
     acceptor.accept();
     let mut answer = transmit(&mut acceptor);
     answer.extend(data(&mut acceptor, b"pong"));
-    acceptor.finish();
-    answer.extend(transmit(&mut acceptor));
+    answer.extend(acceptor.seal_fin().unwrap());
     check("answer", &answer);
     assert_eq!(deliver(&mut opener, &answer), b"pong");
     assert!(opener.is_accepted() && opener.peer_finished() && !opener.is_finished());

@@ -29,6 +29,12 @@ impl Buffer {
     }
 }
 
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Buffer")
+    }
+}
+
 impl Deref for Buffer {
     type Target = [u8];
 

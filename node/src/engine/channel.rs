@@ -1,8 +1,9 @@
 //! A channel: the end-to-end session between two nodes. Streams take their keys from it; its control stream carries both sides'
 //! credentials.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use minicbor::{Decode, Encode};
@@ -10,17 +11,22 @@ use postern_proto::channel::{ChannelSecret, Side as Part};
 use postern_proto::credential::VerifiedCredential;
 use postern_proto::handshake::{HandshakeError, Initiator, Label, Responder};
 use postern_proto::id::{ChannelId, Identifier, InstanceId, NodeId};
-use postern_proto::path::{ChannelMessage, ChannelMessageError, ChannelMessages, Open, OpenHead, frame_channel_message};
-use postern_proto::record::{HEADER_LEN, Header, Kind, MAX_BODY, OVERHEAD, PREFIX_LEN};
+use postern_proto::path::{
+    AttachHead, ChannelMessage, ChannelMessageError, ChannelMessages, Open, OpenHead, frame_channel_message,
+};
+use postern_proto::record::{self, HEADER_LEN, Header, Kind, MAX_BODY, OVERHEAD, PREFIX_LEN, ResetCode};
 use postern_proto::replay::{NotOnce, OnceWindow};
-use postern_proto::stream::{Received, Side, Stream, StreamError, StreamKeys};
+use postern_proto::stream::{Attachment, ControlKeys, Outbox, Received, Side, Stream, StreamError, StreamKeys};
 use postern_runtime::session::preferred_suite;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use super::attach::{self, RESUME_TIMEOUT};
 use super::link::{Link, LinkError};
+use super::live::{Event, Signal};
+use super::shared::Shared;
 use super::trust::{OwnCredentials, PublishedPeer, Trust, TrustError};
 
 /// A handshake that takes longer is given up (`docs/protocol/handshake.md`).
@@ -37,6 +43,9 @@ pub const PATH_IDLE: Duration = Duration::from_secs(60);
 
 /// Most joined paths that wait for their next stream, per channel.
 const MAX_IDLE_PATHS: usize = 256;
+
+/// Most ended streams that a channel remembers, and most resets that wait to be said.
+const MAX_ENDED: usize = 4096;
 
 /// Messages of a control stream that make work (credentials, and requests for ours) at once, and one more a second after. A peer
 /// renews hourly.
@@ -99,6 +108,37 @@ struct IdlePath {
     since: Instant,
 }
 
+/// How a stream of the peer's ended.
+struct Ended {
+    id: u64,
+    /// The last attach that was answered; one with a lower number is answered by nothing, or a nonce would be used twice.
+    attach: u64,
+    how: record::Control,
+    at: Instant,
+}
+
+/// The streams of a channel.
+#[derive(Default)]
+struct Streams {
+    live: HashMap<u64, Arc<Signal>>,
+    /// Streams of the peer's, the oldest first.
+    ended: VecDeque<Ended>,
+}
+
+/// What a peer's attach turned out to be for.
+pub enum Attached {
+    /// A stream that lives here.
+    Live(Arc<Signal>, Attachment),
+    /// A stream that has ended: the answer.
+    Over(Vec<u8>),
+    /// A stream whose open never arrived.
+    Unseen(Stream, Open),
+    /// The channel's control stream.
+    Control(Attachment),
+    /// A stream of which nothing is known any more.
+    Unknown,
+}
+
 /// One generation of the session between this node and a run of another.
 pub struct Channel {
     id: ChannelId,
@@ -114,7 +154,12 @@ pub struct Channel {
     /// Ids of streams that the peer opened.
     opened: Mutex<OnceWindow>,
     idle: Mutex<Vec<IdlePath>>,
-    streams: AtomicUsize,
+    streams: Mutex<Streams>,
+    /// The way to the task of the control stream.
+    control: Signal,
+    /// Resets that the control stream has to say.
+    resets: Mutex<Vec<(u64, ResetCode)>>,
+    resets_wait: Notify,
     created: Instant,
     closed: CancellationToken,
 }
@@ -136,7 +181,10 @@ impl Channel {
             }),
             opened: Mutex::default(),
             idle: Mutex::default(),
-            streams: AtomicUsize::new(0),
+            streams: Mutex::default(),
+            control: Signal::default(),
+            resets: Mutex::default(),
+            resets_wait: Notify::new(),
             created: Instant::now(),
             closed: CancellationToken::new(),
         })
@@ -179,12 +227,100 @@ impl Channel {
         !self.closed.is_cancelled() && self.created.elapsed() < GENERATION
     }
 
-    pub(super) fn stream_began(&self) {
-        self.streams.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn stream_began(&self, id: u64, signal: Arc<Signal>) {
+        lock(&self.streams).live.insert(id, signal);
     }
 
-    pub(super) fn stream_ended(&self) {
-        self.streams.fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn stream_ended(&self, id: u64) {
+        lock(&self.streams).live.remove(&id);
+    }
+
+    /// Remembers how a stream of the peer's ended, for a peer that lost its path before it knew. `attach` is the number of the last
+    /// attach that was answered.
+    pub fn remember(&self, id: u64, attach: u64, ended: record::Control) {
+        let now = Instant::now();
+        let ended_streams = &mut lock(&self.streams).ended;
+        while ended_streams.front().is_some_and(|oldest| now.duration_since(oldest.at) >= RESUME_TIMEOUT)
+            || ended_streams.len() >= MAX_ENDED
+        {
+            ended_streams.pop_front();
+        }
+        ended_streams.push_back(Ended { id, attach, how: ended, at: now });
+    }
+
+    /// The path that carried stream `id` carries the next one, so its end is known.
+    pub fn forget_ended(&self, id: u64) {
+        let ended = &mut lock(&self.streams).ended;
+        if let Some(at) = ended.iter().rposition(|ended| ended.id == id) {
+            ended.remove(at);
+        }
+    }
+
+    /// Says on the control stream that a stream was given up, where its own path cannot say it.
+    pub fn say_reset(&self, id: u64, code: ResetCode) {
+        let mut resets = lock(&self.resets);
+        if resets.len() < MAX_ENDED {
+            resets.push((id, code));
+        }
+        drop(resets);
+        self.resets_wait.notify_one();
+    }
+
+    /// The peer said on the control stream that it has given stream `id` up.
+    fn reset_by_peer(&self, id: u64, code: u8) {
+        let Some(code) = ResetCode::from_wire(code) else { return };
+        let signal = lock(&self.streams).live.get(&id).cloned();
+        if let Some(signal) = signal {
+            signal.send(Event::Reset(code));
+        }
+    }
+
+    /// Keys of the control records of stream `id` on the path of attach number `attach`.
+    #[must_use]
+    pub fn control_keys(&self, id: u64, attach: u64) -> ControlKeys {
+        ControlKeys::derive(&self.secret, id, self.part, attach)
+    }
+
+    /// What the peer's attach `frame`, which begins with `head`, is for.
+    ///
+    /// # Errors
+    /// [`OpenError`]. There is no answer to any of these.
+    pub fn accept_attach(&self, head: AttachHead, frame: &mut [u8]) -> Result<Attached, OpenError> {
+        let id = head.head.stream;
+        let ours = matches!(self.part, Part::Initiator) == id.is_multiple_of(2);
+        if ours {
+            return Err(NotOnce::Used.into());
+        }
+        let attachment = Attachment::verify(&self.control_keys(id, head.attach), head, frame)?;
+        if id == 0 {
+            return Ok(Attached::Control(attachment));
+        }
+        let mut streams = lock(&self.streams);
+        if let Some(signal) = streams.live.get(&id) {
+            return Ok(Attached::Live(Arc::clone(signal), attachment));
+        }
+        if let Some(ended) = streams.ended.iter_mut().rfind(|ended| ended.id == id) {
+            if head.attach <= ended.attach {
+                return Err(StreamError::AttachOld { attach: head.attach, last: ended.attach }.into());
+            }
+            ended.attach = head.attach;
+            let how = ended.how;
+            drop(streams);
+            return Ok(Attached::Over(attachment.refuse(how)?));
+        }
+        drop(streams);
+        let Some(open) = attachment.open().cloned() else { return Ok(Attached::Unknown) };
+        if lock(&self.opened).take(id).is_err() {
+            return Ok(Attached::Unknown);
+        }
+        let mut stream = Stream::new(Side::Acceptor, StreamKeys::derive(&self.secret, id, self.part));
+        stream.attach(attachment)?;
+        Ok(Attached::Unseen(stream, open))
+    }
+
+    /// The peer brings another path for the control stream.
+    pub fn attach_control(&self, link: Link, attachment: Attachment) {
+        self.control.send(Event::Path(link, Some(attachment)));
     }
 
     /// A new stream of this side, with its id.
@@ -209,7 +345,7 @@ impl Channel {
         let mut stream = Stream::new(Side::Acceptor, StreamKeys::derive(&self.secret, head.stream, self.part));
         let text = stream.open_open(OpenHead::LEN, frame)?;
         let open = minicbor::decode(text).map_err(|_| OpenError::Malformed)?;
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).take(head.stream)?;
+        lock(&self.opened).take(head.stream)?;
         Ok((stream, open))
     }
 
@@ -261,7 +397,7 @@ pub async fn dial(trust: &Trust, peer: &PublishedPeer, mut link: Link) -> Result
     let (message, finished) = answered.finish(&minicbor::to_vec(&hello).map_err(|_| ChannelError::Unexpected)?)?;
     write_handshake(&mut link, &message).await?;
     let stream = Stream::new(Side::Opener, StreamKeys::derive(&finished.secret, 0, Part::Initiator));
-    let mut wire = Wire { link, stream, messages: ChannelMessages::default() };
+    let mut wire = Wire::new(link, stream);
     let credential = match tokio::time::timeout(HANDSHAKE_DEADLINE, wire.receive()).await {
         Ok(Ok(ChannelMessage::Credential { credential })) => trust.verify_member(&credential, finished.remote_static)?,
         Ok(Ok(_)) => return Err(ChannelError::Unexpected),
@@ -306,7 +442,7 @@ pub async fn answer(
     }
     let mut stream = Stream::new(Side::Acceptor, StreamKeys::derive(&finished.secret, 0, Part::Responder));
     stream.accept();
-    let wire = Wire { link, stream, messages: ChannelMessages::default() };
+    let wire = Wire::new(link, stream);
     let control = Control { wire, own: trust.watch_own(), shown: None };
     Ok((Channel::new(Part::Responder, finished.secret, (hello.node_id, hello.instance), credential), control))
 }
@@ -338,6 +474,8 @@ struct Wire {
     link: Link,
     stream: Stream,
     messages: ChannelMessages,
+    /// What the peer has not acknowledged, to be said again on another path.
+    outbox: Outbox<Vec<u8>>,
 }
 
 /// What happened on a control stream that others have to know.
@@ -350,17 +488,25 @@ pub enum ControlEvent {
 }
 
 impl Control {
-    /// Runs the control stream until the channel is closed, by either side or because it was idle.
+    /// Runs the control stream until the channel is closed, by either side or because it was idle. Where this side
+    /// dialled the channel, it brings it to another path when the one that it has is lost.
     ///
     /// # Errors
     /// [`ChannelError`]: the channel is closed for new streams; live ones go on.
     pub async fn run(
         mut self,
-        trust: &Trust,
+        shared: &Arc<Shared>,
         channel: &Channel,
         mut event: impl FnMut(ControlEvent),
     ) -> Result<(), ChannelError> {
-        let ended = self.serve(trust, channel, &mut event).await;
+        let ended = loop {
+            let ended = self.serve(&shared.trust, channel, &mut event).await;
+            let Err(ChannelError::Link(error)) = ended else { break ended };
+            debug!(channel = %channel.id(), %error, "the control stream lost its path");
+            if self.recover(shared, channel).await.is_none() {
+                break Err(ChannelError::Link(error));
+            }
+        };
         channel.close();
         channel.forget_idle(Duration::ZERO);
         match &ended {
@@ -385,6 +531,17 @@ impl Control {
                 () = channel.closed.cancelled() => {
                     return self.wire.send(&ChannelMessage::Close).await;
                 }
+                event = channel.control.next() => {
+                    if let Event::Path(link, Some(attachment)) = event {
+                        self.wire.attached(link, attachment).await?;
+                    }
+                }
+                () = channel.resets_wait.notified() => {
+                    let resets = std::mem::take(&mut *lock(&channel.resets));
+                    for (stream, code) in resets {
+                        self.wire.send(&ChannelMessage::Reset { stream, code: code as u8 }).await?;
+                    }
+                }
                 message = self.wire.receive() => match message? {
                     ChannelMessage::Credential { .. } | ChannelMessage::WantCredential if costly == 0 => {
                         return Err(ChannelError::TooManyMessages);
@@ -403,8 +560,7 @@ impl Control {
                         costly -= 1;
                         self.shown = None;
                     }
-                    // A reset is also said on the stream's own path, which both sides watch.
-                    ChannelMessage::Reset { .. } => {}
+                    ChannelMessage::Reset { stream, code } => channel.reset_by_peer(stream, code),
                     ChannelMessage::Close => return Ok(()),
                 },
                 changed = self.own.changed() => {
@@ -415,7 +571,7 @@ impl Control {
                 _ = tick.tick() => {
                     costly = COSTLY_MESSAGES.min(costly + 1);
                     channel.forget_idle(PATH_IDLE);
-                    if channel.streams.load(Ordering::Relaxed) > 0 {
+                    if !lock(&channel.streams).live.is_empty() {
                         used = Instant::now();
                     } else if used.elapsed() > IDLE_CLOSE {
                         channel.closed.cancel();
@@ -429,6 +585,50 @@ impl Control {
                 }
             }
         }
+    }
+
+    /// Brings the control stream to another path, or waits for one that the peer brings. `None` where there is none in time.
+    async fn recover(&mut self, shared: &Arc<Shared>, channel: &Channel) -> Option<()> {
+        let recovered = async {
+            match channel.part {
+                Part::Initiator => self.reattach(shared, channel).await,
+                Part::Responder => loop {
+                    if let Event::Path(link, Some(attachment)) = channel.control.next().await
+                        && self.wire.attached(link, attachment).await.is_ok()
+                    {
+                        return Some(());
+                    }
+                },
+            }
+        };
+        tokio::select! {
+            () = channel.closed.cancelled() => None,
+            recovered = tokio::time::timeout(RESUME_TIMEOUT, recovered) => recovered.ok().flatten(),
+        }
+    }
+
+    async fn reattach(&mut self, shared: &Arc<Shared>, channel: &Channel) -> Option<()> {
+        for attempt in 0_u32.. {
+            tokio::time::sleep(attach::delay(attempt)).await;
+            let mut link = match shared.peers.path(shared, channel).await {
+                Ok(link) => link,
+                Err(failure) => {
+                    debug!(channel = %channel.id(), %failure, "no path for the control stream yet");
+                    continue;
+                }
+            };
+            match self.wire.reattach(channel, &mut link).await {
+                Ok(()) => {
+                    debug!(channel = %channel.id(), "the control stream has another path");
+                    self.wire.link = link;
+                    return Some(());
+                }
+                Err(ChannelError::Link(error)) => debug!(channel = %channel.id(), %error, "the path was of no use"),
+                // The peer does not know the channel any more, or speaks nonsense.
+                Err(_) => return None,
+            }
+        }
+        None
     }
 
     /// Says what no node of ours says.
@@ -450,24 +650,32 @@ impl Control {
 }
 
 impl Wire {
-    async fn send(&mut self, message: &ChannelMessage) -> Result<(), ChannelError> {
-        let mut out = Vec::new();
-        for body in frame_channel_message(message).chunks(MAX_BODY) {
-            let start = out.len();
-            out.resize(start + OVERHEAD + body.len(), 0);
-            out[start + PREFIX_LEN..start + PREFIX_LEN + body.len()].copy_from_slice(body);
-            self.stream.seal_data(&mut out[start..])?;
-        }
-        // The accept of the responder's side goes first.
-        let mut first = Vec::new();
-        self.stream.poll_transmit(&mut first)?;
-        first.extend(out);
-        Ok(self.link.write_all(&first, WRITE_DEADLINE).await?)
+    fn new(link: Link, stream: Stream) -> Self {
+        Self { link, stream, messages: ChannelMessages::default(), outbox: Outbox::default() }
     }
 
+    async fn send(&mut self, message: &ChannelMessage) -> Result<(), ChannelError> {
+        for body in frame_channel_message(message).chunks(MAX_BODY) {
+            let mut record = vec![0; OVERHEAD + body.len()];
+            record[PREFIX_LEN..PREFIX_LEN + body.len()].copy_from_slice(body);
+            self.stream.seal_data(&mut record)?;
+            self.outbox.push_copy(&record);
+        }
+        self.flush().await
+    }
+
+    /// Writes what waits to be written: the accept of the responder's side goes first.
     async fn flush(&mut self) -> Result<(), ChannelError> {
         let mut out = Vec::new();
-        if self.stream.poll_transmit(&mut out)? {
+        self.stream.poll_transmit(&mut out)?;
+        while !self.outbox.is_written() {
+            let pending = self.outbox.pending();
+            out.extend_from_slice(pending);
+            let count = pending.len();
+            // A path that takes it only in part is lost, and all of it is said again.
+            self.outbox.advance(count);
+        }
+        if !out.is_empty() {
             self.link.write_all(&out, WRITE_DEADLINE).await?;
         }
         Ok(())
@@ -487,9 +695,47 @@ impl Wire {
                     self.messages.push(body);
                     self.stream.consumed(length);
                 }
-                Received::Accepted | Received::Progress | Received::Attached { .. } => {}
-                Received::Fin | Received::Rejected(_) | Received::Reset(_) => return Err(ChannelError::Closed),
+                Received::Accepted => {}
+                Received::Progress => self.outbox.acknowledge(self.stream.acknowledged()),
+                Received::Fin | Received::Rejected(_) | Received::Reset(_) | Received::Attached { .. } | Received::Finished => {
+                    return Err(ChannelError::Closed);
+                }
             }
         }
     }
+
+    /// The peer has brought another path.
+    async fn attached(&mut self, link: Link, attachment: Attachment) -> Result<(), ChannelError> {
+        match self.stream.attach(attachment) {
+            Ok(received) => {
+                self.link = link;
+                self.outbox.rewind(received);
+                self.flush().await
+            }
+            // Somebody says again what was said.
+            Err(StreamError::AttachOld { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Attaches the control stream to `link`, which is to take the place of the path that was lost.
+    async fn reattach(&mut self, channel: &Channel, link: &mut Link) -> Result<(), ChannelError> {
+        let attach = self.stream.attach_number() + 1;
+        let head = AttachHead { head: OpenHead { channel: channel.id(), stream: 0 }, attach };
+        let mut out = Vec::new();
+        self.stream.seal_attach(&channel.control_keys(0, attach), head, None, &mut out)?;
+        link.write_all(&out, HANDSHAKE_DEADLINE).await?;
+        let (header, mut record) = link.read_frame(HANDSHAKE_DEADLINE).await?;
+        match self.stream.handle_record(header, &mut record)? {
+            Received::Attached { received } => {
+                self.outbox.rewind(received);
+                Ok(())
+            }
+            _ => Err(ChannelError::Unexpected),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

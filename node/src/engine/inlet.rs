@@ -15,13 +15,14 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::attach::{Opener, RESUME_TIMEOUT};
 use super::channel::Channel;
 use super::code;
 use super::failure::{Failure, Step};
 use super::link::Link;
 use super::live::Through;
 use super::metrics::{Cause, Counted, ResourceCounts};
-use super::pump::{self, End, Pump, reset_application};
+use super::pump::{self, End, Outcome, Pump, reset_application};
 use super::shared::Shared;
 
 /// How long the outlet's node may take to answer a probe: its dial's deadline, and the way there and back.
@@ -51,6 +52,10 @@ impl Inlet {
 
     fn note(&self, failure: Option<Failure>) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    fn open(&self, probe: bool) -> Open {
+        Open { outlet: self.spec.to.outlet.clone(), probe, hops: 0 }
     }
 
     fn relay_name(&self) -> Option<&RelayName> {
@@ -132,7 +137,7 @@ fn judge(shared: &Shared, inlet: &Inlet, channel: &Channel) -> Result<(), Failur
 fn begin(channel: &Channel, inlet: &Inlet, probe: bool) -> Result<(u64, Stream, Vec<u8>), StreamError> {
     let (id, mut stream) = channel.open_stream();
     let head = OpenHead { channel: channel.id(), stream: id }.to_bytes();
-    let open = Open { outlet: inlet.spec.to.outlet.clone(), probe, hops: 0 };
+    let open = inlet.open(probe);
     let mut first = Vec::new();
     let mut text = Vec::new();
     // Writing to a vector does not fail.
@@ -158,7 +163,7 @@ async fn carry(
         }
     };
     let peer = channel.peer();
-    let (_guard, mut kill) = shared.live.enter(Arc::clone(&channel), Through::Inlet(inlet.spec.alias.clone()));
+    let live = shared.live.enter(&channel, id, Through::Inlet(inlet.spec.alias.clone()));
     // From here on a change reaches it; one that came while its path was made has not.
     if let Err(failure) = judge(shared, inlet, &channel) {
         refuse(inlet, failure);
@@ -168,41 +173,36 @@ async fn carry(
     if inlet.stop.is_cancelled() {
         return reset_application(application);
     }
-    let (mut link, mut first, mut again) = (link, first, true);
-    let end = loop {
-        let pump = Pump { stream: &mut stream, application: &application, link: &mut link, kill: &mut kill };
-        match pump::run(pump, first, false).await {
-            // A path that waited may have died unnoticed. Nothing was answered, so the same bytes mean the same elsewhere.
-            (End::PathLost { opened: false, .. }, Some(said)) if again => {
-                again = false;
-                match shared.peers.path(shared, &channel).await {
-                    Ok(fresh) => (link, first) = (fresh, said),
-                    Err(failure) => {
-                        counted.ends(Cause::Refused);
-                        refuse(inlet, failure);
-                        return reset_application(application);
-                    }
-                }
-            }
-            (end, _) => break end,
-        }
+    let opener = Opener {
+        shared: Arc::clone(shared),
+        channel: Arc::clone(&channel),
+        id,
+        open: inlet.open(false),
+        signal: Arc::clone(&live.signal),
     };
+    let pump = Pump {
+        stream: &mut stream,
+        application: &application,
+        link,
+        signal: &live.signal,
+        resume: Some(&opener),
+        patience: RESUME_TIMEOUT,
+    };
+    let Outcome { end, path, resumes } = pump::run(pump, first).await;
+    shared.metrics.resumes.add(resumes);
     let (sent, received) = stream.bytes();
     counted.ended(&end, (sent, received));
     match end {
         End::Clean => {
             debug!(%peer, inlet = %inlet.spec.alias, stream = id, sent, received, "stream ended");
             inlet.note(None);
-            channel.give_idle(link);
+            if let Some(path) = path {
+                channel.give_idle(path);
+            }
             return;
         }
         End::Rejected(code) => refuse(inlet, Failure::rejected(code)),
-        End::PathLost { opened: false, error } => {
-            refuse(
-                inlet,
-                Failure::new(Step::Outlet, code::PATH_LOST, format!("the path to the peer was lost before it answered: {error}")),
-            );
-        }
+        End::NotOpened(failure) => refuse(inlet, failure),
         End::Protocol(StreamError::UnexpectedKind(Kind::NoChannel)) => {
             // The peer's node forgot the channel; the next connection makes a new one.
             channel.close();
@@ -211,11 +211,20 @@ async fn carry(
                 Failure::new(Step::Channel, code::NO_CHANNEL, "the peer's node no longer knows the channel; try again"),
             );
         }
-        End::Reset(code @ (ResetCode::Policy | ResetCode::Credential)) => {
-            warn!(%peer, inlet = %inlet.spec.alias, stream = id, reason = %code, "a live stream was cut");
+        End::Reset { code, told } => {
+            if matches!(code, ResetCode::Policy | ResetCode::Credential) {
+                warn!(%peer, inlet = %inlet.spec.alias, stream = id, reason = %code, "a live stream was cut");
+            }
+            if !told {
+                channel.say_reset(id, code);
+            }
         }
         End::ResetByPeer(code) if code != ResetCode::Application => {
             warn!(%peer, inlet = %inlet.spec.alias, stream = id, reason = %code, "the peer's node cut a live stream");
+        }
+        End::PathLost { error } => {
+            warn!(%peer, inlet = %inlet.spec.alias, stream = id, sent, received, %error, "a stream lost its path, and there was no other one in time");
+            channel.say_reset(id, ResetCode::LinkLost);
         }
         other => debug!(%peer, inlet = %inlet.spec.alias, stream = id, sent, received, end = ?other, "stream broke"),
     }

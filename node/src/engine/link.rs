@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use super::buffers::Buffer;
 
 /// A joined path between two nodes.
+#[derive(Debug)]
 pub struct Link {
     pub(super) socket: TcpStream,
     /// What was read: `buffer[start..end]`. No buffer is held while nothing is there.

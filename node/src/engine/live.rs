@@ -1,16 +1,20 @@
-//! The streams that live now, so that each can be judged again when a policy or a credential changes.
+//! The streams that live now: each can be judged again when a policy or a credential changes, and found when its peer brings it
+//! another path.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use postern_proto::id::Identifier;
 use postern_proto::name::{Alias, OutletName};
 use postern_proto::record::ResetCode;
-use tokio::sync::{oneshot, watch};
+use postern_proto::stream::Attachment;
+use tokio::sync::{Notify, watch};
 
 use super::channel::Channel;
+use super::failure::Failure;
+use super::link::Link;
 
 /// What a stream goes through on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -30,10 +34,64 @@ impl Through {
     }
 }
 
+/// What happens to a stream from outside its task.
+pub enum Event {
+    /// It must end, and this side says so.
+    Kill(ResetCode),
+    /// The peer said on the channel's control stream that it has given the stream up.
+    Reset(ResetCode),
+    /// Another path: one that this side asked for, or one that the peer has brought, with its attach.
+    Path(Link, Option<Attachment>),
+    /// The path that this side asked for was not found.
+    NoPath(NoPath),
+}
+
+/// Why there is no other path.
+pub struct NoPath {
+    pub failure: Failure,
+    /// The run of the peer's node that has the stream is gone for good.
+    pub gone: bool,
+}
+
+/// The way to a live stream's task. An event takes the place of one that was not taken yet, but nothing takes the place of an end.
+#[derive(Default)]
+pub struct Signal {
+    event: Mutex<Option<Event>>,
+    notify: Notify,
+}
+
+impl Signal {
+    pub fn send(&self, event: Event) {
+        let mut waiting = lock(&self.event);
+        if !matches!(*waiting, Some(Event::Kill(_) | Event::Reset(_))) {
+            *waiting = Some(event);
+        }
+        drop(waiting);
+        self.notify.notify_one();
+    }
+
+    /// What happened, if anything has.
+    pub fn take(&self) -> Option<Event> {
+        lock(&self.event).take()
+    }
+
+    /// What happens next. One task waits; a wait that is given up loses nothing.
+    pub async fn next(&self) -> Event {
+        loop {
+            self.notify.notified().await;
+            if let Some(event) = self.take() {
+                return event;
+            }
+        }
+    }
+}
+
 struct Live {
     channel: Arc<Channel>,
     through: Through,
-    kill: oneshot::Sender<ResetCode>,
+    signal: Arc<Signal>,
+    /// It was told to end.
+    doomed: bool,
 }
 
 #[derive(Default)]
@@ -41,30 +99,6 @@ struct Table {
     streams: HashMap<u64, Live>,
     /// How many each peer has opened through outlets.
     peers: HashMap<Identifier, usize>,
-}
-
-impl Table {
-    fn insert(&mut self, number: u64, live: Live) {
-        if matches!(live.through, Through::Outlet(_)) {
-            *self.peers.entry(live.channel.peer()).or_default() += 1;
-        }
-        live.channel.stream_began();
-        self.streams.insert(number, live);
-    }
-
-    fn remove(&mut self, number: u64) -> Option<Live> {
-        let live = self.streams.remove(&number)?;
-        live.channel.stream_ended();
-        if matches!(live.through, Through::Outlet(_))
-            && let Entry::Occupied(mut count) = self.peers.entry(live.channel.peer())
-        {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
-        Some(live)
-    }
 }
 
 /// All live streams of a node.
@@ -78,35 +112,35 @@ pub struct LiveStreams {
 /// A stream's place among the live ones; leaves it when dropped.
 pub struct LiveGuard {
     streams: Arc<LiveStreams>,
+    channel: Arc<Channel>,
+    id: u64,
     number: u64,
+    pub signal: Arc<Signal>,
 }
 
 impl LiveStreams {
-    /// Enters a stream; the receiver fires when it must end.
+    /// Enters stream `id` of `channel`.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, channel: Arc<Channel>, through: Through) -> (LiveGuard, oneshot::Receiver<ResetCode>) {
-        let (kill, killed) = oneshot::channel();
+    pub fn enter(self: &Arc<Self>, channel: &Arc<Channel>, id: u64, through: Through) -> LiveGuard {
+        let signal = Arc::new(Signal::default());
         let number = self.next.fetch_add(1, Ordering::Relaxed);
+        channel.stream_began(id, Arc::clone(&signal));
         let mut table = self.lock();
-        table.insert(number, Live { channel, through, kill });
+        if matches!(through, Through::Outlet(_)) {
+            *table.peers.entry(channel.peer()).or_default() += 1;
+        }
+        table.streams.insert(number, Live { channel: Arc::clone(channel), through, signal: Arc::clone(&signal), doomed: false });
         self.count.send_replace(table.streams.len());
         drop(table);
-        (LiveGuard { streams: Arc::clone(self), number }, killed)
+        LiveGuard { streams: Arc::clone(self), channel: Arc::clone(channel), id, number, signal }
     }
 
     /// Ends every stream for which `verdict` has a reason to.
     pub fn review(&self, verdict: impl Fn(&Channel, &Through) -> Option<ResetCode>) {
-        let mut table = self.lock();
-        let doomed: Vec<(u64, ResetCode)> = table
-            .streams
-            .iter()
-            .filter_map(|(number, live)| verdict(&live.channel, &live.through).map(|code| (*number, code)))
-            .collect();
-        for (number, code) in doomed {
-            if let Some(live) = table.remove(number) {
-                self.count.send_replace(table.streams.len());
-                // A stream that has just ended by itself needs no telling.
-                let _ = live.kill.send(code);
+        for live in self.lock().streams.values_mut().filter(|live| !live.doomed) {
+            if let Some(code) = verdict(&live.channel, &live.through) {
+                live.doomed = true;
+                live.signal.send(Event::Kill(code));
             }
         }
     }
@@ -135,16 +169,32 @@ impl LiveStreams {
         self.lock().peers.get(&peer).copied().unwrap_or(0)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        lock(&self.table)
+    }
+
+    fn leave(&self, number: u64) {
+        let mut table = self.lock();
+        let Some(live) = table.streams.remove(&number) else { return };
+        if matches!(live.through, Through::Outlet(_))
+            && let Entry::Occupied(mut count) = table.peers.entry(live.channel.peer())
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        self.count.send_replace(table.streams.len());
     }
 }
 
 impl Drop for LiveGuard {
     fn drop(&mut self) {
-        let mut table = self.streams.lock();
-        if table.remove(self.number).is_some() {
-            self.streams.count.send_replace(table.streams.len());
-        }
+        self.channel.stream_ended(self.id);
+        self.streams.leave(self.number);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

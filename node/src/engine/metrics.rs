@@ -121,11 +121,11 @@ impl Cause {
     fn of(end: &End) -> Self {
         match end {
             End::Clean => Self::Clean,
-            End::Rejected(_)
-            | End::PathLost { opened: false, .. }
-            | End::Protocol(StreamError::UnexpectedKind(FrameKind::NoChannel)) => Self::Refused,
+            End::Rejected(_) | End::NotOpened(_) | End::Protocol(StreamError::UnexpectedKind(FrameKind::NoChannel)) => {
+                Self::Refused
+            }
             End::ResetByPeer(ResetCode::Application) => Self::PeerApplication,
-            End::Reset(code) | End::ResetByPeer(code) => match code {
+            End::Reset { code, .. } | End::ResetByPeer(code) => match code {
                 ResetCode::Application => Self::Application,
                 ResetCode::Policy => Self::Policy,
                 ResetCode::Credential => Self::Credential,
@@ -135,7 +135,7 @@ impl Cause {
                 ResetCode::ShuttingDown => Self::ShuttingDown,
                 ResetCode::Deleted => Self::Deleted,
             },
-            End::PathLost { opened: true, .. } => Self::LinkLost,
+            End::PathLost { .. } => Self::LinkLost,
             End::Protocol(_) => Self::Protocol,
         }
     }

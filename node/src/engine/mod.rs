@@ -3,6 +3,7 @@
 //! [`Engine`] is the whole of a running node, as plan, control and daemon use it. It never waits for the network: what cannot
 //! work yet is started, tried again, and told in [`Engine::status`].
 
+mod attach;
 mod buffers;
 mod channel;
 pub mod code;
@@ -34,6 +35,7 @@ use postern_proto::handshake::StaticKey;
 use postern_proto::id::{InstanceId, NodeId};
 use postern_proto::identity::Identity;
 use postern_proto::name::{Alias, OutletName, RelayName};
+use postern_proto::record::ResetCode;
 use postern_proto::secret::SecretBytes;
 use postern_proto::spec::{InletSpec, OutletSpec, PolicySpec, RelaySpec};
 use postern_runtime::clock::Clock;
@@ -58,6 +60,9 @@ const MAX_INLET_CONNECTIONS: usize = 8_192;
 
 /// Most direct paths that are served at once.
 const MAX_DIRECT_PATHS: usize = 4_096;
+
+/// How long telling peers that their streams end may take when the node stops.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a node is made of when it starts.
 pub struct Settings {
@@ -230,6 +235,9 @@ impl Engine {
         let drained = self.shared.live.drained();
         if self.shared.live.total() > 0 && tokio::time::timeout(deadline, drained).await.is_err() {
             info!(streams = self.shared.live.total(), "cutting the streams that did not finish in time");
+            // The peers are told, or they would wait for these streams to come back.
+            self.shared.live.review(|_, _| Some(ResetCode::ShuttingDown));
+            let _ = tokio::time::timeout(LAST_WORDS, self.shared.live.drained()).await;
         }
         self.shared.stop.cancel();
         presence::withdraw(&self.shared);

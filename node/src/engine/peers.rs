@@ -210,7 +210,8 @@ impl Peers {
         Ok(channel)
     }
 
-    /// A fresh path to the peer of a channel that this node dialled.
+    /// A fresh path to the peer of a channel that this node dialled: by the way that the channel was made, or through any other relay
+    /// at which that run of the peer's node is registered.
     ///
     /// # Errors
     /// The step that failed.
@@ -218,12 +219,32 @@ impl Peers {
         let way = self.ways.lock().unwrap_or_else(PoisonError::into_inner).get(&channel.id()).map(|(way, _)| way.clone());
         let way =
             way.ok_or_else(|| Failure::new(Step::Channel, code::CLOSED, "the channel to the peer was closed; try again"))?;
-        let link = path_by(shared, &way).await;
-        if link.as_ref().is_err_and(|failure| failure.code == code::NOT_CONNECTED) {
-            // The run that this channel belongs to is gone; its successor needs another one.
-            channel.close();
+        match &way {
+            Way::Relay { link, identifier, instance } => {
+                let mut relays = shared.relays.all();
+                // Those that are connected first, and of these the one that the channel was made through.
+                relays.sort_by_key(|relay| (!relay.is_up(), !Arc::ptr_eq(relay, link)));
+                let mut last = None;
+                for relay in relays {
+                    match relay.join(*identifier, *instance).await {
+                        Ok(socket) => return Ok(Link::new(socket)),
+                        Err(failure) => last = Some(failure),
+                    }
+                }
+                Err(last.unwrap_or_else(|| {
+                    Failure::new(Step::Relay, code::NO_RELAY, "the project has no relay that this node knows of")
+                }))
+            }
+            Way::Direct { address } => {
+                let (socket, peer) = shared.direct.dial(&shared.trust, address).await?;
+                if (peer.node_id, peer.instance) != channel.peer_instance() {
+                    // The run that this channel belongs to is gone; its successor needs another one.
+                    channel.close();
+                    return Err(Failure::new(Step::Peer, code::OTHER_NODE, format!("another node answers at {address}")));
+                }
+                Ok(Link::new(socket))
+            }
         }
-        link
     }
 }
 

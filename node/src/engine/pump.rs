@@ -1,23 +1,30 @@
-//! Moves the bytes of one stream between the application's socket and a path, both ways, in one task.
+//! Moves the bytes of one stream between the application's socket and a path, both ways, in one task, for as long as the stream
+//! lives: a path that is lost is replaced by another one, and the application notices nothing but time.
 //!
 //! The path is always read, so nothing on it ever waits for an application: what the application does not take at once is kept
-//! in a backlog that the stream's credit bounds. Large buffers are held only while bytes flow.
+//! in a backlog that the stream's credit bounds. Sealed records are kept until the peer has acknowledged them. Large buffers are
+//! held only while bytes flow.
 
-use std::collections::VecDeque;
+mod backlog;
+
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::time::Duration;
 
-use postern_proto::record::{HEADER_LEN, MAX_BODY, MAX_RECORD, OVERHEAD, PREFIX_LEN, RejectCode, ResetCode};
-use postern_proto::stream::{Received, Stream, StreamError};
+use postern_proto::record::{HEADER_LEN, Kind, MAX_BODY, MAX_RECORD, OVERHEAD, PREFIX_LEN, RecordError, RejectCode, ResetCode};
+use postern_proto::stream::{Attachment, Outbox, Received, SMALL, Stream, StreamError};
 use socket2::SockRef;
-use tokio::io::Interest;
+use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
+use tracing::{debug, warn};
 
+use self::backlog::Backlog;
 use super::buffers::{BUFFER_SIZE, Buffer, RECORDS_PER_BUFFER};
+use super::code;
+use super::failure::{Failure, Step};
 use super::link::Link;
+use super::live::{Event, NoPath, Signal};
 
 /// How long the peer may wait for the count of records that were opened, where no acknowledgement was due before.
 const ACK_DELAY: Duration = Duration::from_secs(1);
@@ -26,8 +33,28 @@ const ACK_DELAY: Duration = Duration::from_secs(1);
 /// request that was sent whole, short enough that forgotten connections go away.
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(3600);
 
+/// How long the peer may take to answer an attach, or an open before it is said again on another path.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long opening a stream may take, with the dial of its target.
+const OPEN_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A path on which records wait for their acknowledgement and nothing at all was heard for so long is dead: a peer that hears acknowledges
+/// within [`ACK_DELAY`].
+const DEAD_AFTER: Duration = Duration::from_secs(10);
+
+/// How long a stream whose peer's run is said to be gone waits for it to be seen again: a node that changes its network is away for
+/// as long as it takes to connect anew.
+const GONE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Rounds after which a busy stream lets others of its thread run.
 const ROUNDS_PER_TURN: u32 = 32;
+
+/// Small unacknowledged records may take this much more room than their bytes, which the credit bounds.
+const MAX_KEPT: usize = 8 * 1024 * 1024;
+
+/// Times that a path may change what it carries before the stream is given up.
+const MAX_CORRUPTIONS: u32 = 64;
 
 /// How a stream ended.
 #[derive(Debug)]
@@ -36,111 +63,48 @@ pub enum End {
     Clean,
     /// The outlet's node did not open it; no byte reached the target.
     Rejected(RejectCode),
+    /// The outlet's node did not answer, or could not be asked.
+    NotOpened(Failure),
     /// The peer gave it up.
     ResetByPeer(ResetCode),
-    /// This side gave it up.
-    Reset(ResetCode),
-    /// The path was lost. `opened` tells whether the peer had accepted the stream.
-    PathLost { opened: bool, error: io::Error },
+    /// This side gave it up. `told` is whether the stream's own path has taken the message whole.
+    Reset { code: ResetCode, told: bool },
+    /// The path was lost, and no other one was found in time.
+    PathLost { error: io::Error },
     /// The peer broke the protocol.
     Protocol(StreamError),
+}
+
+/// How the opener's side brings its stream to another path.
+pub trait Resume: Sync {
+    /// Asks for a path, which comes by the stream's [`Signal`]. `attempt` counts from 0 for each loss.
+    fn ask(&self, attempt: u32);
+
+    /// Appends the frame that attaches `stream` to a path.
+    ///
+    /// # Errors
+    /// Where it cannot be sealed.
+    fn attach(&self, stream: &mut Stream, out: &mut Vec<u8>) -> Result<(), StreamError>;
 }
 
 /// One stream with what it stands on.
 pub struct Pump<'a> {
     pub stream: &'a mut Stream,
     pub application: &'a TcpStream,
-    pub link: &'a mut Link,
-    /// Fires when the stream must end, with the reason.
-    pub kill: &'a mut oneshot::Receiver<ResetCode>,
+    pub link: Link,
+    /// What happens to the stream from outside.
+    pub signal: &'a Signal,
+    /// How it comes to another path; the acceptor's side waits for the opener to bring one.
+    pub resume: Option<&'a dyn Resume>,
+    /// How long it may be without a path.
+    pub patience: Duration,
 }
 
-/// What leaves on the path: a run of sealed records, then small control records.
-#[derive(Default)]
-struct Outgoing {
-    buffer: Option<Buffer>,
-    position: usize,
-    end: usize,
-    small: Vec<u8>,
-    small_position: usize,
-}
-
-impl Outgoing {
-    const fn is_empty(&self) -> bool {
-        self.position == self.end && self.small_position == self.small.len()
-    }
-
-    /// Small records go first, unless the run has begun to leave: no record is ever cut by another. (A FIN is made only when no
-    /// run is left.)
-    const fn small_first(&self) -> bool {
-        self.position == 0
-    }
-
-    /// What is to be written, in order.
-    fn pending(&self) -> [&[u8]; 2] {
-        let large = self.buffer.as_deref().map_or(&[][..], |buffer| &buffer[self.position..self.end]);
-        let small = &self.small[self.small_position..];
-        if self.small_first() { [small, large] } else { [large, small] }
-    }
-
-    /// `count` bytes of [`Self::pending`] were written; they are also copied to `kept`.
-    fn advance(&mut self, count: usize, kept: Option<&mut Vec<u8>>) {
-        let [first, second] = self.pending();
-        let of_first = count.min(first.len());
-        if let Some(kept) = kept {
-            kept.extend_from_slice(&first[..of_first]);
-            kept.extend_from_slice(&second[..count - of_first]);
-        }
-        let (small, large) = if self.small_first() { (of_first, count - of_first) } else { (count - of_first, of_first) };
-        self.small_position += small;
-        self.position += large;
-        if self.position == self.end {
-            (self.position, self.end) = (0, 0);
-        }
-    }
-}
-
-/// Bytes that the application has not taken yet.
-#[derive(Default)]
-struct Backlog {
-    chunks: VecDeque<Vec<u8>>,
-    /// How much of the first chunk is gone.
-    taken: usize,
-}
-
-impl Backlog {
-    /// Small runs share a chunk, so that a peer that sends a byte at a time cannot make the bookkeeping larger than the bytes.
-    const CHUNK: usize = 64 * 1024;
-
-    fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
-    }
-
-    fn push(&mut self, mut bytes: &[u8]) {
-        if let Some(last) = self.chunks.back_mut() {
-            let (fits, rest) = bytes.split_at(bytes.len().min(last.capacity() - last.len()));
-            last.extend_from_slice(fits);
-            bytes = rest;
-        }
-        for bytes in bytes.chunks(Self::CHUNK) {
-            let mut chunk = Vec::with_capacity(Self::CHUNK);
-            chunk.extend_from_slice(bytes);
-            self.chunks.push_back(chunk);
-        }
-    }
-
-    fn advance(&mut self, mut count: usize) {
-        while let Some(first) = self.chunks.front() {
-            let left = first.len() - self.taken;
-            if count < left {
-                self.taken += count;
-                return;
-            }
-            count -= left;
-            self.taken = 0;
-            self.chunks.pop_front();
-        }
-    }
+/// Since when, and why, a stream has no path that works.
+struct Lost {
+    since: Instant,
+    attempts: u32,
+    error: io::Error,
 }
 
 /// What one round did.
@@ -151,43 +115,82 @@ struct Progress {
 }
 
 struct State<'a> {
-    pump: Pump<'a>,
-    outgoing: Outgoing,
+    stream: &'a mut Stream,
+    application: &'a TcpStream,
+    signal: &'a Signal,
+    resume: Option<&'a dyn Resume>,
+    patience: Duration,
+    /// None while the stream has no path.
+    link: Option<Link>,
+    lost: Option<Lost>,
+    outbox: Outbox<Buffer>,
+    /// Control records, and the frame that opens or attaches, in front of them: they belong to the path of now.
+    small: Vec<u8>,
+    small_position: usize,
     backlog: Backlog,
-    /// Everything written before the peer accepted, to be said again on another path if this one fails before.
-    unanswered: Option<Vec<u8>>,
     application_ended: bool,
     /// The application was told that the peer's direction has ended.
     told_end: bool,
+    began: Instant,
+    /// When the open or attach that waits for its answer was said.
+    asked: Option<Instant>,
+    acknowledge_by: Option<Instant>,
+    /// The path has brought something since [`Self::heard_at`] was set.
+    heard: bool,
+    /// When nothing was owed by the peer, or it was heard, the last time that this side waited.
+    heard_at: Instant,
+    idle_since: Instant,
+    corruptions: u32,
+    resumes: u64,
 }
 
-/// Moves bytes until the stream ends. Returns how it ended and, where the path was lost before the peer answered, what has to
-/// be sent again on another path (the bytes are sealed; they mean the same there).
+/// What became of a stream.
+#[derive(Debug)]
+pub struct Outcome {
+    pub end: End,
+    /// The path that it had then.
+    pub path: Option<Link>,
+    /// How often it went on with another path.
+    pub resumes: u64,
+}
+
+/// Moves bytes until the stream ends.
 ///
-/// `first` is sent before anything else: the frame that opens the stream, or nothing. `answered` tells whether the peer has
-/// accepted the stream already.
-pub async fn run(pump: Pump<'_>, first: Vec<u8>, answered: bool) -> (End, Option<Vec<u8>>) {
+/// `first` is sent before anything else: the frame that opens the stream, or nothing where the stream is accepted already.
+pub async fn run(pump: Pump<'_>, first: Vec<u8>) -> Outcome {
+    let Pump { stream, application, link, signal, resume, patience } = pump;
+    let now = Instant::now();
     let mut state = State {
-        outgoing: Outgoing { small: first, ..Outgoing::default() },
-        unanswered: (!answered).then(Vec::new),
-        pump,
+        asked: (!stream.is_accepted()).then_some(now),
+        stream,
+        application,
+        signal,
+        resume,
+        patience,
+        link: Some(link),
+        lost: None,
+        outbox: Outbox::default(),
+        small: first,
+        small_position: 0,
         backlog: Backlog::default(),
         application_ended: false,
         told_end: false,
+        began: now,
+        acknowledge_by: None,
+        heard: true,
+        heard_at: now,
+        idle_since: now,
+        corruptions: 0,
+        resumes: 0,
     };
     let end = state.run().await;
-    let again = match &end {
-        End::PathLost { opened: false, .. } => state.unanswered.take(),
-        _ => None,
-    };
-    (end, again)
+    Outcome { end, path: state.link, resumes: state.resumes }
 }
 
 impl State<'_> {
     async fn run(&mut self) -> End {
         let timer = tokio::time::sleep(HALF_CLOSED_TIMEOUT);
         tokio::pin!(timer);
-        let mut ack_armed = false;
         let mut rounds = 0;
         loop {
             let progress = self.round();
@@ -197,12 +200,17 @@ impl State<'_> {
             if progress.moved {
                 rounds += 1;
                 if rounds % ROUNDS_PER_TURN == 0 {
+                    if let Some(event) = self.signal.take()
+                        && let Err(end) = self.handle(event)
+                    {
+                        return end;
+                    }
                     tokio::task::yield_now().await;
                 }
                 continue;
             }
             self.release();
-            if let Some(end) = self.wait(timer.as_mut(), &mut ack_armed).await {
+            if let Err(end) = self.wait(timer.as_mut()).await {
                 return end;
             }
         }
@@ -210,25 +218,55 @@ impl State<'_> {
 
     /// Buffers go back while nothing moves.
     fn release(&mut self) {
-        self.pump.link.release();
-        if self.outgoing.position == self.outgoing.end {
-            self.outgoing.buffer = None;
+        if let Some(link) = &mut self.link {
+            link.release();
+        }
+        if self.small.is_empty() {
+            self.small = Vec::new();
         }
     }
 
-    /// Waits until something can move, or the stream has to end.
-    async fn wait(&mut self, mut timer: std::pin::Pin<&mut Sleep>, ack_armed: &mut bool) -> Option<End> {
-        let acknowledge = self.pump.stream.has_unacknowledged();
-        let half_closed = self.application_ended || self.pump.stream.peer_finished();
-        if acknowledge && !*ack_armed {
-            timer.as_mut().reset(Instant::now() + ACK_DELAY);
-        } else if !acknowledge && half_closed {
-            timer.as_mut().reset(Instant::now() + HALF_CLOSED_TIMEOUT);
+    /// When something is due though nothing arrives.
+    fn due(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        if !self.stream.has_unacknowledged() {
+            self.acknowledge_by = None;
+        } else if self.acknowledge_by.is_none() {
+            self.acknowledge_by = Some(now + ACK_DELAY);
         }
-        *ack_armed = acknowledge;
-        let link = if self.outgoing.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+        let owed = self.is_owed();
+        if std::mem::take(&mut self.heard) || !owed {
+            self.heard_at = now;
+        }
+        let dead = owed.then(|| self.heard_at + DEAD_AFTER);
+        let lost = self.lost.as_ref().map(|lost| lost.since + self.patience);
+        let asked = self.asked.map(|since| since + ANSWER_PATIENCE);
+        let opened = (!self.stream.is_accepted()).then(|| self.began + OPEN_DEADLINE);
+        let half_closed = self.is_half_closed().then(|| self.idle_since + HALF_CLOSED_TIMEOUT);
+        [self.acknowledge_by, dead, lost, asked, opened, half_closed].into_iter().flatten().min()
+    }
+
+    /// Whether the peer has to acknowledge something.
+    fn is_owed(&self) -> bool {
+        self.link.is_some() && self.lost.is_none() && self.stream.is_accepted() && self.outbox.kept() > 0
+    }
+
+    fn is_half_closed(&self) -> bool {
+        self.application_ended || self.stream.peer_finished()
+    }
+
+    /// Waits until something can move, or the stream has to end.
+    async fn wait(&mut self, mut timer: std::pin::Pin<&mut Sleep>) -> Result<(), End> {
+        let due = self.due();
+        // A timer that rings too early costs less than setting it each time.
+        if let Some(due) = due
+            && (due < timer.deadline() || timer.is_elapsed())
+        {
+            timer.as_mut().reset(due);
+        }
+        let path = if self.has_pending() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         let mut application = Interest::ERROR;
-        if !self.application_ended && self.may_read_application() {
+        if self.may_read_application() {
             application |= Interest::READABLE;
         }
         if !self.backlog.is_empty() {
@@ -236,42 +274,158 @@ impl State<'_> {
         }
         tokio::select! {
             biased;
-            code = &mut *self.pump.kill => {
-                let code = code.unwrap_or(ResetCode::ShuttingDown);
-                self.give_up(code);
-                return Some(End::Reset(code));
-            }
-            ready = self.pump.link.socket.ready(link) => {
-                if let Err(error) = ready {
-                    return Some(self.path_lost(error));
-                }
-            }
-            ready = self.pump.application.ready(application) => {
+            event = self.signal.next() => self.handle(event),
+            ready = readiness(self.link.as_ref(), path) => match ready {
+                Ok(_) => Ok(()),
+                Err(error) => self.path_lost(error),
+            },
+            ready = self.application.ready(application) => {
                 let failed = match ready {
                     Ok(ready) if ready.is_error() => {
-                        let failed = matches!(self.pump.application.take_error(), Ok(Some(_)) | Err(_));
+                        let failed = matches!(self.application.take_error(), Ok(Some(_)) | Err(_));
                         // An error that something else took already must not wake this task for ever.
-                        let _ = self.pump.application.try_io(Interest::ERROR, || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) });
+                        let _ = self.application.try_io(Interest::ERROR, || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) });
                         failed
                     }
                     Ok(_) => false,
                     Err(_) => true,
                 };
-                if failed {
-                    self.give_up(ResetCode::Application);
-                    return Some(End::Reset(ResetCode::Application));
-                }
+                if failed { Err(self.give_up(ResetCode::Application)) } else { Ok(()) }
             }
-            () = timer.as_mut(), if acknowledge || half_closed => {
-                if acknowledge {
-                    self.pump.stream.acknowledge();
-                } else {
-                    self.give_up(ResetCode::Timeout);
-                    return Some(End::Reset(ResetCode::Timeout));
-                }
-            }
+            () = timer.as_mut(), if due.is_some() => self.overdue(),
         }
-        None
+    }
+
+    /// The timer rang: does what is due.
+    fn overdue(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        let passed = |since: Instant, limit: Duration| now >= since + limit;
+        if !self.stream.is_accepted() && passed(self.began, OPEN_DEADLINE) {
+            let failure = Failure::new(Step::Outlet, code::PATH_LOST, "the outlet's node did not answer in time");
+            self.give_up(ResetCode::Timeout);
+            return Err(End::NotOpened(failure));
+        }
+        if let Some(lost) = self.lost.take_if(|lost| passed(lost.since, self.patience)) {
+            return Err(self.forsaken(lost.error));
+        }
+        if self.asked.is_some_and(|since| passed(since, ANSWER_PATIENCE)) {
+            // An open or an attach without an answer is one that may have got lost. Whether the path works, another one tells.
+            return self.path_lost(io::ErrorKind::TimedOut.into());
+        }
+        let owed = self.is_owed();
+        if owed && !self.heard && passed(self.heard_at, DEAD_AFTER) {
+            return self.path_lost(io::ErrorKind::TimedOut.into());
+        }
+        if self.acknowledge_by.take_if(|by| now >= *by).is_some() {
+            self.stream.acknowledge();
+        }
+        if self.is_half_closed() && passed(self.idle_since, HALF_CLOSED_TIMEOUT) {
+            return Err(self.give_up(ResetCode::Timeout));
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Kill(code) => Err(self.give_up(code)),
+            Event::Reset(code) => Err(End::ResetByPeer(code)),
+            Event::Path(link, Some(attachment)) => self.attached(link, attachment),
+            Event::Path(link, None) => self.attach(link),
+            Event::NoPath(no_path) => self.no_path(no_path),
+        }
+    }
+
+    /// The opener has brought another path. What is still on the old one is not read any more.
+    fn attached(&mut self, link: Link, attachment: Attachment) -> Result<(), End> {
+        let number = attachment.attach();
+        match self.stream.attach(attachment) {
+            Ok(received) => {
+                debug!(number, received, "the peer attached the stream to another path");
+                self.outbox.rewind(received);
+                self.take_path(link);
+                self.lost = None;
+                self.resumes += 1;
+                Ok(())
+            }
+            // Somebody says again what was said: nothing is answered.
+            Err(StreamError::AttachOld { .. }) => Ok(()),
+            Err(error) => Err(self.protocol(error)),
+        }
+    }
+
+    /// This side has found another path and says so on it.
+    fn attach(&mut self, link: Link) -> Result<(), End> {
+        let Some(resume) = self.resume.filter(|_| self.link.is_none()) else { return Ok(()) };
+        self.take_path(link);
+        resume.attach(self.stream, &mut self.small).map_err(End::Protocol)?;
+        self.asked = Some(Instant::now());
+        Ok(())
+    }
+
+    fn take_path(&mut self, link: Link) {
+        self.link = Some(link);
+        self.small.clear();
+        self.small_position = 0;
+    }
+
+    fn no_path(&mut self, NoPath { failure, gone }: NoPath) -> Result<(), End> {
+        if !self.stream.is_accepted() {
+            return Err(End::NotOpened(failure));
+        }
+        let Some(lost) = &mut self.lost else { return Ok(()) };
+        if gone && lost.since.elapsed() >= GONE_PATIENCE {
+            return Err(self.forsaken(io::Error::other(failure.reason)));
+        }
+        lost.attempts += 1;
+        if let Some(resume) = self.resume {
+            resume.ask(lost.attempts);
+        }
+        Ok(())
+    }
+
+    /// There will be no other path. Where both applications have ended and this one was given everything, only the peer's word for it
+    /// is missing, and nobody is to be told of that.
+    fn forsaken(&self, error: io::Error) -> End {
+        let done = self.application_ended && self.told_end && self.backlog.is_empty();
+        if done { End::Clean } else { End::PathLost { error } }
+    }
+
+    /// What arrived was not sealed by the peer: the path is at fault, and another one may not be. A network that does it again and
+    /// again ends the stream.
+    fn corrupted(&mut self, error: StreamError) -> Result<(), End> {
+        self.corruptions += 1;
+        if self.corruptions > MAX_CORRUPTIONS {
+            return Err(self.protocol(error));
+        }
+        warn!(%error, "the path changed what it carried");
+        self.path_lost(io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    /// The path is of no use any more. The stream goes on with another one, unless it may not wait for one.
+    fn path_lost(&mut self, error: io::Error) -> Result<(), End> {
+        if self.patience.is_zero() {
+            return Err(self.forsaken(error));
+        }
+        self.link = None;
+        self.small.clear();
+        self.small_position = 0;
+        self.asked = None;
+        let attempts = match &mut self.lost {
+            // An attach that was not answered: the same loss.
+            Some(lost) => {
+                lost.attempts += 1;
+                lost.attempts
+            }
+            None => {
+                debug!(%error, "the stream lost its path");
+                self.lost = Some(Lost { since: Instant::now(), attempts: 0, error });
+                0
+            }
+        };
+        if let Some(resume) = self.resume {
+            resume.ask(attempts);
+        }
+        Ok(())
     }
 
     /// Does once what can be done without waiting.
@@ -287,7 +441,7 @@ impl State<'_> {
                 }
             }
         }
-        if self.pump.stream.is_finished() && self.outgoing.is_empty() && self.told_end && self.backlog.is_empty() {
+        if self.stream.is_finished() && !self.has_pending() && self.told_end && self.backlog.is_empty() {
             progress.end = Some(End::Clean);
         }
         progress
@@ -295,50 +449,72 @@ impl State<'_> {
 
     /// path → application: reads, opens in place, and writes at once what the application takes.
     fn read_link(&mut self) -> Result<bool, End> {
-        let link = &mut *self.pump.link;
+        let Some(link) = &mut self.link else { return Ok(false) };
         link.compact();
         let end = link.end;
         let mut moved = false;
         if end < BUFFER_SIZE {
             let buffer = link.buffer.get_or_insert_with(Buffer::take);
             match read(&link.socket, &mut [IoSliceMut::new(&mut buffer[end..])]) {
-                Ok(0) => return Err(self.path_lost(io::ErrorKind::UnexpectedEof.into())),
+                // Whole records that came before the end were handled when they were read.
+                Ok(0) => return self.path_lost(io::ErrorKind::UnexpectedEof.into()).map(|()| true),
                 Ok(count) => {
                     link.end += count;
-                    moved = true;
+                    (moved, self.heard) = (true, true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(self.path_lost(error)),
+                Err(error) => return self.path_lost(error).map(|()| true),
             }
         }
         // Most records of one read, and what is left over from the read before.
         let mut pieces = [(0, 0); RECORDS_PER_BUFFER * 4];
         let mut count = 0;
-        loop {
-            // A finished stream leaves what follows to the next one.
-            if self.pump.stream.is_finished() || count == pieces.len() {
-                break;
-            }
-            let link = &mut *self.pump.link;
+        // A finished stream leaves what follows to the next one.
+        while !self.stream.is_finished() && count < pieces.len() {
+            let Some(link) = &mut self.link else { break };
             let header = match link.next_frame() {
                 Ok(Some(header)) => header,
                 Ok(None) => break,
-                Err(error) => return Err(self.protocol(error.into())),
+                Err(error) => {
+                    self.deliver(&pieces[..count])?;
+                    return self.corrupted(error.into()).map(|()| true);
+                }
             };
             let (start, length) = (link.start, HEADER_LEN + header.length);
             link.start += length;
             let Some(buffer) = &mut link.buffer else { break };
             let record = &mut buffer[start..start + length];
             moved = true;
-            match self.pump.stream.handle_record(header, record) {
+            match self.stream.handle_record(header, record) {
                 Ok(Received::Data(body)) => {
                     pieces[count] = (start + PREFIX_LEN, start + PREFIX_LEN + body.len());
                     count += 1;
                 }
-                Ok(Received::Accepted) => self.unanswered = None,
-                Ok(Received::Fin | Received::Progress | Received::Attached { .. }) => {}
+                Ok(Received::Accepted) => self.asked = None,
+                Ok(Received::Progress) => self.outbox.acknowledge(self.stream.acknowledged()),
+                Ok(Received::Fin) => {}
+                Ok(Received::Attached { received }) => {
+                    debug!(received, "attached the stream to another path");
+                    self.outbox.rewind(received);
+                    self.resumes += 1;
+                    (self.lost, self.asked) = (None, None);
+                }
+                Ok(Received::Finished) => {
+                    self.outbox.rewind(self.stream.acknowledged());
+                    (self.lost, self.asked) = (None, None);
+                }
                 Ok(Received::Rejected(code)) => return Err(End::Rejected(code)),
                 Ok(Received::Reset(code)) => return Err(End::ResetByPeer(code)),
+                // Not authenticated, so it ends nothing that lives: whether the stream is known, another path may tell.
+                Err(StreamError::UnexpectedKind(Kind::NoChannel)) if self.stream.is_accepted() => {
+                    self.deliver(&pieces[..count])?;
+                    return self.path_lost(io::ErrorKind::NotFound.into()).map(|()| true);
+                }
+                Err(error @ StreamError::UnexpectedKind(Kind::NoChannel)) => return Err(End::Protocol(error)),
+                Err(error @ (StreamError::Record(RecordError::Aead(_)) | StreamError::UnexpectedKind(_))) => {
+                    self.deliver(&pieces[..count])?;
+                    return self.corrupted(error).map(|()| true);
+                }
                 Err(error) => return Err(self.protocol(error)),
             }
         }
@@ -348,23 +524,20 @@ impl State<'_> {
 
     /// Writes opened bytes to the application; what it does not take goes to the backlog.
     fn deliver(&mut self, pieces: &[(usize, usize)]) -> Result<(), End> {
-        let Some(buffer) = &self.pump.link.buffer else { return Ok(()) };
+        let Some(buffer) = self.link.as_ref().and_then(|link| link.buffer.as_ref()) else { return Ok(()) };
         let mut written = 0;
         if self.backlog.is_empty() && !pieces.is_empty() {
             let mut slices = [IoSlice::new(&[]); RECORDS_PER_BUFFER * 4];
             for (slice, (start, end)) in slices.iter_mut().zip(pieces) {
                 *slice = IoSlice::new(&buffer[*start..*end]);
             }
-            match self.pump.application.try_write_vectored(&slices[..pieces.len()]) {
+            match self.application.try_write_vectored(&slices[..pieces.len()]) {
                 Ok(count) => written = count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => {
-                    self.give_up(ResetCode::Application);
-                    return Err(End::Reset(ResetCode::Application));
-                }
+                Err(_) => return Err(self.give_up(ResetCode::Application)),
             }
         }
-        self.pump.stream.consumed(written as u64);
+        self.stream.consumed(written as u64);
         for (start, end) in pieces {
             let taken = written.min(end - start);
             written -= taken;
@@ -372,46 +545,50 @@ impl State<'_> {
                 self.backlog.push(&buffer[start + taken..*end]);
             }
         }
+        if self.is_half_closed() && !pieces.is_empty() {
+            self.idle_since = Instant::now();
+        }
         Ok(())
     }
 
     /// backlog → application, and the end of the peer's direction behind it.
     fn write_application(&mut self) -> Result<bool, End> {
         let mut moved = false;
-        while let Some(first) = self.backlog.chunks.front() {
-            match self.pump.application.try_write(&first[self.backlog.taken..]) {
+        while let Some(first) = self.backlog.front() {
+            match self.application.try_write(first) {
                 Ok(count) => {
                     self.backlog.advance(count);
-                    self.pump.stream.consumed(count as u64);
+                    self.stream.consumed(count as u64);
                     moved = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(moved),
-                Err(_) => {
-                    self.give_up(ResetCode::Application);
-                    return Err(End::Reset(ResetCode::Application));
-                }
+                Err(_) => return Err(self.give_up(ResetCode::Application)),
             }
         }
-        if self.pump.stream.peer_finished() && !self.told_end {
-            self.told_end = true;
+        if self.stream.peer_finished() && !self.told_end {
+            (self.told_end, self.idle_since) = (true, Instant::now());
             // Where the application has closed already, there is nobody to tell.
-            let _ = SockRef::from(self.pump.application).shutdown(Shutdown::Write);
+            let _ = SockRef::from(self.application).shutdown(Shutdown::Write);
             moved = true;
         }
         Ok(moved)
     }
 
     fn may_read_application(&self) -> bool {
-        self.pump.stream.budget() > 0 && self.outgoing.position == self.outgoing.end
+        !self.application_ended
+            && self.lost.is_none()
+            && self.stream.budget() > 0
+            && self.outbox.is_written()
+            && self.outbox.kept() < MAX_KEPT
     }
 
     /// application → path: several records with one read, sealed where they were read to.
     fn read_application(&mut self) -> Result<bool, End> {
-        if self.application_ended || !self.may_read_application() {
+        if !self.may_read_application() {
             return Ok(false);
         }
-        let mut budget = usize::try_from(self.pump.stream.budget()).unwrap_or(usize::MAX);
-        let buffer = self.outgoing.buffer.get_or_insert_with(Buffer::take);
+        let mut budget = usize::try_from(self.stream.budget()).unwrap_or(usize::MAX);
+        let mut buffer = Buffer::take();
         let mut slots = buffer.chunks_exact_mut(MAX_RECORD);
         let mut targets = [(); RECORDS_PER_BUFFER].map(|()| {
             let body = slots.next().map_or(&mut [][..], |slot| &mut slot[PREFIX_LEN..PREFIX_LEN + MAX_BODY]);
@@ -419,75 +596,96 @@ impl State<'_> {
             budget -= length;
             IoSliceMut::new(&mut body[..length])
         });
-        let count = match read(self.pump.application, &mut targets) {
+        let count = match read(self.application, &mut targets) {
             Ok(0) => {
-                self.application_ended = true;
-                self.pump.stream.finish();
+                (self.application_ended, self.idle_since) = (true, Instant::now());
+                self.outbox.push_copy(&self.stream.seal_fin().map_err(End::Protocol)?);
                 return Ok(true);
             }
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(_) => {
-                self.give_up(ResetCode::Application);
-                return Err(End::Reset(ResetCode::Application));
-            }
+            Err(_) => return Err(self.give_up(ResetCode::Application)),
         };
         // All slots but the last were filled, so the records stand one behind the other.
-        let mut end = 0;
+        let (mut end, mut records) = (0, 0);
         for (slot, at) in (0..count).step_by(MAX_BODY).enumerate() {
             let start = slot * MAX_RECORD;
             end = start + OVERHEAD + (count - at).min(MAX_BODY);
-            self.pump.stream.seal_data(&mut buffer[start..end]).map_err(End::Protocol)?;
+            self.stream.seal_data(&mut buffer[start..end]).map_err(End::Protocol)?;
+            records += 1;
         }
-        (self.outgoing.position, self.outgoing.end) = (0, end);
+        if end <= SMALL {
+            self.outbox.push_copy(&buffer[..end]);
+        } else {
+            self.outbox.push(buffer, end, records);
+        }
+        if self.is_half_closed() {
+            self.idle_since = Instant::now();
+        }
         Ok(true)
     }
 
-    /// Acknowledgements, FIN and the like, behind what is already on its way.
+    /// Acknowledgements and the like.
     fn control(&mut self) -> Result<bool, End> {
-        if self.outgoing.small_position == self.outgoing.small.len() {
-            self.outgoing.small.clear();
-            self.outgoing.small_position = 0;
+        if self.link.is_none() {
+            return Ok(false);
         }
-        self.pump.stream.poll_transmit(&mut self.outgoing.small).map_err(End::Protocol)
+        if self.small_position == self.small.len() {
+            self.small.clear();
+            self.small_position = 0;
+        }
+        self.stream.poll_transmit(&mut self.small).map_err(End::Protocol)
     }
 
+    /// Whether something waits to be written to the path.
+    fn has_pending(&self) -> bool {
+        let data = !self.stream.is_attaching() && !self.outbox.is_written();
+        self.link.is_some() && (data || self.small_position < self.small.len())
+    }
+
+    /// Control records go first, unless a run has begun to leave: no record is ever cut by another.
     fn write_link(&mut self) -> Result<bool, End> {
         let mut moved = false;
-        while !self.outgoing.is_empty() {
-            let slices = self.outgoing.pending().map(IoSlice::new);
-            match self.pump.link.socket.try_write_vectored(&slices) {
+        while self.has_pending() {
+            let Some(link) = &self.link else { break };
+            let small = &self.small[self.small_position..];
+            let data = if self.stream.is_attaching() { &[][..] } else { self.outbox.pending() };
+            let mid_run = self.outbox.is_mid_run();
+            let slices = if mid_run { [data, small] } else { [small, data] }.map(IoSlice::new);
+            match link.socket.try_write_vectored(&slices) {
                 Ok(count) => {
-                    self.outgoing.advance(count, self.unanswered.as_mut());
+                    let first = count.min(slices[0].len());
+                    let (of_small, of_data) = if mid_run { (count - first, first) } else { (first, count - first) };
+                    self.small_position += of_small;
+                    self.outbox.advance(of_data);
                     moved = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(self.path_lost(error)),
+                Err(error) => return self.path_lost(error).map(|()| true),
             }
         }
         Ok(moved)
     }
 
-    /// Tells the peer that this side gives the stream up, as far as the path takes it at once, and resets the application.
-    fn give_up(&mut self, code: ResetCode) {
-        self.pump.stream.reset(code);
-        // A record that is half written must be finished first, or the reset could not be read.
-        if self.control().is_ok() {
-            let _ = self.write_link();
-        }
+    /// Tells the peer that this side gives the stream up, as far as the path takes it at once.
+    fn give_up(&mut self, code: ResetCode) -> End {
+        self.stream.reset(code);
+        // What is half written must be finished first, or the reset could not be read.
+        let told = self.link.is_some() && self.control().is_ok() && self.write_link().is_ok() && !self.has_pending();
+        End::Reset { code, told: told && self.link.is_some() }
     }
 
     fn protocol(&mut self, error: StreamError) -> End {
         self.give_up(ResetCode::Protocol);
         End::Protocol(error)
     }
+}
 
-    fn path_lost(&mut self, error: io::Error) -> End {
-        // What is still unsent would be lost with the path; said again elsewhere, the stream must be whole.
-        if let Some(unanswered) = &mut self.unanswered {
-            self.outgoing.pending().into_iter().for_each(|part| unanswered.extend_from_slice(part));
-        }
-        End::PathLost { opened: self.pump.stream.is_accepted(), error }
+/// Waits for a path to be ready; for ever where there is none.
+async fn readiness(link: Option<&Link>, interest: Interest) -> io::Result<Ready> {
+    match link {
+        Some(link) => link.socket.ready(interest).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -18,6 +18,7 @@ use postern_runtime::net::{SocketKind, dial};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -56,6 +57,7 @@ struct Session {
     /// Numbers of data links; none is used twice.
     counter: AtomicU64,
     parked: AtomicUsize,
+    began: Instant,
     ended: CancellationToken,
 }
 
@@ -128,6 +130,12 @@ impl RelayLink {
             State::Up(session) => session.parked.load(Ordering::Relaxed),
             State::Down => 0,
         }
+    }
+
+    /// Whether it has been connected since before `moment`, without a break.
+    #[must_use]
+    pub fn was_up_since(&self, moment: Instant) -> bool {
+        matches!(&*self.state.borrow(), State::Up(session) if session.began < moment)
     }
 
     #[must_use]

@@ -14,6 +14,7 @@ use super::code;
 use super::failure::{Failure, Step};
 use super::relay_link::{RelayLink, lock};
 use super::shared::Shared;
+use tokio::time::Instant;
 
 /// All relays of the project that this node uses.
 #[derive(Default)]
@@ -59,6 +60,13 @@ impl RelayLinks {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<RelayLink>> {
         lock(&self.links).clone()
+    }
+
+    /// Whether all relays have been connected since before `moment`: what none of them knows is not there.
+    #[must_use]
+    pub fn were_up_since(&self, moment: Instant) -> bool {
+        let links = self.all();
+        !links.is_empty() && links.iter().all(|link| link.was_up_since(moment))
     }
 
     /// Whether the relays say that `name` is registered; `None` while none has answered.

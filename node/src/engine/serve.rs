@@ -5,24 +5,23 @@ use std::time::Duration;
 
 use postern_proto::channel::Side as Part;
 use postern_proto::id::{Identifier, InstanceId};
-use postern_proto::name::OutletName;
-use postern_proto::path::{Open, OpenHead};
+use postern_proto::path::{AttachHead, Open, OpenHead};
 use postern_proto::policy::Decision;
-use postern_proto::record::{HEADER_LEN, Header, Kind, RejectCode, ResetCode};
+use postern_proto::record::{Control, HEADER_LEN, Header, Kind, RejectCode, ResetCode};
 use postern_proto::spec::ResourceType;
 use postern_proto::stream::Stream;
 use postern_runtime::net::{SocketKind, dial};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
-use super::channel::{self, Channel, ChannelError, PATH_IDLE};
+use super::attach::RESUME_TIMEOUT;
+use super::channel::{self, Attached, Channel, ChannelError, PATH_IDLE};
 use super::code;
 use super::failure::{Failure, reject_of_dial};
 use super::link::{Link, LinkError};
-use super::live::{LiveGuard, Through};
+use super::live::{Event, LiveGuard, Through};
 use super::metrics::Counted;
-use super::pump::{self, End, Pump, reset_application};
+use super::pump::{self, End, Outcome, Pump, reset_application};
 use super::shared::Shared;
 
 /// How long a path that was just joined may take to say what it is for.
@@ -48,6 +47,8 @@ const MAX_STREAMS_OF_PEER: usize = MAX_STREAMS / 2;
 pub async fn serve_path(shared: Arc<Shared>, socket: TcpStream, joined: Option<(Identifier, InstanceId)>) {
     let mut link = Link::new(socket);
     let mut patience = FIRST_FRAME;
+    // The stream that the path carried last.
+    let mut carried: Option<(Arc<Channel>, u64)> = None;
     loop {
         let (header, frame) = match link.read_frame(patience).await {
             Ok(read) => read,
@@ -59,12 +60,17 @@ pub async fn serve_path(shared: Arc<Shared>, socket: TcpStream, joined: Option<(
         };
         match header.kind {
             Kind::Handshake => return serve_handshake(&shared, &frame[HEADER_LEN..], joined, link).await,
-            Kind::Open => match serve_open(&shared, frame, link).await {
-                Some(free) => link = free,
-                None => return,
-            },
-            // Attaching a stream to another path is answered as an unknown channel until this node keeps streams that lost theirs.
-            Kind::Attach => return no_channel(&mut link).await,
+            Kind::Open | Kind::Attach => {
+                if let Some((channel, stream)) = carried.take() {
+                    channel.forget_ended(stream);
+                }
+                let served = match header.kind {
+                    Kind::Open => serve_open(&shared, frame, link).await,
+                    _ => serve_attach(&shared, frame, link).await,
+                };
+                let Some(Carried { channel, stream, path }) = served else { return };
+                (link, carried) = (path, Some((channel, stream)));
+            }
             Kind::Data | Kind::Control | Kind::NoChannel => {
                 debug!(kind = ?header.kind, "a path began with a frame that cannot begin anything");
                 return;
@@ -92,47 +98,110 @@ async fn serve_handshake(shared: &Arc<Shared>, offer: &[u8], joined: Option<(Ide
     }
 }
 
-/// Serves one stream; returns the path if it can carry another one.
-async fn serve_open(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) -> Option<Link> {
+/// A stream that has ended cleanly, and the path that can carry another one.
+struct Carried {
+    channel: Arc<Channel>,
+    stream: u64,
+    path: Link,
+}
+
+/// A stream that its opener has proven.
+struct Opened {
+    channel: Arc<Channel>,
+    id: u64,
+    stream: Stream,
+    open: Open,
+}
+
+async fn serve_open(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) -> Option<Carried> {
     let head = OpenHead::of_frame(&frame)?;
     let Some(channel) = shared.peers.by_id(head.channel) else {
         no_channel(&mut link).await;
         return None;
     };
     // A repeated id has no keys left to answer with; closing the path is the only answer that cannot repeat a nonce.
-    let (mut stream, open) = match channel.accept_open(head, &mut frame) {
-        Ok(accepted) => accepted,
+    match channel.accept_open(head, &mut frame) {
+        Ok((stream, open)) => serve_stream(shared, Opened { channel, id: head.stream, stream, open }, link).await,
         Err(error) => {
             warn!(peer = %channel.peer(), stream = head.stream, %error, "an open that cannot be answered");
-            return None;
-        }
-    };
-    // It counts, and a change of policies or credentials reaches it, from before it is judged: nothing falls in between, however
-    // long the target takes.
-    let (guard, mut kill) = shared.live.enter(Arc::clone(&channel), Through::Outlet(open.outlet.clone()));
-    let mut reached = reach(shared, &channel, &open).await;
-    if kill.try_recv().is_ok() {
-        warn!(peer = %channel.peer(), outlet = %open.outlet, "refused a stream: it was no longer allowed when its target was reached");
-        shared.metrics.refuse(Some(Through::Outlet(open.outlet.clone())), code::DENIED);
-        reached = Err(RejectCode::NotAvailable);
-    }
-    match reached {
-        Ok(application) => {
-            stream.accept();
-            if open.probe {
-                drop(application);
-                answer(&mut stream, &mut link).await?;
-                return None;
-            }
-            let counted = shared.metrics.of(Through::Outlet(open.outlet.clone())).open();
-            carry(&channel, &open.outlet, (head.stream, stream), application, link, kill, (counted, guard)).await
-        }
-        Err(code) => {
-            stream.reject(code);
-            answer(&mut stream, &mut link).await?;
             None
         }
     }
+}
+
+async fn serve_attach(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) -> Option<Carried> {
+    let head = AttachHead::of_frame(&frame)?;
+    let id = head.head.stream;
+    let Some(channel) = shared.peers.by_id(head.head.channel) else {
+        no_channel(&mut link).await;
+        return None;
+    };
+    match channel.accept_attach(head, &mut frame) {
+        Ok(Attached::Live(signal, attachment)) => signal.send(Event::Path(link, Some(attachment))),
+        Ok(Attached::Control(attachment)) => channel.attach_control(link, attachment),
+        Ok(Attached::Over(ended)) => {
+            // The path is closed next; who does not read this asks again.
+            let _ = link.write_all(&ended, ANSWER_DEADLINE).await;
+        }
+        Ok(Attached::Unseen(stream, open)) => {
+            return serve_stream(shared, Opened { channel, id, stream, open }, link).await;
+        }
+        Ok(Attached::Unknown) => no_channel(&mut link).await,
+        Err(error) => warn!(peer = %channel.peer(), stream = id, %error, "an attach that cannot be answered"),
+    }
+    None
+}
+
+/// Serves one stream to its end.
+async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> Option<Carried> {
+    let Opened { channel, id, mut stream, open } = opened;
+    // It counts, and a change of policies or credentials reaches it, from before it is judged: nothing falls in between, however
+    // long the target takes.
+    let live = shared.live.enter(&channel, id, Through::Outlet(open.outlet.clone()));
+    // Where an attach brought the open, it is answered before the target is.
+    flush(&mut stream, &mut link).await;
+    let reached = {
+        let reach = reach(shared, &channel, &open);
+        tokio::pin!(reach);
+        loop {
+            tokio::select! {
+                biased;
+                event = live.signal.next() => match event {
+                    Event::Kill(_) => {
+                        warn!(peer = %channel.peer(), outlet = %open.outlet, "refused a stream: it was no longer allowed when its target was reached");
+                        shared.metrics.refuse(Some(Through::Outlet(open.outlet.clone())), code::DENIED);
+                        break Err(RejectCode::NotAvailable);
+                    }
+                    Event::Reset(_) => return None,
+                    Event::Path(path, Some(attachment)) => {
+                        if stream.attach(attachment).is_ok() {
+                            link = path;
+                            flush(&mut stream, &mut link).await;
+                        }
+                    }
+                    Event::Path(_, None) | Event::NoPath(_) => {}
+                },
+                reached = &mut reach => break reached,
+            }
+        }
+    };
+    let application = match reached {
+        Ok(application) => application,
+        Err(code) => {
+            channel.remember(id, stream.attach_number(), Control::Reject(code));
+            stream.reject(code);
+            flush(&mut stream, &mut link).await;
+            return None;
+        }
+    };
+    stream.accept();
+    if open.probe {
+        drop(application);
+        flush(&mut stream, &mut link).await;
+        return None;
+    }
+    let counted = shared.metrics.of(Through::Outlet(open.outlet.clone())).open();
+    carry(shared, Opened { channel, id, stream, open }, application, link, (counted, live)).await
 }
 
 /// Decides about an open and dials the outlet's target. An unknown outlet and a denied one take the same steps and give the same
@@ -183,43 +252,68 @@ async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<TcpStr
     Ok(application)
 }
 
-async fn answer(stream: &mut Stream, link: &mut Link) -> Option<()> {
+/// Writes what the stream has to say. A path that does not take it is lost, which is found out when it is read.
+async fn flush(stream: &mut Stream, link: &mut Link) {
     let mut out = Vec::new();
-    stream.poll_transmit(&mut out).ok()?;
-    link.write_all(&out, ANSWER_DEADLINE).await.ok()
+    if stream.poll_transmit(&mut out).is_ok_and(|any| any)
+        && let Err(error) = link.write_all(&out, ANSWER_DEADLINE).await
+    {
+        debug!(%error, "an answer was not taken");
+    }
 }
 
 async fn carry(
-    channel: &Channel,
-    outlet: &OutletName,
-    (id, mut stream): (u64, Stream),
+    shared: &Shared,
+    opened: Opened,
     application: TcpStream,
-    mut link: Link,
-    mut kill: oneshot::Receiver<ResetCode>,
-    (mut counted, _live): (Counted, LiveGuard),
-) -> Option<Link> {
-    let peer = channel.peer();
+    link: Link,
+    (mut counted, live): (Counted, LiveGuard),
+) -> Option<Carried> {
+    let Opened { channel, id, mut stream, open } = opened;
+    let (peer, outlet) = (channel.peer(), &open.outlet);
     debug!(%peer, %outlet, stream = id, "stream opened");
-    let pump = Pump { stream: &mut stream, application: &application, link: &mut link, kill: &mut kill };
-    let (end, _) = pump::run(pump, Vec::new(), true).await;
+    let pump = Pump {
+        stream: &mut stream,
+        application: &application,
+        link,
+        signal: &live.signal,
+        resume: None,
+        patience: RESUME_TIMEOUT,
+    };
+    let Outcome { end, path, resumes } = pump::run(pump, Vec::new()).await;
+    shared.metrics.resumes.add(resumes);
     let (sent, received) = stream.bytes();
     counted.ended(&end, (sent, received));
-    match end {
+    let how = match end {
         End::Clean => {
             debug!(%peer, %outlet, stream = id, sent, received, "stream ended");
-            Some(link)
+            channel.remember(id, stream.attach_number(), Control::Finished { count: stream.sent() });
+            return path.map(|path| Carried { channel, stream: id, path });
         }
-        End::Reset(code @ (ResetCode::Policy | ResetCode::Credential)) => {
-            warn!(%peer, %outlet, stream = id, reason = %code, "a live stream was cut");
-            reset_application(application);
-            None
+        End::Reset { code, told } => {
+            if matches!(code, ResetCode::Policy | ResetCode::Credential) {
+                warn!(%peer, %outlet, stream = id, reason = %code, "a live stream was cut");
+            } else {
+                debug!(%peer, %outlet, stream = id, sent, received, reason = %code, "stream broke");
+            }
+            if !told {
+                channel.say_reset(id, code);
+            }
+            code
+        }
+        End::PathLost { error } => {
+            warn!(%peer, %outlet, stream = id, sent, received, %error, "a stream lost its path, and the peer brought no other one in time");
+            channel.say_reset(id, ResetCode::LinkLost);
+            ResetCode::LinkLost
         }
         other => {
             debug!(%peer, %outlet, stream = id, sent, received, end = ?other, "stream broke");
-            reset_application(application);
-            None
+            ResetCode::Protocol
         }
-    }
+    };
+    channel.remember(id, stream.attach_number(), Control::Reset(how));
+    reset_application(application);
+    None
 }
 
 /// Says that a channel is not known here. Not authenticated; the peer makes a new channel.

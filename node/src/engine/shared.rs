@@ -217,7 +217,7 @@ impl Shared {
     pub async fn run_control(self: &Arc<Self>, channel: Arc<Channel>, control: Control) {
         let event = |_: ControlEvent| self.review();
         // Why it ended is in the log already; its streams end by themselves.
-        let _ = control.run(&self.trust, &channel, event).await;
+        let _ = control.run(self, &channel, event).await;
         self.peers.forget(&channel);
     }
 }

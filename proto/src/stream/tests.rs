@@ -102,12 +102,12 @@ fn a_request_and_its_answer_leave_the_path_free() {
     let (mut at_a, mut at_b) = (Seen::default(), Seen::default());
     let request = data(&mut a, b"request");
     deliver(&mut b, &request, &mut at_b);
-    a.finish();
-    deliver(&mut b, &transmit(&mut a), &mut at_b);
+    let fin = a.seal_fin().unwrap();
+    deliver(&mut b, &fin, &mut at_b);
     b.accept();
     let mut answer = transmit(&mut b);
     answer.extend(data(&mut b, b"answer"));
-    b.finish();
+    answer.extend(b.seal_fin().unwrap());
     answer.extend(transmit(&mut b));
     deliver(&mut a, &answer, &mut at_a);
     assert!(a.is_accepted() && !a.is_finished() && !b.is_finished());
@@ -189,11 +189,12 @@ fn lies_in_control_records_are_refused() {
 #[test]
 fn nothing_follows_a_fin() {
     let (mut a, mut b) = pair();
-    a.finish();
+    let fin = a.seal_fin().unwrap();
+    assert_eq!(a.seal_fin(), Err(StreamError::NoBudget));
     let mut seen = Seen::default();
-    deliver(&mut b, &transmit(&mut a), &mut seen);
+    deliver(&mut b, &fin, &mut seen);
     assert!(seen.clean_end);
-    a.send.end = SendEnd::Open;
+    a.send.fin = false;
     let record = data(&mut a, b"more");
     deliver(&mut b, &record, &mut seen);
     assert!(seen.error && seen.data.is_empty());
@@ -290,8 +291,7 @@ proptest! {
         for body in &bodies {
             wire.extend(data(&mut a, body));
         }
-        a.finish();
-        wire.extend(transmit(&mut a));
+        wire.extend(a.seal_fin().unwrap());
         let original = wire.clone();
         for damage in &damages {
             if wire.is_empty() || records_checked(&wire).is_none() {

@@ -98,6 +98,7 @@ impl RelayLink {
             link: finished.secret.link_session(),
             counter: AtomicU64::new(0),
             parked: AtomicUsize::new(0),
+            began: Instant::now(),
             ended: CancellationToken::new(),
         });
         let mut control =

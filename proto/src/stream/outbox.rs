@@ -1,0 +1,237 @@
+//! Sealed data records on their way: kept, as they are, until the peer has said that it opened them.
+//!
+//! Bytes stand in *runs* of whole records. A run of a full read is the caller's own buffer; small records share one, so that an
+//! application that writes a byte at a time does not make each byte cost a buffer.
+
+use std::collections::VecDeque;
+use std::ops::Deref;
+
+use crate::record::{HEADER_LEN, Header};
+
+/// Records up to this length are copied together.
+pub const SMALL: usize = 16 * 1024;
+
+/// A shared run takes no further records from here on, so that what was acknowledged is soon given back.
+const SHARED_RUN: usize = 64 * 1024;
+
+enum Bytes<B> {
+    Own(B),
+    Shared(Vec<u8>),
+}
+
+impl<B: Deref<Target = [u8]>> Deref for Bytes<B> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(buffer) => buffer,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+struct Run<B> {
+    bytes: Bytes<B>,
+    /// Where its last record ends.
+    end: usize,
+    /// Number of its first record.
+    first: u64,
+    records: u64,
+}
+
+/// What one side of a stream has sealed and the peer has not acknowledged, and how much of it the path has taken.
+pub struct Outbox<B> {
+    runs: VecDeque<Run<B>>,
+    /// The run that is being written, and how much of it was.
+    current: usize,
+    position: usize,
+    /// The path has taken a part of the current run, so nothing may come before the rest of it.
+    begun: bool,
+    /// Number of the next record.
+    next: u64,
+    /// Bytes of all runs.
+    kept: usize,
+}
+
+impl<B> Default for Outbox<B> {
+    fn default() -> Self {
+        Self { runs: VecDeque::new(), current: 0, position: 0, begun: false, next: 0, kept: 0 }
+    }
+}
+
+impl<B: Deref<Target = [u8]>> Outbox<B> {
+    /// Takes `records` sealed records, which stand one behind the other from the beginning of `buffer` to `end`.
+    pub fn push(&mut self, buffer: B, end: usize, records: u64) {
+        self.push_run(Run { bytes: Bytes::Own(buffer), end, first: self.next, records });
+    }
+
+    /// Takes one sealed record by copy.
+    pub fn push_copy(&mut self, record: &[u8]) {
+        if let Some(Run { bytes: Bytes::Shared(bytes), end, records, .. }) = self.runs.back_mut()
+            && *end < SHARED_RUN
+        {
+            bytes.extend_from_slice(record);
+            *end = bytes.len();
+            *records += 1;
+            (self.kept, self.next) = (self.kept + record.len(), self.next + 1);
+            return;
+        }
+        self.push_run(Run { bytes: Bytes::Shared(record.to_vec()), end: record.len(), first: self.next, records: 1 });
+    }
+
+    fn push_run(&mut self, run: Run<B>) {
+        // What is written stays current only until something follows.
+        if self.current < self.runs.len() && self.is_written() {
+            (self.current, self.position) = (self.runs.len(), 0);
+        }
+        (self.kept, self.next) = (self.kept + run.end, self.next + run.records);
+        self.runs.push_back(run);
+    }
+
+    /// Whether the path has taken everything.
+    #[must_use]
+    pub fn is_written(&self) -> bool {
+        self.runs.get(self.current).is_none_or(|run| self.position == run.end)
+    }
+
+    /// Whether a run has begun to leave and is not out: until it is, nothing else may be written.
+    #[must_use]
+    pub const fn is_mid_run(&self) -> bool {
+        self.begun
+    }
+
+    /// Bytes that are kept, written or not.
+    #[must_use]
+    pub const fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// What is to be written next: the rest of one run.
+    #[must_use]
+    pub fn pending(&self) -> &[u8] {
+        self.runs.get(self.current).map_or(&[], |run| &run.bytes[self.position..run.end])
+    }
+
+    /// The path took `count` bytes of [`Self::pending`].
+    pub fn advance(&mut self, count: usize) {
+        let Some(run) = self.runs.get(self.current) else { return };
+        self.position = run.end.min(self.position + count);
+        self.begun = self.position < run.end && (self.begun || count > 0);
+        // The last run stays current, because small records may still join it.
+        if self.position == run.end && self.current + 1 < self.runs.len() {
+            self.current += 1;
+            self.position = 0;
+        }
+    }
+
+    /// The peer has opened `received` records: runs that it has whole, and that are written, are given back.
+    pub fn acknowledge(&mut self, received: u64) {
+        while let Some(run) = self.runs.front() {
+            let written = self.current > 0 || self.position == run.end;
+            if !written || run.first + run.records > received {
+                return;
+            }
+            self.kept -= run.end;
+            self.runs.pop_front();
+            match self.current.checked_sub(1) {
+                Some(current) => self.current = current,
+                None => self.position = 0,
+            }
+        }
+    }
+
+    /// Begins again on another path, with record number `received`.
+    pub fn rewind(&mut self, received: u64) {
+        (self.current, self.position, self.begun) = (0, 0, false);
+        for run in &self.runs {
+            if run.first + run.records > received {
+                break;
+            }
+            self.current += 1;
+        }
+        let Some(run) = self.runs.get(self.current) else {
+            // All of it has arrived; only the acknowledgement was lost.
+            self.acknowledge_all();
+            return;
+        };
+        for _ in run.first..received {
+            // These headers were written by this side's sealer.
+            let Some(header) = run.bytes.get(self.position..).and_then(<[u8]>::first_chunk::<HEADER_LEN>) else { break };
+            self.position += HEADER_LEN + Header::parse(*header).map_or(0, |header| header.length);
+        }
+    }
+
+    fn acknowledge_all(&mut self) {
+        self.runs.clear();
+        (self.current, self.position, self.begun, self.kept) = (0, 0, false, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(length: usize, fill: u8) -> Vec<u8> {
+        let mut record = Header { kind: crate::record::Kind::Data, length }.to_bytes().to_vec();
+        record.resize(HEADER_LEN + length, fill);
+        record
+    }
+
+    fn drain(outbox: &mut Outbox<Vec<u8>>, step: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        while !outbox.is_written() {
+            let count = outbox.pending().len().min(step);
+            out.extend_from_slice(&outbox.pending()[..count]);
+            outbox.advance(count);
+        }
+        out
+    }
+
+    #[test]
+    fn what_was_not_received_is_said_again_as_it_was() {
+        let records: Vec<Vec<u8>> = (0..12_u8).map(|n| record(20 + usize::from(n), n)).collect();
+        for received in 0..=12_usize {
+            let mut outbox = Outbox::default();
+            // Two large runs with small records between and behind them.
+            outbox.push(records[..3].concat(), records[..3].concat().len(), 3);
+            records[3..6].iter().for_each(|record| outbox.push_copy(record));
+            outbox.push(records[6..8].concat(), records[6..8].concat().len(), 2);
+            records[8..].iter().for_each(|record| outbox.push_copy(record));
+            assert_eq!(drain(&mut outbox, 7), records.concat());
+            outbox.rewind(received as u64);
+            assert_eq!(drain(&mut outbox, 11), records[received..].concat(), "from {received}");
+            outbox.acknowledge(12);
+            assert_eq!((outbox.kept(), outbox.runs.len()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn only_what_is_written_and_received_whole_is_given_back() {
+        let mut outbox = Outbox::default();
+        let run = [record(30, 1), record(30, 2)].concat();
+        outbox.push(run.clone(), run.len(), 2);
+        outbox.acknowledge(2);
+        assert_eq!(outbox.kept(), run.len(), "a peer that acknowledges what was not written changes nothing");
+        outbox.advance(40);
+        assert!(outbox.is_mid_run());
+        outbox.acknowledge(2);
+        assert_eq!(outbox.pending(), &run[40..]);
+        outbox.advance(28);
+        assert!(outbox.is_written() && !outbox.is_mid_run());
+        outbox.acknowledge(1);
+        assert_eq!(outbox.kept(), run.len());
+        outbox.push_copy(&record(5, 3));
+        outbox.acknowledge(2);
+        assert_eq!(outbox.pending(), record(5, 3));
+        outbox.advance(9);
+        outbox.push_copy(&record(6, 4));
+        assert_eq!(outbox.pending(), record(6, 4), "a small record joins the run before it");
+        outbox.advance(10);
+        let run = record(50, 5);
+        outbox.push(run.clone(), run.len(), 1);
+        assert_eq!(outbox.pending(), run, "what follows a written run is to be written");
+        outbox.advance(run.len());
+        outbox.acknowledge(5);
+        assert_eq!(outbox.kept(), 0);
+    }
+}
