@@ -105,6 +105,15 @@ struct Lost {
     since: Instant,
     attempts: u32,
     error: io::Error,
+    /// The peer's run is said to be gone.
+    gone: bool,
+}
+
+impl Lost {
+    /// When the stream is given up.
+    fn until(&self, patience: Duration) -> Instant {
+        self.since + if self.gone { GONE_PATIENCE.min(patience) } else { patience }
+    }
 }
 
 /// What one round did.
@@ -239,7 +248,7 @@ impl State<'_> {
             self.heard_at = now;
         }
         let dead = owed.then(|| self.heard_at + DEAD_AFTER);
-        let lost = self.lost.as_ref().map(|lost| lost.since + self.patience);
+        let lost = self.lost.as_ref().map(|lost| lost.until(self.patience));
         let asked = self.asked.map(|since| since + ANSWER_PATIENCE);
         let opened = (!self.stream.is_accepted()).then(|| self.began + OPEN_DEADLINE);
         let half_closed = self.is_half_closed().then(|| self.idle_since + HALF_CLOSED_TIMEOUT);
@@ -305,7 +314,7 @@ impl State<'_> {
             self.give_up(ResetCode::Timeout);
             return Err(End::NotOpened(failure));
         }
-        if let Some(lost) = self.lost.take_if(|lost| passed(lost.since, self.patience)) {
+        if let Some(lost) = self.lost.take_if(|lost| now >= lost.until(self.patience)) {
             return Err(self.forsaken(lost.error));
         }
         if self.asked.is_some_and(|since| passed(since, ANSWER_PATIENCE)) {
@@ -357,6 +366,9 @@ impl State<'_> {
     fn attach(&mut self, link: Link) -> Result<(), End> {
         let Some(resume) = self.resume.filter(|_| self.link.is_none()) else { return Ok(()) };
         self.take_path(link);
+        if let Some(lost) = &mut self.lost {
+            lost.gone = false;
+        }
         resume.attach(self.stream, &mut self.small).map_err(End::Protocol)?;
         self.asked = Some(Instant::now());
         Ok(())
@@ -373,9 +385,10 @@ impl State<'_> {
             return Err(End::NotOpened(failure));
         }
         let Some(lost) = &mut self.lost else { return Ok(()) };
-        if gone && lost.since.elapsed() >= GONE_PATIENCE {
-            return Err(self.forsaken(io::Error::other(failure.reason)));
+        if gone {
+            lost.error = io::Error::other(failure.reason);
         }
+        lost.gone = gone;
         lost.attempts += 1;
         if let Some(resume) = self.resume {
             resume.ask(lost.attempts);
@@ -418,7 +431,7 @@ impl State<'_> {
             }
             None => {
                 debug!(%error, "the stream lost its path");
-                self.lost = Some(Lost { since: Instant::now(), attempts: 0, error });
+                self.lost = Some(Lost { since: Instant::now(), attempts: 0, error, gone: false });
                 0
             }
         };
