@@ -132,7 +132,7 @@ pub enum Attached {
     /// A stream that has ended: the answer.
     Over(Vec<u8>),
     /// A stream whose open never arrived.
-    Unseen(Stream, Open),
+    Unseen(Box<Stream>, Open),
     /// The channel's control stream.
     Control(Attachment),
     /// A stream of which nothing is known any more.
@@ -315,7 +315,7 @@ impl Channel {
         }
         let mut stream = Stream::new(Side::Acceptor, StreamKeys::derive(&self.secret, id, self.part));
         stream.attach(attachment)?;
-        Ok(Attached::Unseen(stream, open))
+        Ok(Attached::Unseen(Box::new(stream), open))
     }
 
     /// The peer brings another path for the control stream.

@@ -144,7 +144,7 @@ async fn serve_attach(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) 
             let _ = link.write_all(&ended, ANSWER_DEADLINE).await;
         }
         Ok(Attached::Unseen(stream, open)) => {
-            return serve_stream(shared, Opened { channel, id, stream, open }, link).await;
+            return serve_stream(shared, Opened { channel, id, stream: *stream, open }, link).await;
         }
         Ok(Attached::Unknown) => no_channel(&mut link).await,
         Err(error) => warn!(peer = %channel.peer(), stream = id, %error, "an attach that cannot be answered"),
