@@ -1,7 +1,6 @@
 //! Talking to the project's authority as one of this home's identities.
 
 use postern_node::control::fault::Fault;
-use postern_proto::address::HostPort;
 use postern_proto::authority::{Answer, Refusal, Request};
 use postern_proto::handshake::StaticKey;
 use postern_proto::id::NodeId;
@@ -16,7 +15,6 @@ use postern_runtime::supervise::Supervisor;
 use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
-use crate::servers::Settings;
 
 /// A session with the authority, for the length of one command.
 pub struct Session {
@@ -39,7 +37,7 @@ impl Session {
         identity: &IdentityHome,
         membership: &Membership,
     ) -> Result<Result<Self, AuthorityError>, CliError> {
-        let addresses = addresses(home, membership)?;
+        let addresses = home.authority_addresses(membership)?;
         let identity = identity.load()?;
         let key = StaticKey::generate();
         context.block_on(async {
@@ -55,19 +53,6 @@ impl Session {
     pub fn call(&self, context: &Context, request: Request) -> Result<Answer, CliError> {
         Ok(context.block_on(self.client.call(request))??)
     }
-}
-
-/// Where the authority is, in the order to try. Its own home need not be able to use the address that others are told.
-fn addresses(home: &Home, membership: &Membership) -> Result<Vec<HostPort>, CliError> {
-    let mut addresses = membership.authority_addresses();
-    if home.has_authority()?
-        && let Some(settings) = Settings::load(home)?
-    {
-        let local = settings.local();
-        addresses.retain(|address| *address != local);
-        addresses.insert(0, local);
-    }
-    Ok(addresses)
 }
 
 /// The member that commands of this home act as: the default identity if it is one, else the first identity that is.

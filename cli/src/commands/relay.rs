@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use postern_node::config::resource::{RelayArguments, relay};
-use postern_node::control::document::{Connection, RelayDocument};
+use postern_node::control::document::{Connection, RelayDocument, RelayServerDocument};
 use postern_node::control::fault::Fault;
 use postern_proto::name::{NodeName, RelayName};
 
@@ -66,6 +66,15 @@ Examples:
     },
 }
 
+/// A relay server as `show` tells it.
+fn server(server: &RelayServerDocument) -> String {
+    let status = format!("{} {:?}", server.address, server.status);
+    match server.round_trip_us {
+        Some(micros) => format!("{status} ({:.1} ms)", micros as f64 / 1000.0),
+        None => status,
+    }
+}
+
 /// `r`, `forward_to_r` or `/service/forward_to_r`.
 fn parse_relay(text: &str) -> Result<RelayName, postern_proto::name::InvalidName> {
     let name = text.strip_prefix("/service/").unwrap_or(text);
@@ -118,6 +127,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                     ("status", format!("{:?}", relay.connection_status)),
                     ("because", relay.reason.clone().unwrap_or_default()),
                     ("route", relay.relay_route.clone()),
+                    ("servers", relay.servers.iter().map(server).collect::<Vec<_>>().join(", ")),
                 ])
             })
         }

@@ -6,7 +6,7 @@ use postern_proto::policy::Expr;
 use postern_proto::spec::{InletSpec, OutletSpec, PeerRoute, PolicySpec, PolicyTarget, RelayAt, RelaySpec};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{EngineStatus, Failure, InletStatus, PortalCheck, RelayState, RelayStatus, code};
+use crate::engine::{EngineStatus, Failure, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus, code};
 use crate::store::{Specs, Stored};
 
 /// In every document, as `"api_version": "1"`. A document of another version is not read.
@@ -116,6 +116,18 @@ pub struct RelayDocument {
     pub at: String,
     /// Why it is not up.
     pub reason: Option<String>,
+    /// The relay servers that the node uses for the name; empty for a node that is stopped.
+    pub servers: Vec<RelayServerDocument>,
+}
+
+/// A relay name at one relay server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayServerDocument {
+    pub address: String,
+    /// Whether the name is registered there.
+    pub status: Connection,
+    /// From the node to the server and back, in microseconds, where it was measured.
+    pub round_trip_us: Option<u64>,
 }
 
 /// Where a policy comes from.
@@ -309,6 +321,7 @@ impl RelayDocument {
                 RelayAt::Server(address) => address.to_string(),
             },
             reason,
+            servers: Vec::new(),
         }
     }
 
@@ -323,7 +336,18 @@ impl RelayDocument {
             RelayState::Up => None,
             RelayState::Waiting(failure) | RelayState::Refused(failure) => Some(failure.reason.clone()),
         };
-        Self::new(node, &status.spec, reason)
+        let servers = status.servers.iter().map(RelayServerDocument::new).collect();
+        Self { servers, ..Self::new(node, &status.spec, reason) }
+    }
+}
+
+impl RelayServerDocument {
+    fn new(server: &RelayServer) -> Self {
+        Self {
+            address: server.address.to_string(),
+            status: if server.registered { Connection::Up } else { Connection::Down },
+            round_trip_us: server.round_trip.and_then(|time| u64::try_from(time.as_micros()).ok()),
+        }
     }
 }
 
@@ -421,7 +445,7 @@ mod tests {
             "relays": [{
                 "api_version": "1", "name": "r", "destination": "/node/n", "connection_status": "Down",
                 "relay_route": "/project/default/service/forward_to_r/secure/api", "remote_address": "forward_to_r",
-                "at": "/project/default", "reason": "the node is stopped",
+                "at": "/project/default", "reason": "the node is stopped", "servers": [],
             }],
             "policies": [
                 {"api_version": "1", "resource_type": "tcp-inlet", "expression": "(= subject.b \"true\")", "source": "own"},

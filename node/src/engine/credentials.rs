@@ -140,7 +140,8 @@ fn use_membership(shared: &Arc<Shared>, membership: &Membership) {
 
 /// One session with the authority; returns why it ended.
 async fn session(shared: &Arc<Shared>, membership: &mut Membership, backoff: &mut Backoff) -> AuthorityError {
-    let addresses = membership.authority_addresses();
+    // A home that cannot be read now has nothing better than what is signed.
+    let addresses = shared.home.authority_addresses(membership).unwrap_or_else(|_| membership.authority_addresses());
     let pinned = Pinned { addresses: &addresses, static_key: membership.authority_static() };
     let hello = hello(&shared.identity, shared.trust.node_id, &shared.trust.static_key, shared.trust.now());
     let connected = AuthorityClient::connect(&shared.supervisor, pinned, &shared.trust.static_key, &hello).await;

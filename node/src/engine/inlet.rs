@@ -22,7 +22,9 @@ use super::failure::{Failure, Step};
 use super::link::Link;
 use super::live::Through;
 use super::metrics::{Cause, Counted, ResourceCounts};
+use super::peers::Candidate;
 use super::pump::{self, End, Outcome, Pump, reset_application};
+use super::relays::Gone;
 use super::shared::Shared;
 
 /// How long the outlet's node may take to answer a probe: its dial's deadline, and the way there and back.
@@ -111,9 +113,40 @@ fn refuse(inlet: &Inlet, failure: Failure) {
     inlet.note(Some(failure));
 }
 
-/// Finds the peer, its channel, this node's decision, and a path to it.
+/// Finds a peer, its channel, this node's decision, and a path to it. Where several nodes may be the peer, one that fails is passed over
+/// for the next; where all have just gone, their return is waited for, but not long.
 async fn open(shared: &Arc<Shared>, inlet: &Inlet) -> Result<(Arc<Channel>, Link), Failure> {
-    let channel = shared.peers.channel(shared, &inlet.spec.to.peer).await?;
+    let mut gone = Gone::default();
+    let mut last = None;
+    loop {
+        let candidates = match shared.peers.candidates(shared, &inlet.spec.to.peer, &gone, true).await {
+            Ok(candidates) => candidates,
+            Err(failure) => return Err(last.unwrap_or(failure)),
+        };
+        let mut again = false;
+        for candidate in candidates {
+            match reach(shared, inlet, &candidate).await {
+                Ok(opened) => return Ok(opened),
+                Err(failure) => {
+                    if let Candidate::Registered(peer) = &candidate
+                        && failure.code == code::NOT_CONNECTED
+                    {
+                        gone.add(peer.identifier, peer.instance);
+                        again = true;
+                    }
+                    last = Some(failure);
+                }
+            }
+        }
+        if !again {
+            return Err(last.unwrap_or_else(|| Failure::new(Step::Peer, code::NO_PEER, "there is no node to try")));
+        }
+    }
+}
+
+/// A channel with one node, this node's decision about it, and a path to it.
+async fn reach(shared: &Arc<Shared>, inlet: &Inlet, candidate: &Candidate) -> Result<(Arc<Channel>, Link), Failure> {
+    let channel = shared.peers.channel(shared, candidate).await?;
     judge(shared, inlet, &channel)?;
     let link = match channel.take_idle() {
         Some(link) => link,

@@ -18,6 +18,7 @@ mod peers;
 mod policy;
 mod presence;
 mod pump;
+mod relay_choice;
 mod relay_link;
 mod relays;
 mod serve;
@@ -49,7 +50,7 @@ use tracing::info;
 
 pub use self::failure::{Failure, Step};
 pub use self::policy::PolicySource;
-pub use self::status::{EngineStatus, InletStatus, PortalCheck, RelayState, RelayStatus};
+pub use self::status::{EngineStatus, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus};
 
 use self::inlet::Inlet;
 use self::live::Through;
@@ -112,6 +113,8 @@ impl Engine {
         presence::publish(&shared, bound);
         info!(listener = %bound, instance = %shared.trust.instance, "node started");
         shared.spawn("credentials", credentials::run(Arc::clone(&shared)));
+        let choosing = Arc::clone(&shared);
+        shared.spawn("choice of relays", async move { choosing.relays.run(&choosing).await });
         shared.spawn("credential expiry", Arc::clone(&shared).watch_expiry());
         let stop = shared.stop.child_token();
         shared.spawn("direct listener", direct::listen(Arc::clone(&shared), acceptor, stop));

@@ -8,7 +8,6 @@ use std::time::Duration;
 use postern_proto::address::HostPort;
 use postern_proto::channel::Side as Part;
 use postern_proto::id::{ChannelId, Identifier, InstanceId, NodeId};
-use postern_proto::name::RelayName;
 use postern_proto::spec::PeerRoute;
 use tokio::net::TcpStream;
 use tracing::{debug, info};
@@ -18,7 +17,7 @@ use super::code;
 use super::failure::{Failure, Step};
 use super::link::Link;
 use super::metrics::LinkKind;
-use super::relay_link::RelayLink;
+use super::relays::Gone;
 use super::shared::Shared;
 use super::trust::PublishedPeer;
 
@@ -35,8 +34,23 @@ const MAX_CHANNELS_OF_PEER: usize = 256;
 /// How paths to a peer are made.
 #[derive(Clone)]
 enum Way {
-    Relay { link: Arc<RelayLink>, identifier: Identifier, instance: InstanceId },
-    Direct { address: HostPort },
+    /// Through any relay at which it is registered.
+    Relay {
+        identifier: Identifier,
+        instance: InstanceId,
+    },
+    Direct {
+        address: HostPort,
+    },
+}
+
+/// A node that may be a route's peer.
+#[derive(Debug, Clone)]
+pub enum Candidate {
+    /// A run of a node that is registered under the route's relay name.
+    Registered(PublishedPeer),
+    /// Whoever listens there; where it is a node of this home, that run of it.
+    Direct { address: HostPort, expected: Option<(NodeId, InstanceId)> },
 }
 
 /// The channel to one run of a peer's node, if there is one. The lock is held while it is dialled, so that each peer is dialled
@@ -94,49 +108,61 @@ impl Peers {
         self.accepted.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
-    /// A channel to the peer of `route`: the one that is there, or a new one.
+    /// The nodes that may be the peer of `route`, in the order to try; those in `gone` are passed over. Waits for an answer of the
+    /// relays where one is about to come, and `patiently` also for a peer that may be restarting.
     ///
     /// # Errors
     /// The step that failed.
-    pub async fn channel(&self, shared: &Arc<Shared>, route: &PeerRoute) -> Result<Arc<Channel>, Failure> {
+    pub async fn candidates(
+        &self,
+        shared: &Arc<Shared>,
+        route: &PeerRoute,
+        gone: &Gone,
+        patiently: bool,
+    ) -> Result<Vec<Candidate>, Failure> {
         first_credential(shared).await?;
-        match route {
-            PeerRoute::Relay(name) => self.through_relay(shared, name).await,
-            PeerRoute::Address(address) => self.directly(shared, address.clone(), None).await,
+        let name = match route {
+            PeerRoute::Relay(name) => name,
+            PeerRoute::Address(address) => return Ok(vec![Candidate::Direct { address: address.clone(), expected: None }]),
             PeerRoute::Node(node) => {
                 let presence = shared.presence_of(node)?;
-                self.directly(shared, presence.address, Some((presence.node_id, presence.instance))).await
+                let expected = Some((presence.node_id, presence.instance));
+                return Ok(vec![Candidate::Direct { address: presence.address, expected }]);
+            }
+        };
+        let mut candidates = Vec::new();
+        let mut failure = None;
+        for instance in shared.relays.instances(shared, name, gone, patiently).await? {
+            match shared.trust.verify_published(&instance, Some(name)) {
+                Ok(peer) => candidates.push(Candidate::Registered(peer)),
+                Err(error) => {
+                    let reason = format!("the relay named a node that is not to be believed: {error}");
+                    failure = Some(Failure::new(Step::Peer, code::CREDENTIAL, reason));
+                }
             }
         }
+        if candidates.is_empty() {
+            return Err(failure.unwrap_or_else(|| {
+                Failure::new(Step::Peer, code::NO_PEER, format!("no node is registered under the relay name `{name}` now"))
+            }));
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % candidates.len();
+        candidates.rotate_left(turn);
+        Ok(candidates)
     }
 
-    async fn through_relay(&self, shared: &Arc<Shared>, name: &RelayName) -> Result<Arc<Channel>, Failure> {
-        let mut found = shared.relays.instances(name).await?;
-        // Instances take turns; one that fails is passed over for the next.
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % found.len().max(1);
-        found.rotate_left(turn);
-        let mut last = None;
-        for (link, instance) in found {
-            let peer = match shared.trust.verify_published(&instance, Some(name)) {
-                Ok(peer) => peer,
-                Err(error) => {
-                    last = Some(Failure::new(
-                        Step::Peer,
-                        code::CREDENTIAL,
-                        format!("the relay named a node that is not to be believed: {error}"),
-                    ));
-                    continue;
-                }
-            };
-            let way = Way::Relay { link, identifier: peer.identifier, instance: peer.instance };
-            match self.channel_by(shared, &peer, way).await {
-                Ok(channel) => return Ok(channel),
-                Err(failure) => last = Some(failure),
+    /// A channel to that node: the one that is there, or a new one.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub async fn channel(&self, shared: &Arc<Shared>, candidate: &Candidate) -> Result<Arc<Channel>, Failure> {
+        match candidate {
+            Candidate::Registered(peer) => {
+                let way = Way::Relay { identifier: peer.identifier, instance: peer.instance };
+                self.channel_by(shared, peer, way).await
             }
+            Candidate::Direct { address, expected } => self.directly(shared, address.clone(), *expected).await,
         }
-        Err(last.unwrap_or_else(|| {
-            Failure::new(Step::Peer, code::NO_PEER, format!("no node is registered under the relay name `{name}` now"))
-        }))
     }
 
     async fn directly(
@@ -210,8 +236,7 @@ impl Peers {
         Ok(channel)
     }
 
-    /// A fresh path to the peer of a channel that this node dialled: by the way that the channel was made, or through any other relay
-    /// at which that run of the peer's node is registered.
+    /// A fresh path to the peer of a channel that this node dialled, through any relay at which that run of the peer's node is registered.
     ///
     /// # Errors
     /// The step that failed.
@@ -220,23 +245,10 @@ impl Peers {
         let way =
             way.ok_or_else(|| Failure::new(Step::Channel, code::CLOSED, "the channel to the peer was closed; try again"))?;
         match &way {
-            Way::Relay { link, identifier, instance } => {
-                let mut relays = shared.relays.all();
-                // Those that are connected first, and of these the one that the channel was made through.
-                relays.sort_by_key(|relay| (!relay.is_up(), !Arc::ptr_eq(relay, link)));
-                let mut last = None;
-                for relay in relays {
-                    match relay.join(*identifier, *instance).await {
-                        Ok(socket) => return Ok(Link::new(socket)),
-                        Err(failure) => last = Some(failure),
-                    }
-                }
-                Err(last.unwrap_or_else(|| {
-                    Failure::new(Step::Relay, code::NO_RELAY, "the project has no relay that this node knows of")
-                }))
-            }
+            Way::Relay { .. } => path_by(shared, &way).await,
             Way::Direct { address } => {
                 let (socket, peer) = shared.direct.dial(&shared.trust, address).await?;
+                shared.metrics.link(LinkKind::Direct);
                 if (peer.node_id, peer.instance) != channel.peer_instance() {
                     // The run that this channel belongs to is gone; its successor needs another one.
                     channel.close();
@@ -267,7 +279,7 @@ async fn first_credential(shared: &Shared) -> Result<(), Failure> {
 
 async fn path_by(shared: &Arc<Shared>, way: &Way) -> Result<Link, Failure> {
     let (kind, socket) = match way {
-        Way::Relay { link, identifier, instance } => (LinkKind::Joined, link.join(*identifier, *instance).await?),
+        Way::Relay { identifier, instance } => (LinkKind::Joined, shared.relays.join(*identifier, *instance).await?),
         Way::Direct { address } => (LinkKind::Direct, shared.direct.dial(&shared.trust, address).await?.0),
     };
     shared.metrics.link(kind);

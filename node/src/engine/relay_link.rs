@@ -2,7 +2,7 @@
 
 mod control;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,8 +31,12 @@ use super::shared::Shared;
 /// How long reaching a relay may take, and a join's answer behind the relay's own wait for a parked link (3 s).
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long a new connection waits for a relay that is being connected, or for the first answer to a look-up.
-const FIRST_ANSWER: Duration = Duration::from_secs(3);
+/// A relay that is not connected for so long is away: another one takes its place meanwhile, where there is one. A restart takes less.
+const AWAY_AFTER: Duration = Duration::from_secs(2);
+
+/// A relay through which no path was to be had is passed over for so long, where there is another one. When it is dead, its control link
+/// will have shown it by then, give or take ([`control`]).
+const FAILED_FOR: Duration = Duration::from_secs(15);
 
 /// Links that wait at the relay while this node has a channel there.
 const PARKED_FLOOR: usize = 2;
@@ -54,6 +58,8 @@ enum State {
 /// One control link's session: what its data links are proven with.
 struct Session {
     link: LinkSession,
+    /// Where the relay was reached.
+    address: HostPort,
     /// Numbers of data links; none is used twice.
     counter: AtomicU64,
     parked: AtomicUsize,
@@ -69,6 +75,40 @@ pub enum Registration {
     Refused(Refusal),
 }
 
+/// What a relay says of a relay name.
+#[derive(Debug, Default)]
+struct Lookup {
+    /// Who is registered; `None` while the relay has not said.
+    answer: Option<Vec<Instance>>,
+    /// Somebody was registered there at some time.
+    had_any: bool,
+    /// Since when the relay says that nobody is.
+    empty_since: Option<Instant>,
+}
+
+impl Lookup {
+    fn answered(&mut self, instances: Vec<Instance>) {
+        self.had_any |= !instances.is_empty();
+        self.empty_since = instances.is_empty().then(|| self.empty_since.unwrap_or_else(Instant::now));
+        self.answer = Some(instances);
+    }
+
+    /// What the relay knew is not known any more.
+    fn forget(&mut self) {
+        (self.answer, self.empty_since) = (None, None);
+    }
+}
+
+/// How a relay can be used now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The first attempt to connect is under way, or it was connected until a moment ago.
+    Connecting,
+    Up,
+    /// It could not be reached.
+    Away,
+}
+
 /// One relay of the project, as this node uses it.
 pub struct RelayLink {
     pub identifier: Identifier,
@@ -78,10 +118,16 @@ pub struct RelayLink {
     changed: Notify,
     /// A connection waits for this link: try now, whatever the back-off.
     kick: Notify,
-    /// Names whose instances are wanted, with what the relay said last; `None` before its first answer.
-    watched: Mutex<HashMap<RelayName, watch::Sender<Option<Vec<Instance>>>>>,
+    /// Names whose instances are wanted, with what the relay said of each.
+    watched: Mutex<BTreeMap<RelayName, Lookup>>,
     registrations: Mutex<BTreeMap<RelayName, Registration>>,
     last_error: Mutex<Option<String>>,
+    /// Since when it is not connected.
+    down_since: Mutex<Option<Instant>>,
+    /// Smoothed time of a ping and its pong in microseconds; 0 before the first.
+    round_trip: AtomicU64,
+    /// When a path through it was last not to be had, though it is connected.
+    failed: Mutex<Option<Instant>>,
     stop: CancellationToken,
 }
 
@@ -97,6 +143,9 @@ impl RelayLink {
             watched: Mutex::default(),
             registrations: Mutex::default(),
             last_error: Mutex::default(),
+            down_since: Mutex::new(Some(Instant::now())),
+            round_trip: AtomicU64::new(0),
+            failed: Mutex::default(),
             stop,
         })
     }
@@ -160,55 +209,106 @@ impl RelayLink {
     }
 
     /// Wants to know who is registered under `name`, from now on.
-    pub fn watch(&self, name: &RelayName) -> watch::Receiver<Option<Vec<Instance>>> {
+    pub fn watch(&self, name: &RelayName) {
         let mut watched = lock(&self.watched);
-        if let Some(sender) = watched.get(name) {
-            return sender.subscribe();
+        if !watched.contains_key(name) {
+            watched.insert(name.clone(), Lookup::default());
+            self.changed.notify_one();
         }
-        let (sender, receiver) = watch::channel(None);
-        watched.insert(name.clone(), sender);
-        drop(watched);
-        self.changed.notify_one();
-        receiver
+    }
+
+    /// Who is registered under `name`, as far as the relay has said; `None` while it has not answered.
+    #[must_use]
+    pub fn instances(&self, name: &RelayName) -> Option<Vec<Instance>> {
+        lock(&self.watched).get(name).and_then(|lookup| lookup.answer.clone())
     }
 
     /// Whether the relay says that `name` is registered; `None` while it has not answered.
     #[must_use]
     pub fn is_registered(&self, name: &RelayName) -> Option<bool> {
-        lock(&self.watched).get(name).and_then(|watched| watched.borrow().as_ref().map(|found| !found.is_empty()))
+        lock(&self.watched).get(name).and_then(|lookup| lookup.answer.as_ref().map(|found| !found.is_empty()))
     }
 
-    /// Who is registered under `name` now. Waits for a relay that is being connected, and for its first answer, but not long.
-    pub async fn instances(&self, name: &RelayName) -> Result<Vec<Instance>, Failure> {
-        self.up().await?;
-        let mut watched = self.watch(name);
-        let answer = tokio::time::timeout(FIRST_ANSWER, watched.wait_for(Option::is_some)).await;
-        match answer {
-            Ok(Ok(instances)) => Ok(instances.clone().unwrap_or_default()),
-            Ok(Err(_)) | Err(_) => {
-                Err(Failure::new(Step::Relay, code::NO_ANSWER, format!("the relay at {} did not answer", self.address())))
-            }
+    /// Since when the relay says that nobody is registered under `name`, where somebody was before.
+    #[must_use]
+    pub fn deserted(&self, name: &RelayName) -> Option<Instant> {
+        lock(&self.watched).get(name).filter(|lookup| lookup.had_any).and_then(|lookup| lookup.empty_since)
+    }
+
+    /// Whether that run of a node is registered there under a name that this node looks up.
+    #[must_use]
+    pub fn knows(&self, identifier: Identifier, instance: InstanceId) -> bool {
+        let is = |other: &Instance| (other.identifier, other.instance) == (identifier, instance);
+        lock(&self.watched).values().any(|lookup| lookup.answer.iter().flatten().any(is))
+    }
+
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        if self.is_up() {
+            return Standing::Up;
+        }
+        let tried = lock(&self.last_error).is_some();
+        let long = lock(&self.down_since).is_some_and(|since| since.elapsed() >= AWAY_AFTER);
+        if tried && long { Standing::Away } else { Standing::Connecting }
+    }
+
+    /// Whether it is down and the last attempt has failed: nobody should wait for it who has another one.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        !self.is_up() && lock(&self.last_error).is_some()
+    }
+
+    /// Returns once it is connected.
+    pub async fn connected(&self) {
+        // The sender is a part of `self`.
+        let _ = self.state.subscribe().wait_for(|state| matches!(state, State::Up(_))).await;
+    }
+
+    /// Tries to connect now, whatever the back-off.
+    pub fn hurry(&self) {
+        if !self.is_up() {
+            self.kick.notify_one();
         }
     }
 
-    async fn up(&self) -> Result<Arc<Session>, Failure> {
-        let mut state = self.state.subscribe();
-        if let State::Up(session) = &*state.borrow() {
-            return Ok(Arc::clone(session));
+    /// The time of a ping and its pong, smoothed; `None` before the first.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Duration> {
+        match self.round_trip.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(Duration::from_micros(micros)),
         }
-        self.kick.notify_one();
-        let up = tokio::time::timeout(FIRST_ANSWER, state.wait_for(|state| matches!(state, State::Up(_)))).await;
-        match up.ok().and_then(Result::ok).as_deref() {
-            Some(State::Up(session)) => Ok(Arc::clone(session)),
-            _ => {
-                let why = self.last_error().unwrap_or_else(|| "no connection in time".to_owned());
-                Err(Failure::new(
-                    Step::Relay,
-                    code::RELAY_DOWN,
-                    format!("the relay at {} cannot be reached: {why}", self.address()),
-                ))
-            }
+    }
+
+    fn note_round_trip(&self, measured: Duration) {
+        let micros = u64::try_from(measured.as_micros()).unwrap_or(u64::MAX).max(1);
+        let smoothed = match self.round_trip.load(Ordering::Relaxed) {
+            0 => micros,
+            // As TCP smoothes (RFC 6298, section 2).
+            before => (before.saturating_mul(7).saturating_add(micros) / 8).max(1),
+        };
+        self.round_trip.store(smoothed, Ordering::Relaxed);
+    }
+
+    /// How gladly a path is made through this relay: the least first. One that has just failed comes last.
+    #[must_use]
+    pub fn preference(&self) -> (bool, Duration) {
+        let failed = lock(&self.failed).is_some_and(|at| at.elapsed() < FAILED_FOR);
+        (failed, self.round_trip().unwrap_or(Duration::MAX))
+    }
+
+    fn session(&self) -> Result<Arc<Session>, Failure> {
+        match &*self.state.borrow() {
+            State::Up(session) => Ok(Arc::clone(session)),
+            State::Down => Err(self.down()),
         }
+    }
+
+    /// Why it cannot be used.
+    #[must_use]
+    pub fn down(&self) -> Failure {
+        let why = self.last_error().unwrap_or_else(|| "no connection in time".to_owned());
+        Failure::new(Step::Relay, code::RELAY_DOWN, format!("the relay at {} cannot be reached: {why}", self.address()))
     }
 
     /// A path to that run of a peer's node.
@@ -216,7 +316,7 @@ impl RelayLink {
     /// # Errors
     /// The step that failed.
     pub async fn join(&self, identifier: Identifier, instance: InstanceId) -> Result<TcpStream, Failure> {
-        let session = self.up().await?;
+        let session = self.session()?;
         let lost = |error: &dyn std::fmt::Display| {
             Failure::new(Step::Relay, code::RELAY_LOST, format!("the relay at {} broke off a join: {error}", self.address()))
         };
@@ -235,15 +335,19 @@ impl RelayLink {
                 other => Err(lost(&format!("it answered {other:?}"))),
             }
         };
-        tokio::time::timeout(CONNECT_DEADLINE, join).await.unwrap_or_else(|_| Err(lost(&"no answer in time")))
+        let joined = tokio::time::timeout(CONNECT_DEADLINE, join).await.unwrap_or_else(|_| Err(lost(&"no answer in time")));
+        // That a peer is not there is no fault of the relay's.
+        let at_fault = joined.as_ref().is_err_and(|failure| failure.step == Step::Relay);
+        *lock(&self.failed) = at_fault.then(Instant::now);
+        joined
     }
 
     async fn open_data_link(&self, session: &Session, first: &Frame) -> Result<(TcpStream, LinkFrames), Failure> {
-        let address = self.address();
+        let address = &session.address;
         let lost = |error: &dyn std::fmt::Display| {
             Failure::new(Step::Relay, code::RELAY_DOWN, format!("the relay at {address} cannot be reached: {error}"))
         };
-        let mut socket = dial(&address, SocketKind::Link, CONNECT_DEADLINE).await.map_err(|error| lost(&error))?;
+        let mut socket = dial(address, SocketKind::Link, CONNECT_DEADLINE).await.map_err(|error| lost(&error))?;
         let mut frames = LinkFrames::new(&session.link, session.counter.fetch_add(1, Ordering::Relaxed), Part::Initiator);
         let mut out = Service::RelayData.preface().to_vec();
         out.extend_from_slice(&frames.opening().encode());

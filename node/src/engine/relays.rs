@@ -1,120 +1,345 @@
-//! The relays that a node uses, as a set.
+//! The relays that a node uses, as a set: links to those that are chosen, look-ups at all of them, and a path through whichever carries it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use postern_proto::address::HostPort;
 use postern_proto::authority::RelayRow;
+use postern_proto::id::{Identifier, InstanceId};
 use postern_proto::link::Instance;
 use postern_proto::name::RelayName;
-use postern_proto::spec::RelaySpec;
+use postern_proto::spec::{RelayAt, RelaySpec};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::code;
 use super::failure::{Failure, Step};
-use super::relay_link::{RelayLink, lock};
+use super::relay_choice::{Candidate, MOST_RELAYS, RELAYS, choose};
+use super::relay_link::{RelayLink, Standing, lock};
 use super::shared::Shared;
-use tokio::time::Instant;
+
+/// How long a new connection waits for a relay that is being connected, or for the first answer to a look-up.
+const FIRST_ANSWER: Duration = Duration::from_secs(3);
+
+/// How long a new connection waits for a peer that was registered until a moment ago and may be restarting, counted from when it was seen
+/// to be away: one that stays away is refused at once from then on.
+const RETURN: Duration = Duration::from_secs(2);
+
+/// A path that is not there after so long is tried through another relay as well.
+const HEDGE: Duration = Duration::from_millis(250);
+
+/// A peer that is not found at the relays that this node uses is looked for at others after so long.
+const LOOK_FURTHER: Duration = Duration::from_millis(500);
+
+/// A relay that is not wanted any more is kept for so long: peers that found this node there have found it elsewhere by then.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// How often the choice of relays is looked at again, where there is one.
+const REVIEW: Duration = Duration::from_millis(500);
 
 /// All relays of the project that this node uses.
 #[derive(Default)]
 pub struct RelayLinks {
-    links: Mutex<Vec<Arc<RelayLink>>>,
-    /// Names that inlets lead to, also while no relay is known yet.
-    watched: Mutex<BTreeSet<RelayName>>,
+    state: Mutex<State>,
+    /// What the choice depends on has changed.
+    changed: Notify,
 }
 
-/// A node keeps control links to so many relays.
-const MAX_RELAYS: usize = 3;
+#[derive(Default)]
+struct State {
+    /// All relays of the project.
+    rows: Vec<RelayRow>,
+    links: Vec<Arc<RelayLink>>,
+    /// Names that inlets lead to, also while no relay is known yet.
+    watched: BTreeSet<RelayName>,
+    /// Links that are not wanted any more, and since when.
+    leaving: BTreeMap<Identifier, Instant>,
+    /// Since when a name is not found at the relays that this node uses.
+    missing_since: Option<Instant>,
+    /// This node stops: it registers nothing any more.
+    withdrawn: bool,
+}
+
+/// What a look-up at all relays came to.
+enum Found {
+    Instances(Vec<Instance>),
+    /// Nobody yet; to be asked again when something changed, and not later than then.
+    Wait(Instant),
+    Nobody,
+    Failed(Failure),
+}
 
 impl RelayLinks {
     /// Uses these relays from now on: starts links to new ones, ends those to relays that are gone.
     pub fn set(&self, shared: &Arc<Shared>, rows: &[RelayRow]) {
+        lock(&self.state).rows = rows.to_vec();
+        self.choose(shared);
+        self.changed.notify_one();
+    }
+
+    /// Chooses again whenever there is reason to, until the node stops.
+    pub async fn run(&self, shared: &Arc<Shared>) {
+        loop {
+            // Without a choice, nothing changes but by `set`.
+            let choice = {
+                let state = lock(&self.state);
+                state.rows.len() > RELAYS || !state.leaving.is_empty()
+            };
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(REVIEW), if choice => {}
+            }
+            self.choose(shared);
+        }
+    }
+
+    fn choose(&self, shared: &Arc<Shared>) {
         // Not under the lock of the links: the specs have one of their own.
         let specs: Vec<RelaySpec> = shared.relay_specs().values().cloned().collect();
-        let wanted_at = |address: &HostPort| {
-            specs.iter().filter(|spec| spec.at.means(address)).map(|spec| spec.name.clone()).collect::<BTreeSet<_>>()
+        let pinned = |address: &HostPort| specs.iter().any(|spec| spec.at != RelayAt::Project && spec.at.means(address));
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        let wanted_at = |address: &HostPort| -> BTreeSet<RelayName> {
+            let here = specs.iter().filter(|spec| spec.at.means(address) && !state.withdrawn);
+            here.map(|spec| spec.name.clone()).collect()
         };
-        let mut links = lock(&self.links);
-        links.retain(|link| {
-            let stays = rows.iter().any(|row| row.identifier == link.identifier);
+        let candidate = |row: &RelayRow| Candidate {
+            identifier: row.identifier,
+            pinned: pinned(&row.address),
+            standing: state.links.iter().find(|link| link.identifier == row.identifier).map(|link| link.standing()),
+        };
+        let choice = choose(state.rows.iter().map(candidate).collect());
+        let used = |link: &Arc<RelayLink>| choice.used.contains(&link.identifier);
+        let is_missing = |name: &RelayName| {
+            let mut answers = state.links.iter().filter(|link| used(link)).filter_map(|link| link.is_registered(name)).peekable();
+            answers.peek().is_some() && !answers.any(|found| found)
+        };
+        if state.watched.iter().any(is_missing) {
+            state.missing_since.get_or_insert_with(Instant::now);
+        } else {
+            state.missing_since = None;
+        }
+        let further = state.missing_since.is_some_and(|since| since.elapsed() >= LOOK_FURTHER);
+        let wanted: HashSet<Identifier> = choice.used.iter().chain(choice.further.iter().filter(|_| further)).copied().collect();
+        let (rows, leaving) = (&state.rows, &mut state.leaving);
+        state.links.retain(|link| {
+            let stays = rows.iter().any(|row| row.identifier == link.identifier) && {
+                if wanted.contains(&link.identifier) {
+                    leaving.remove(&link.identifier);
+                    true
+                } else {
+                    leaving.entry(link.identifier).or_insert_with(Instant::now).elapsed() < LINGER
+                }
+            };
             if !stays {
+                leaving.remove(&link.identifier);
                 link.stop();
             }
             stays
         });
-        for row in rows {
-            if let Some(link) = links.iter().find(|link| link.identifier == row.identifier) {
+        for row in &state.rows {
+            if let Some(link) = state.links.iter().find(|link| link.identifier == row.identifier) {
                 link.set_row(row.clone());
                 link.set_names(&wanted_at(&row.address));
-            } else if links.len() < MAX_RELAYS {
+            } else if wanted.contains(&row.identifier) {
                 let link = RelayLink::new(row.clone(), shared.stop.child_token());
                 link.set_names(&wanted_at(&row.address));
-                lock(&self.watched).iter().for_each(|name| drop(link.watch(name)));
-                links.push(Arc::clone(&link));
+                state.watched.iter().for_each(|name| link.watch(name));
+                state.links.push(Arc::clone(&link));
                 shared.spawn("relay link", link.run(Arc::clone(shared)));
             }
         }
     }
 
-    #[must_use]
-    pub fn all(&self) -> Vec<Arc<RelayLink>> {
-        lock(&self.links).clone()
+    /// The relay names of this node are others now.
+    pub fn names_changed(&self) {
+        self.changed.notify_one();
     }
 
-    /// Whether all relays have been connected since before `moment`: what none of them knows is not there.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<RelayLink>> {
+        lock(&self.state).links.clone()
+    }
+
+    /// Whether relays have been connected since before `moment`, all but those that are away: what none of them knows is not there.
     #[must_use]
     pub fn were_up_since(&self, moment: Instant) -> bool {
         let links = self.all();
-        !links.is_empty() && links.iter().all(|link| link.was_up_since(moment))
+        links.iter().any(|link| link.was_up_since(moment))
+            && links.iter().all(|link| link.was_up_since(moment) || link.standing() == Standing::Away)
     }
 
     /// Whether the relays say that `name` is registered; `None` while none has answered.
     #[must_use]
     pub fn is_registered(&self, name: &RelayName) -> Option<bool> {
-        let links = self.all();
-        links.iter().filter_map(|link| link.is_registered(name)).reduce(|any, this| any || this)
+        self.all().iter().filter_map(|link| link.is_registered(name)).reduce(|any, this| any || this)
     }
 
     /// Wants to know who is registered under `name`, at every relay that there is and at those that come.
     pub fn watch(&self, name: &RelayName) {
-        // Before the links are looked at: one that is made meanwhile finds the name here.
-        lock(&self.watched).insert(name.clone());
-        self.all().iter().for_each(|link| drop(link.watch(name)));
+        let mut state = lock(&self.state);
+        if state.watched.insert(name.clone()) {
+            state.links.iter().for_each(|link| link.watch(name));
+            self.changed.notify_one();
+        }
     }
 
-    /// Who is registered under `name`, at any relay.
+    /// Who is registered under `name`, at any relay, each run of a node once; those in `gone` are passed over. Waits for an answer where one
+    /// is about to come, and `patiently` also for a peer that may be restarting.
     ///
     /// # Errors
     /// Where no relay could be asked.
-    pub async fn instances(&self, name: &RelayName) -> Result<Vec<(Arc<RelayLink>, Instance)>, Failure> {
-        let links = self.all();
-        if links.is_empty() {
-            return Err(Failure::new(Step::Relay, code::NO_RELAY, "the project has no relay that this node knows of"));
-        }
-        let mut asking = tokio::task::JoinSet::new();
-        for link in links {
-            let name = name.clone();
-            asking.spawn(async move { (Arc::clone(&link), link.instances(&name).await) });
-        }
-        let (mut found, mut failure, mut answered) = (Vec::new(), None, false);
-        while let Some(asked) = asking.join_next().await {
-            match asked {
-                Ok((link, Ok(instances))) => {
-                    answered = true;
-                    found.extend(instances.into_iter().map(|instance| (Arc::clone(&link), instance)));
-                    if !found.is_empty() {
-                        break;
-                    }
+    pub async fn instances(
+        &self,
+        shared: &Shared,
+        name: &RelayName,
+        gone: &Gone,
+        patiently: bool,
+    ) -> Result<Vec<Instance>, Failure> {
+        self.watch(name);
+        let begun = Instant::now();
+        let mut ticks = shared.ticks.subscribe();
+        loop {
+            ticks.mark_unchanged();
+            match self.look_up(name, gone, begun, patiently) {
+                Found::Instances(found) => return Ok(found),
+                Found::Wait(until) => {
+                    // The sender is a part of `shared`; late or not, it is looked again.
+                    let _ = tokio::time::timeout_at(until, ticks.changed()).await;
                 }
-                Ok((_, Err(error))) => failure = Some(error),
-                Err(error) => debug!(%error, "a look-up was given up"),
+                Found::Nobody => return Ok(Vec::new()),
+                Found::Failed(failure) => return Err(failure),
             }
         }
-        match failure {
-            // Where one says that nobody is there, that is the reason, whatever became of the others.
-            Some(failure) if !answered => Err(failure),
-            _ => Ok(found),
+    }
+
+    fn look_up(&self, name: &RelayName, gone: &Gone, begun: Instant, patiently: bool) -> Found {
+        let (links, further) = {
+            let state = lock(&self.state);
+            // Relays at which this node does not look yet: it begins to in a moment ([`LOOK_FURTHER`]).
+            (state.links.clone(), state.links.len() < state.rows.len().min(MOST_RELAYS))
+        };
+        if links.is_empty() {
+            let reason = "the project has no relay that this node knows of";
+            return Found::Failed(Failure::new(Step::Relay, code::NO_RELAY, reason));
         }
+        let mut found: Vec<Instance> = Vec::new();
+        let mut answered = false;
+        for instance in links.iter().filter_map(|link| link.instances(name)).inspect(|_| answered = true).flatten() {
+            let run = (instance.identifier, instance.instance);
+            if !gone.runs.contains(&run) && !found.iter().any(|other| (other.identifier, other.instance) == run) {
+                found.push(instance);
+            }
+        }
+        if !found.is_empty() {
+            return Found::Instances(found);
+        }
+        let now = Instant::now();
+        // A relay that has failed is waited for only where there is no other.
+        let pending = links.iter().any(|link| link.instances(name).is_none() && !link.has_failed());
+        if (pending || !answered) && now < begun + FIRST_ANSWER {
+            if !answered {
+                links.iter().for_each(|link| link.hurry());
+            }
+            return Found::Wait(begun + FIRST_ANSWER);
+        }
+        if !answered {
+            let failed = links.iter().find(|link| !link.is_up()).map(|link| link.down());
+            return Found::Failed(
+                failed
+                    .unwrap_or_else(|| Failure::new(Step::Relay, code::NO_ANSWER, "no relay answered in time who is registered")),
+            );
+        }
+        if further && now < begun + 2 * (LOOK_FURTHER + REVIEW) {
+            return Found::Wait(begun + 2 * (LOOK_FURTHER + REVIEW));
+        }
+        let deserted = links.iter().filter_map(|link| link.deserted(name)).chain(gone.since).max();
+        match deserted.map(|since| since + RETURN).filter(|until| patiently && now < *until) {
+            Some(until) => Found::Wait(until),
+            None => Found::Nobody,
+        }
+    }
+
+    /// The relays that are connected. Where there is none, one that is about to be is waited for, but not long.
+    async fn up(&self) -> Result<Vec<Arc<RelayLink>>, Failure> {
+        let all = self.all();
+        if all.iter().all(|link| !link.is_up()) {
+            let mut waiting = JoinSet::new();
+            for link in &all {
+                link.hurry();
+                let link = Arc::clone(link);
+                waiting.spawn(async move { link.connected().await });
+            }
+            // Late or not, what counts is which are up now.
+            let _ = tokio::time::timeout(FIRST_ANSWER, waiting.join_next()).await;
+        }
+        let up: Vec<_> = all.iter().filter(|link| link.is_up()).cloned().collect();
+        if up.is_empty() {
+            return Err(match all.first() {
+                Some(link) => link.down(),
+                None => Failure::new(Step::Relay, code::NO_RELAY, "the project has no relay that this node knows of"),
+            });
+        }
+        Ok(up)
+    }
+
+    /// A path to that run of a peer's node, through the nearest relay at which it is registered; through the next one where that one
+    /// fails, or takes its time.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub async fn join(&self, identifier: Identifier, instance: InstanceId) -> Result<TcpStream, Failure> {
+        let mut links = self.up().await?;
+        links.sort_by_cached_key(|link| (!link.knows(identifier, instance), link.preference()));
+        let mut waiting = links.into_iter();
+        let mut running = JoinSet::new();
+        let mut failure: Option<Failure> = None;
+        loop {
+            if let Some(link) = waiting.next() {
+                running.spawn(async move { link.join(identifier, instance).await });
+            }
+            let hedge = async {
+                match waiting.len() {
+                    0 => std::future::pending().await,
+                    _ => tokio::time::sleep(HEDGE).await,
+                }
+            };
+            tokio::select! {
+                joined = running.join_next() => match joined {
+                    // The others are dropped with the set, and their links with them.
+                    Some(Ok(Ok(socket))) => return Ok(socket),
+                    // That a peer is not there says more than that a relay is not.
+                    Some(Ok(Err(error))) if failure.as_ref().is_none_or(|failure| failure.step == Step::Relay) => {
+                        failure = Some(error);
+                    }
+                    Some(Ok(Err(_))) => {}
+                    Some(Err(error)) => debug!(%error, "a join was given up"),
+                    None => {}
+                },
+                () = hedge => {}
+            }
+            if running.is_empty() && waiting.len() == 0 {
+                return Err(failure
+                    .unwrap_or_else(|| Failure::new(Step::Relay, code::RELAY_LOST, "the joins at all relays were given up")));
+            }
+        }
+    }
+}
+
+/// Runs of nodes that were seen to be away while a connection was made, though a relay still names them.
+#[derive(Debug, Default)]
+pub struct Gone {
+    runs: HashSet<(Identifier, InstanceId)>,
+    since: Option<Instant>,
+}
+
+impl Gone {
+    pub fn add(&mut self, identifier: Identifier, instance: InstanceId) {
+        self.runs.insert((identifier, instance));
+        self.since.get_or_insert_with(Instant::now);
     }
 }

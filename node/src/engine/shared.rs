@@ -139,6 +139,7 @@ impl Shared {
     pub fn names_changed(&self) {
         let wanted = self.wanted_names();
         self.names.send_if_modified(|names| std::mem::replace(names, wanted.clone()) != wanted);
+        self.relays.names_changed();
         self.changed();
     }
 

@@ -1,7 +1,9 @@
 //! How a running node is, told truthfully: what works, and which step the rest waits for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use postern_proto::address::HostPort;
 use postern_proto::authority::Refusal;
 use postern_proto::name::Alias;
 use postern_proto::spec::{InletSpec, OutletSpec, PeerRoute, RelayAt, RelaySpec};
@@ -40,8 +42,18 @@ pub struct InletStatus {
 pub struct RelayStatus {
     pub spec: RelaySpec,
     pub state: RelayState,
-    /// The relay server that the name is registered at.
-    pub remote_address: Option<String>,
+    /// The relay servers that this node uses for the name.
+    pub servers: Vec<RelayServer>,
+}
+
+/// A relay name at one relay server.
+#[derive(Debug, Clone)]
+pub struct RelayServer {
+    pub address: HostPort,
+    /// The name is registered there now.
+    pub registered: bool,
+    /// From this node and back, where it was measured.
+    pub round_trip: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,17 +101,18 @@ fn relay_status(shared: &Shared, spec: RelaySpec) -> RelayStatus {
         && !all.is_empty()
     {
         let reason = format!("the project has no relay at {address}");
-        return RelayStatus {
-            spec,
-            state: RelayState::Waiting(Failure::new(Step::Relay, code::NO_RELAY, reason)),
-            remote_address: None,
-        };
+        let state = RelayState::Waiting(Failure::new(Step::Relay, code::NO_RELAY, reason));
+        return RelayStatus { spec, state, servers: Vec::new() };
     }
-    let registered = links.iter().find(|link| link.is_up() && link.registration(&spec.name) == Some(Registration::Up));
-    if let Some(link) = registered {
-        return RelayStatus { spec, state: RelayState::Up, remote_address: Some(link.address().to_string()) };
+    let server = |link: &Arc<RelayLink>| RelayServer {
+        address: link.address(),
+        registered: link.is_up() && link.registration(&spec.name) == Some(Registration::Up),
+        round_trip: link.round_trip().filter(|_| link.is_up()),
+    };
+    let servers: Vec<_> = links.iter().map(server).collect();
+    if servers.iter().any(|server| server.registered) {
+        return RelayStatus { spec, state: RelayState::Up, servers };
     }
-    let remote_address = links.first().map(|link| link.address().to_string());
     let refused = links.iter().find_map(|link| match link.registration(&spec.name) {
         Some(Registration::Refused(refusal)) => Some(refusal),
         _ => None,
@@ -118,7 +131,7 @@ fn relay_status(shared: &Shared, spec: RelaySpec) -> RelayStatus {
             Failure::new(Step::Relay, code::REGISTERING, format!("the relay name `{}` is being registered", spec.name))
         })),
     };
-    RelayStatus { spec, state, remote_address }
+    RelayStatus { spec, state, servers }
 }
 
 /// Why no relay can be used now.

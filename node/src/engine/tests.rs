@@ -40,6 +40,13 @@ impl TestHome {
     }
 }
 
+/// The channel to the peer of an inlet, made where there is none.
+async fn channel_of(engine: &Engine, inlet: &InletSpec) -> Arc<super::channel::Channel> {
+    let shared = &engine.shared;
+    let candidates = shared.peers.candidates(shared, &inlet.to.peer, &Default::default(), false).await.unwrap();
+    shared.peers.channel(shared, &candidates[0]).await.unwrap()
+}
+
 /// Echoes each connection until its end, then ends its own direction.
 async fn echo_server() -> HostPort {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -214,7 +221,7 @@ async fn an_expired_credential_ends_streams_without_a_channel() {
     let mut live = TcpStream::connect(inlet.from.to_string()).await.unwrap();
     live.write_all(b"x").await.unwrap();
     live.read_exact(&mut [0]).await.unwrap();
-    let channel = a.shared.peers.channel(&a.shared, &inlet.to.peer).await.unwrap();
+    let channel = channel_of(&a, &inlet).await;
     channel.close();
     while b.shared.peers.by_id(channel.id()).is_some() {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -234,7 +241,7 @@ async fn a_forged_open_takes_no_stream_id() {
 
     let (_home, a, b, inlet) = echoing_pair().await;
     assert_eq!(ask(&inlet, b"x").await.unwrap(), b"x");
-    let channel = a.shared.peers.channel(&a.shared, &inlet.to.peer).await.unwrap();
+    let channel = channel_of(&a, &inlet).await;
     let address = b.shared.presence_of(&"b".parse().unwrap()).unwrap().address;
     let (mut forger, _) = a.shared.direct.dial(&a.shared.trust, &address).await.unwrap();
     let mut open = Header { kind: Kind::Open, length: OpenHead::LEN + 40 }.to_bytes().to_vec();

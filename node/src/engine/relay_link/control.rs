@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
+use postern_proto::address::HostPort;
 use postern_proto::handshake::Label;
 use postern_proto::link::{FromRelay, Hello, MAX_CONTROL_MESSAGE, ToRelay};
 use postern_proto::name::RelayName;
@@ -29,14 +30,17 @@ const PING_INTERVAL: Duration = Duration::from_secs(9);
 /// A control link whose ping is not answered in this time is dead.
 const PONG_DEADLINE: Duration = Duration::from_secs(5);
 
+/// However many connections wait for a relay, it is dialled no more often than with this time between.
+const LEAST_DELAY: Duration = Duration::from_millis(500);
+
 impl RelayLink {
     /// Keeps the control link until the relay is no longer wanted.
     pub async fn run(self: Arc<Self>, shared: Arc<Shared>) {
         let mut backoff = Backoff::default();
         loop {
             let ended = tokio::select! {
-                () = self.stop.cancelled() => return,
-                ended = self.connection(&shared, &mut backoff) => ended,
+                () = self.stop.cancelled() => None,
+                ended = self.connection(&shared, &mut backoff) => Some(ended),
             };
             let was_up = self.is_up();
             if let State::Up(session) = self.state.send_replace(State::Down) {
@@ -48,16 +52,29 @@ impl RelayLink {
                 }
             });
             // What the relay knew is not known any more.
-            lock(&self.watched).values().for_each(|watched| drop(watched.send_replace(None)));
+            lock(&self.watched).values_mut().for_each(super::Lookup::forget);
+            if was_up {
+                *lock(&self.down_since) = Some(Instant::now());
+            }
+            let Some(ended) = ended else {
+                info!(relay = %self.address(), "the relay is not used any more");
+                return shared.changed();
+            };
             if was_up || lock(&self.last_error).as_deref() != Some(ended.as_str()) {
                 warn!(relay = %self.address(), reason = %ended, "the relay is not connected; trying again");
             }
             *lock(&self.last_error) = Some(ended);
             shared.changed();
+            let wait = async {
+                tokio::time::sleep(jittered(LEAST_DELAY)).await;
+                tokio::select! {
+                    () = tokio::time::sleep(backoff.next_delay()) => {}
+                    () = self.kick.notified() => {}
+                }
+            };
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(backoff.next_delay()) => {}
-                () = self.kick.notified() => {}
+                () = wait => {}
             }
         }
     }
@@ -78,10 +95,6 @@ impl RelayLink {
         let mut payload = Vec::new();
         // Writing to a vector does not fail.
         let _ = minicbor::encode(&hello, &mut payload);
-        let socket = match dial(&row.address, SocketKind::Link, CONNECT_DEADLINE).await {
-            Ok(socket) => socket,
-            Err(error) => return chain(&error),
-        };
         let how = Connect {
             service: Service::RelayControl,
             label: Label::RelayLink,
@@ -90,11 +103,13 @@ impl RelayLink {
             payload: &payload,
             limit: MAX_CONTROL_MESSAGE,
         };
-        let session::Session { mut sender, mut receiver, finished } = match session::connect(socket, how).await {
-            Ok((session, _)) => session,
-            Err(error) => return chain(&error),
+        let (address, session) = match reach(shared, &row.address, how).await {
+            Ok(reached) => reached,
+            Err(error) => return error,
         };
+        let session::Session { mut sender, mut receiver, finished } = session;
         let session = Arc::new(Session {
+            address,
             link: finished.secret.link_session(),
             counter: AtomicU64::new(0),
             parked: AtomicUsize::new(0),
@@ -103,7 +118,8 @@ impl RelayLink {
         });
         let mut control =
             ControlLink { requests: HashMap::new(), next: 1, watched: BTreeSet::new(), registered: BTreeSet::new() };
-        let mut ping = tokio::time::interval_at(Instant::now() + jittered(PING_INTERVAL), jittered(PING_INTERVAL));
+        // The first one measures the round trip, by which relays are chosen.
+        let mut ping = tokio::time::interval_at(Instant::now(), jittered(PING_INTERVAL));
         let mut unanswered: Option<(u64, Instant)> = None;
         let mut number = 0;
         loop {
@@ -132,12 +148,16 @@ impl RelayLink {
                             shared.metrics.link(LinkKind::Control);
                             info!(relay = %row.address, ?observed, "connected to the relay");
                             *lock(&self.last_error) = None;
+                            (*lock(&self.down_since), *lock(&self.failed)) = (None, None);
                             backoff.reset();
                             self.state.send_replace(State::Up(Arc::clone(&session)));
                             shared.changed();
                         }
-                        FromRelay::Pong { number } if unanswered.is_some_and(|(sent, _)| sent == number) => unanswered = None,
-                        FromRelay::Pong { .. } => {}
+                        FromRelay::Pong { number } => {
+                            if let Some((_, sent)) = unanswered.take_if(|(sent, _)| *sent == number) {
+                                self.note_round_trip(sent.elapsed());
+                            }
+                        }
                         FromRelay::MoreLinks { count } => self.park_more(shared, &session, usize::from(count).max(PARKED_FLOOR)),
                         FromRelay::Closing { reason } => return format!("the relay closed the link: {reason}"),
                         other => {
@@ -160,7 +180,7 @@ impl RelayLink {
                         }
                     }
                 }
-                _ = ping.tick() => {
+                _ = ping.tick(), if self.is_up() => {
                     number += 1;
                     unanswered.get_or_insert((number, Instant::now()));
                     if let Err(error) = sender.send_message(&ToRelay::Ping { number }).await {
@@ -171,6 +191,24 @@ impl RelayLink {
             }
         }
     }
+}
+
+/// A session with the relay that others find at `advertised`, and where it was.
+async fn reach(shared: &Shared, advertised: &HostPort, how: Connect<'_>) -> Result<(HostPort, session::Session), String> {
+    // A home that cannot be read now has nothing better than what is signed.
+    let addresses = shared.home.addresses_of(advertised).unwrap_or_else(|_| vec![advertised.clone()]);
+    let mut last = String::new();
+    for address in addresses {
+        let connected = match dial(&address, SocketKind::Link, CONNECT_DEADLINE).await {
+            Ok(socket) => session::connect(socket, how).await.map_err(|error| chain(&error)),
+            Err(error) => Err(chain(&error)),
+        };
+        match connected {
+            Ok((session, _)) => return Ok((address, session)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// What one control link was told so far, against what is wanted of it.
@@ -235,8 +273,8 @@ impl ControlLink {
             }
             FromRelay::Instances { name, instances } => {
                 debug!(relay = %link.address(), %name, count = instances.len(), "look-up");
-                if let Some(watched) = lock(&link.watched).get(&name) {
-                    watched.send_replace(Some(instances));
+                if let Some(lookup) = lock(&link.watched).get_mut(&name) {
+                    lookup.answered(instances);
                 }
             }
             // Statements of the authority arrive over its own session too, which is the road that this node relies on.

@@ -4,6 +4,7 @@ mod error;
 mod identities;
 pub mod layout;
 mod nodes;
+mod own_servers;
 mod place;
 mod reset;
 
@@ -18,6 +19,7 @@ pub use error::HomeError;
 pub use identities::IdentityHome;
 pub use layout::{authority, node, relay, servers};
 pub use nodes::{NodeHome, fixed_file};
+pub use own_servers::{Advertise, OwnServers};
 pub use place::{NoPlace, locate};
 
 /// An open home, whose owner and mode were checked.
