@@ -141,12 +141,16 @@ impl Cause {
     }
 }
 
+/// Room for the codes of [`code::ALL`]. A number of its own: the compiler cannot take the list's length for a type's, with optimisation.
+const CODES: usize = 64;
+const _: () = assert!(code::ALL.len() <= CODES);
+
 /// What is counted of one inlet or outlet.
 #[derive(Debug, Default)]
 pub struct ResourceCounts {
     opened: Count,
     closed: Counts<{ Cause::ALL.len() }>,
-    refused: Counts<{ code::ALL.len() }>,
+    refused: Counts<CODES>,
     sent: Count,
     received: Count,
 }
