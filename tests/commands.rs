@@ -58,7 +58,9 @@ fn enroll_sets_up_once_and_starts_what_does_not_run() {
     home.ok(&["serve", "stop"]);
     assert!(!home.processes().iter().any(|process| process.pid == pid));
     home.fails(&["project", "ticket"], 69).says("postern enroll");
-    home.ok(&["enroll"]);
+    // Not well, and it says what to do.
+    assert!(home.run(&["status", "--output", "plain"]).exits(1).stdout.contains("start them: postern enroll"));
+    home.run(&["enroll"]).success().says("started the servers, on 127.0.0.1:");
     // The same port, for those who have tickets.
     assert_eq!(servers(&home)[0]["address"], row["address"]);
     home.kill(home.servers_pid());
@@ -86,6 +88,8 @@ fn advertised_addresses_stand_in_tickets() {
     let row = home.run(&["status"]).success().json()["servers"][0].clone();
     assert!(row["address"].as_str().unwrap().ends_with(&port.to_string()), "{row}");
     assert!(row["advertised"].to_string().contains("gate.example"), "{row}");
+    // Who knows the old address is left behind, and that is said.
+    home.run(&["enroll", "--advertise", "other.example"]).success().says(&format!("know the address gate.example:{port}"));
 }
 
 #[test]
@@ -403,12 +407,20 @@ fn status_tells_whether_bytes_pass() {
     let steps: Vec<_> = status["portals"].as_array().unwrap().iter().map(|portal| portal["code"].to_string()).collect();
     assert_eq!(steps.iter().collect::<std::collections::BTreeSet<_>>().len(), 4, "each fails for its own reason: {steps:?}");
     let plain = project.run(&["status", "--output", "plain"]).exits(1);
-    assert!(plain.stdout.contains("no-peer"), "{plain:?}");
+    assert!(plain.stdout.contains("up via nobody") && plain.stdout.matches("(NO_PEER)").count() == 1, "once: {plain:?}");
 
     // A node that does not run is told, too.
     project.ok(&["node", "stop"]);
     let stopped = project.run(&["status"]);
     assert_eq!(stopped.json()["nodes"][0]["status"], "stopped");
+    // Also where all its portals are others' to try.
+    project.ok(&["node", "start"]);
+    for alias in ["good", "no-peer", "no-outlet", "no-target"] {
+        project.ok(&["tcp-inlet", "delete", alias, "-y"]);
+    }
+    project.ok(&["node", "stop"]);
+    let stopped = project.run(&["status", "--output", "plain"]).exits(1);
+    assert!(stopped.stdout.contains("; start it: postern node start "), "{stopped:?}");
 }
 
 // ---- the project

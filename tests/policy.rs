@@ -317,6 +317,9 @@ fn a_missing_attribute_on_either_side_is_refused() {
 fn a_malformed_expression_is_refused_where_it_is_written() {
     let home = TestHome::new(POSTERN);
     home.ok(&["node", "create", "n"]);
+    // A name that nothing has may come later, and may be a slip.
+    home.run(&["policy", "create", "--resource", "slip", "--allow", "a"]).success().says("no outlet or inlet `slip`");
+    home.ok(&["policy", "delete", "slip", "-y"]);
     let outcome = home.run(&["policy", "create", "--resource", "x", "--allow", "a and and b"]);
     assert!([2, 78].contains(&outcome.status), "{outcome:?}");
     // The text, and a caret under the second `and`.

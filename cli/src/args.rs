@@ -44,8 +44,9 @@ pub struct Global {
     /// Ask no questions (also NO_INPUT=1)
     #[arg(long, global = true, env = "NO_INPUT", hide_env = true, value_parser = FalseyValueParser::new())]
     pub no_input: bool,
-    /// Where state is kept [default: $XDG_STATE_HOME/postern or ~/.local/state/postern]
-    #[arg(long, global = true, value_name = "DIR", env = "POSTERN_HOME", hide_env_values = true)]
+    /// Where state is kept (also POSTERN_HOME) [default: $XDG_STATE_HOME/postern or ~/.local/state/postern]
+    // The variable is read in `Context`: what clap reads itself stands in its messages as if it had been typed.
+    #[arg(long, global = true, value_name = "DIR")]
     pub home: Option<PathBuf>,
     /// How log lines look: pretty or json [default: pretty]
     #[arg(long, global = true, value_name = "FORMAT", default_value_t, hide_default_value = true)]

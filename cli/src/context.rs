@@ -36,7 +36,8 @@ impl Context {
 
     /// Where the home is, whether or not it exists.
     pub fn home_path(&self) -> Result<PathBuf, CliError> {
-        Ok(home::locate(self.global.home.as_deref(), |name| std::env::var_os(name))?)
+        let home = self.global.home.clone().or_else(|| std::env::var_os("POSTERN_HOME").map(PathBuf::from));
+        Ok(home::locate(home.as_deref(), |name| std::env::var_os(name))?)
     }
 
     /// The home, made if it is missing.

@@ -181,7 +181,7 @@ fn cli_page() -> String {
 
 const fn meaning(class: Class) -> &'static str {
     match class {
-        Class::Failure => "It failed, or what was named does not exist. `status`: a portal does not work",
+        Class::Failure => "It failed, or what was named does not exist. `status`: not all is well",
         Class::Usage => "The command line is wrong",
         Class::Unreachable => "Something that had to be reached cannot be",
         Class::TryLater => "It was reached, and says to come back: a limit, busy, a lock",

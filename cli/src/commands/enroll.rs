@@ -86,6 +86,15 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         (settings.listen.clone(), settings.advertised())
     } else {
         let ready = start(context, &home)?;
+        if !first {
+            context.output().say(format_args!("started the servers, on {}", ready.address));
+        }
+        if let Some(before) = kept.as_ref().map(Settings::advertised).filter(|before| !first && *before != ready.advertised) {
+            context.output().warn(format_args!(
+                "members and tickets know the address {before}; until it leads here, they do not find these servers at {}",
+                ready.advertised
+            ));
+        }
         (ready.address, ready.advertised)
     };
     drop(lock);
@@ -115,7 +124,7 @@ fn tell(context: &Context, home: &Home, first: bool, address: HostPort, advertis
         out.say(format_args!("identity `{}` is its administrator", document.identity_name));
     }
     if document.advertised.is_loopback() {
-        out.say("only this machine can reach them; for others: postern enroll --listen 0.0.0.0:4000 --advertise HOST");
+        out.say("only this machine can reach the servers; for others: postern enroll --listen 0.0.0.0:4000 --advertise HOST");
     }
     out.say("next: postern project ticket --attribute NAME --relay NAME > NAME.ticket");
     out.created(&document.project, &Versioned::new(&document))

@@ -14,6 +14,7 @@ use postern_runtime::home::{Home, NodeHome};
 
 pub use self::create::CreateArgs;
 
+use super::tcp_inlet::destination;
 use crate::args::Yes;
 use crate::context::Context;
 use crate::error::CliError;
@@ -175,7 +176,7 @@ pub fn plain(node: &NodeDocument) -> String {
         "inlets",
         node.inlets
             .iter()
-            .map(|i| format!("{}  {} -> {}  {:?}{}", i.alias, i.bind_addr, i.outlet_route, i.status, because(&i.reason)))
+            .map(|i| format!("{}  {} -> {}  {:?}{}", i.alias, i.bind_addr, destination(i), i.status, because(&i.reason)))
             .collect(),
     );
     section("outlets", node.outlets.iter().map(|o| format!("{} -> {}", o.worker_address, o.to)).collect());

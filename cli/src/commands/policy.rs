@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use postern_node::config::resource::{PolicyArguments, policy, policy_target};
-use postern_node::control::document::{PolicyDocument, PolicySource};
+use postern_node::control::document::{NodeDocument, PolicyDocument, PolicySource};
 use postern_node::control::fault::Fault;
 use postern_proto::name::OutletName;
 
@@ -101,6 +101,16 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
             let node = existing_or_made(context, &home, at.at.as_ref(), Need::Any)?;
             let made = ask(context, &node, async |client| client.create_policy(&spec).await)?;
             context.output().say(format_args!("{} is allowed where {}", subject(&made), made.expression));
+            if let Some(name) = &made.resource {
+                let node = super::node::document(context, &home, &node)?;
+                let known = node.inlets.iter().map(|inlet| &inlet.alias).chain(node.outlets.iter().map(|outlet| &outlet.name));
+                if !known.into_iter().any(|known| known == name) {
+                    context.output().warn(format_args!(
+                        "the node `{}` has no outlet or inlet `{name}`; the policy waits until one is made",
+                        node.name
+                    ));
+                }
+            }
             context.output().created(&made.expression, &made)
         }
         Command::Show { target, at } => {
@@ -118,7 +128,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
         }
         Command::List { at } => {
             let node = existing(&home, at.at.as_ref())?;
-            let policies = super::node::document(context, &home, &node)?.policies;
+            let NodeDocument { policies, open_to_every_member, .. } = super::node::document(context, &home, &node)?;
             context.output().list(&policies, || {
                 let row = |policy: &PolicyDocument| {
                     vec![
@@ -128,7 +138,11 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                     ]
                 };
                 table(&["FOR", "ALLOWED", "SOURCE"], &policies.iter().map(row).collect::<Vec<_>>())
-            })
+            })?;
+            for resource in &open_to_every_member {
+                context.output().say(format_args!("note: {}", open(resource)));
+            }
+            Ok(())
         }
         Command::Delete { target, at, yes } => {
             let name = target.name()?;
@@ -138,6 +152,15 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
             context.output().say(format_args!("deleted the policy of `{name}`"));
             Ok(())
         }
+    }
+}
+
+/// What it means that nothing closes `resource`, a `TYPE NAME`.
+pub fn open(resource: &str) -> String {
+    if resource.starts_with("tcp-inlet ") {
+        format!("{resource} may send to every member")
+    } else {
+        format!("{resource} is open to every member")
     }
 }
 

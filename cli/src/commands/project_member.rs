@@ -56,7 +56,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                     vec![
                         document.name.to_string(),
                         document.identifier.to_string(),
-                        role(&document.role).to_owned(),
+                        role(&document.role),
                         attributes(&document.attributes),
                         document.relays.join(" "),
                     ]
@@ -71,7 +71,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                 fields(&[
                     ("identifier", document.identifier.to_string()),
                     ("name", document.name.to_string()),
-                    ("role", role(&document.role).to_owned()),
+                    ("role", role(&document.role)),
                     ("attributes", attributes(&document.attributes)),
                     ("relays", document.relays.join(" ")),
                     ("attested by", document.attested_by.to_string()),
@@ -94,12 +94,13 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
     }
 }
 
-const fn role(role: &Role) -> &'static str {
+/// A role, with what belongs to it.
+pub fn role(role: &Role) -> String {
     match role {
-        Role::Member => "member",
-        Role::Enroller { .. } => "enroller",
-        Role::Administrator => "administrator",
-        Role::RelayServer { .. } => "relay-server",
+        Role::Member => "member".to_owned(),
+        Role::Enroller { .. } => "enroller".to_owned(),
+        Role::Administrator => "administrator".to_owned(),
+        Role::RelayServer { address } => format!("relay-server {address}"),
     }
 }
 

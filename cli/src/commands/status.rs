@@ -5,13 +5,15 @@ mod watch;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use postern_node::control::document::{NodeDocument, NodeState, NodeStatusDocument, PortalDocument};
+use postern_node::control::document::{Connection, NodeDocument, NodeState, NodeStatusDocument, PortalDocument};
 use postern_proto::address::HostPort;
 use postern_proto::time::parse_duration;
 use postern_runtime::home::{Home, servers};
 use postern_runtime::lock::Lock;
 use serde::Serialize;
 
+use super::policy::open;
+use super::tcp_inlet::destination;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::node_choice::answer_if_running;
@@ -21,7 +23,8 @@ use crate::servers::Settings;
 /// Tell for every portal whether bytes can pass now, and which step fails if not
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Every portal is tried, up to its target. The exit code is 0 only if all of them work.
+Every portal is tried, up to its target. The exit code is 0 only if all of them work, the relay
+names of this home are up, and what was set up here runs.
 With --watch it goes on until Ctrl-C, and then exits 0; piped, each look is one line of JSON.
 
 Examples:
@@ -76,7 +79,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, CliError> {
     }
     let Look { document, nodes } = context.block_on(look(&home))??;
     context.output().show(&document, || plain(&document, &nodes))?;
-    let ok = document.portals.iter().all(|portal| portal.ok);
+    let ok = well(&document, &nodes);
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -131,6 +134,25 @@ fn servers_of(home: &Home) -> Result<Vec<ServersDocument>, CliError> {
     }])
 }
 
+/// What a node says it waits for while it has joined no project.
+const ENROLMENT: &str = "enrolment";
+
+/// Whether all that was set up here does what it is for. A node whose relay name is down cannot be found, and the machine that would
+/// find that out is another one.
+fn well(document: &Document, nodes: &[NodeDocument]) -> bool {
+    let empty = |node: &NodeDocument| node.inlets.is_empty() && node.outlets.is_empty() && node.relays.is_empty();
+    let node_is_well = |node: &NodeDocument| match node.status {
+        NodeState::Stopped => empty(node),
+        NodeState::Running => {
+            node.relays.iter().all(|relay| relay.connection_status == Connection::Up)
+                && node.waiting.iter().all(|waiting| waiting.what != ENROLMENT)
+        }
+    };
+    document.portals.iter().all(|portal| portal.ok)
+        && document.servers.iter().all(|servers| servers.status == NodeState::Running)
+        && nodes.iter().all(node_is_well)
+}
+
 const fn state(state: NodeState) -> &'static str {
     match state {
         NodeState::Running => "running",
@@ -143,15 +165,26 @@ fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
     for servers in &document.servers {
         let roles = servers.roles.join(" and ");
         text.push_str(&format!(
-            "{roles}: {} on {}, told to others as {}\n",
+            "{roles}: {} on {}, told to others as {}{}\n",
             state(servers.status),
             servers.address,
-            servers.advertised
+            servers.advertised,
+            match servers.status {
+                NodeState::Running => "",
+                NodeState::Stopped if servers.roles.contains(&"authority") => "; start them: postern enroll",
+                NodeState::Stopped => "; start it: postern serve",
+            }
         ));
     }
     for node in &document.nodes {
-        text.push_str(&format!("node {}: {}\n", node.name, state(node.status)));
-        for waiting in &node.waiting {
+        let hint = match node.status {
+            NodeState::Running => String::new(),
+            NodeState::Stopped => format!("; start it: postern node start {}", node.name),
+        };
+        text.push_str(&format!("node {}: {}{hint}\n", node.name, state(node.status)));
+        // What an inlet waits for stands beside its portal.
+        let told: Vec<String> = node.portals.iter().map(|portal| format!("tcp-inlet {}", portal.inlet)).collect();
+        for waiting in node.waiting.iter().filter(|waiting| !told.contains(&waiting.what)) {
             text.push_str(&format!(
                 "  {} waits at step `{}`: {} ({})\n",
                 waiting.what, waiting.step, waiting.reason, waiting.code
@@ -160,7 +193,7 @@ fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
     }
     for node in nodes {
         for resource in &node.open_to_every_member {
-            text.push_str(&format!("note: {resource} of node {} is open to every member\n", node.name));
+            text.push_str(&format!("note: on node {}, {}\n", node.name, open(resource)));
         }
     }
     if document.nodes.is_empty() && document.servers.is_empty() {
@@ -168,16 +201,20 @@ fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
             "nothing is set up here; begin with `postern enroll`, or with `postern node create --enrollment-ticket TICKET`\n",
         );
     }
-    let row = |portal: &PortalDocument| {
+    let row = |node: &str, portal: &PortalDocument| {
+        let inlets = nodes.iter().filter(|shown| shown.name == node).flat_map(|shown| &shown.inlets);
+        let inlet = inlets.into_iter().find(|inlet| inlet.alias == portal.inlet);
         let verdict = if portal.ok { "ok" } else { "DOWN" };
         let why = match (&portal.step, &portal.code, &portal.reason) {
             (Some(step), Some(code), Some(reason)) => format!("{step}: {reason} ({code})"),
             _ => String::new(),
         };
-        vec![portal.inlet.clone(), verdict.to_owned(), why]
+        let from = inlet.map(|inlet| inlet.bind_addr.clone()).unwrap_or_default();
+        vec![portal.inlet.clone(), from, inlet.map(destination).unwrap_or_default(), verdict.to_owned(), why]
     };
     if !document.portals.is_empty() {
-        text.push_str(&table(&["PORTAL", "BYTES PASS", "WHY NOT"], &document.portals.iter().map(row).collect::<Vec<_>>()));
+        let rows = document.nodes.iter().flat_map(|node| node.portals.iter().map(|portal| row(&node.name, portal)));
+        text.push_str(&table(&["PORTAL", "FROM", "TO", "BYTES PASS", "WHY NOT"], &rows.collect::<Vec<_>>()));
     }
     text
 }

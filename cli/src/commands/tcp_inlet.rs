@@ -91,7 +91,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                 made.alias,
                 node.name(),
                 made.bind_addr,
-                made.outlet_route
+                destination(&made)
             ));
             if let (Connection::Down, Some(reason)) = (made.status, &made.reason) {
                 context.output().say(format_args!("it is not up yet: {reason}"));
@@ -103,7 +103,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
             let inlets = super::node::document(context, &home, &node)?.inlets;
             context.output().list(&inlets, || {
                 let row = |inlet: &InletDocument| {
-                    vec![inlet.alias.clone(), inlet.bind_addr.clone(), inlet.outlet_route.clone(), format!("{:?}", inlet.status)]
+                    vec![inlet.alias.clone(), inlet.bind_addr.clone(), destination(inlet), format!("{:?}", inlet.status)]
                 };
                 table(&["ALIAS", "FROM", "TO", "STATUS"], &inlets.iter().map(row).collect::<Vec<_>>())
             })
@@ -117,7 +117,8 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                 fields(&[
                     ("alias", inlet.alias.clone()),
                     ("from", inlet.bind_addr.clone()),
-                    ("to", inlet.outlet_route.clone()),
+                    ("to", destination(&inlet)),
+                    ("route", inlet.outlet_route.clone()),
                     ("status", format!("{:?}", inlet.status)),
                     ("because", inlet.reason.clone().unwrap_or_default()),
                     ("allow", inlet.allow.clone().unwrap_or_default()),
@@ -132,5 +133,13 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
             context.output().say(format_args!("deleted the inlet `{alias}`"));
             Ok(())
         }
+    }
+}
+
+/// Where an inlet leads, as it was asked for: an outlet and a relay name, else the whole route.
+pub fn destination(inlet: &InletDocument) -> String {
+    match &inlet.via {
+        Some(via) => format!("{} via {via}", inlet.to),
+        None => inlet.outlet_route.clone(),
     }
 }

@@ -5,6 +5,7 @@ use postern_proto::authority::{Answer, Attributes, RelayPermission, Request, Rol
 use postern_proto::id::{Identifier, TicketId};
 use serde::Serialize;
 
+use super::project_member::role;
 use crate::args::Yes;
 use crate::authority::{Session, unexpected};
 use crate::context::Context;
@@ -58,11 +59,12 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                         document.status.to_owned(),
                         format!("{}/{}", document.uses, document.usage_count),
                         document.expires_at.clone(),
+                        role(&document.role),
                         attributes(&document.attributes),
                         document.relays.join(" "),
                     ]
                 };
-                let headings = ["ID", "STATUS", "USES", "EXPIRES", "ATTRIBUTES", "RELAYS"];
+                let headings = ["ID", "STATUS", "USES", "EXPIRES", "ROLE", "ATTRIBUTES", "RELAYS"];
                 table(&headings, &documents.iter().map(row).collect::<Vec<_>>())
             })
         }
@@ -77,6 +79,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                     ("issued at", document.issued_at.clone()),
                     ("expires at", document.expires_at.clone()),
                     ("uses", format!("{} of {}", document.uses, document.usage_count)),
+                    ("role", role(&document.role)),
                     ("attributes", attributes(&document.attributes)),
                     ("relays", document.relays.join(" ")),
                     ("used by", users.join(" ")),

@@ -150,19 +150,20 @@ impl Fault {
     /// What the authority answered.
     #[must_use]
     pub fn from_refusal(refusal: &Refusal) -> Self {
-        let ask = "ask for a new ticket: postern project ticket";
+        let ask = "ask whoever sent it for a new one, which they make with `postern project ticket`";
         let (code, help) = match refusal {
             Refusal::TicketExpired { .. } => (code::TICKET_EXPIRED, Some(ask)),
             Refusal::TicketRevoked => (code::TICKET_REVOKED, Some(ask)),
             Refusal::TicketUsedUp { .. } => (
                 code::TICKET_USED_UP,
-                Some("if it was not you who used it, delete that member; then ask for a new ticket: postern project ticket"),
+                Some("ask whoever sent it for a new one; if nobody of yours used it, tell them: they should delete that member"),
             ),
             Refusal::TicketUnknown => (code::TICKET_UNKNOWN, Some(ask)),
-            Refusal::NotAMember => {
-                (code::NOT_A_MEMBER, Some("it was deleted, or joined another project; enrol it with a new ticket"))
-            }
-            Refusal::NotPermitted { .. } => (code::NOT_PERMITTED, None),
+            Refusal::NotAMember => (
+                code::NOT_A_MEMBER,
+                Some("it was deleted, or never joined; ask for a new ticket, and join with it: postern project enroll TICKET"),
+            ),
+            Refusal::NotPermitted { .. } => (code::NOT_PERMITTED, Some("ask an administrator of the project")),
             Refusal::RelayNameHeld { .. } => {
                 (code::RELAY_NAME_HELD, Some("choose another name, or delete the member that holds it"))
             }

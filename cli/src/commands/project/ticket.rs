@@ -5,6 +5,7 @@ use std::time::Duration;
 use postern_proto::address::HostPort;
 use postern_proto::authority::{Answer, Attributes, Grant, RelayPermission, Request, Role, TicketRequest};
 use postern_proto::name::RelayName;
+use postern_proto::policy::Expr;
 use postern_proto::ticket::Ticket;
 use postern_proto::time::parse_duration;
 
@@ -46,7 +47,7 @@ pub struct Args {
     /// The ticket is for a relay server, which is to be reached here
     #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["enroller", "administrator", "attributes", "relays"])]
     relay_server: Option<HostPort>,
-    /// How long the ticket can be used: 500ms, 10s, 5m, 24h, 7d
+    /// How long the ticket can be used, from 1s on: 30s, 10m, 24h, 7d
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
     expires_in: Duration,
     /// How many identities can use it
@@ -62,8 +63,8 @@ pub fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let read: Ticket = ticket.expose_secret().parse()?;
     if read.addresses.iter().all(HostPort::is_loopback) {
         context.output().warn(
-            "only this machine can use the ticket, because the servers are reached at a loopback address. For others:\n  \
-             postern enroll --listen 0.0.0.0:4000 --advertise HOST",
+            "only this machine can use the ticket, because the servers are reached at a loopback address. For others, where the\n  \
+             servers run: postern enroll --listen 0.0.0.0:4000 --advertise HOST",
         );
     }
     context.output().line(ticket.expose_secret())
@@ -110,6 +111,11 @@ fn attribute(text: &str) -> Result<(&str, Option<&str>), CliError> {
     }
     if key.is_empty() {
         return Err(CliError::new(code::INVALID_ATTRIBUTE, "an attribute needs a name: write NAME or NAME=VALUE"));
+    }
+    // What no policy could ask about serves nobody.
+    if format!("(= subject.{key} \"\")").parse::<Expr>().is_err() {
+        let error = CliError::new(code::INVALID_ATTRIBUTE, format!("no policy can ask for an attribute called `{key}`"));
+        return Err(error.try_this("choose a name that can stand in an expression, such as `inlet-to-saas`"));
     }
     Ok((key, value))
 }
@@ -178,6 +184,11 @@ mod tests {
         assert_eq!(of("--attribute ockam-relay=x"), Err("RESERVED_ATTRIBUTE".into()));
         assert_eq!(of("--attribute postern-x"), Err("RESERVED_ATTRIBUTE".into()));
         assert_eq!(of("--attribute a --attribute a=b"), Err("ATTRIBUTE_TWICE".into()));
+        // No expression could name these.
+        assert_eq!(of("--attribute é=1"), Err("INVALID_ATTRIBUTE".into()));
+        assert_eq!(of("--attribute a:b"), Err("INVALID_ATTRIBUTE".into()));
+        assert_eq!(of("--attribute =1"), Err("INVALID_ATTRIBUTE".into()));
+        assert!(of("--attribute identifier.x=1 --attribute resource.a_b-c --attribute and=b=c").is_ok());
         assert_eq!(of("--relay-server h:0"), Err("INVALID_ADDRESS".into()));
         let request = of("--enroller --may-grant a --may-grant b=c --may-grant relay=acme*").unwrap();
         let Role::Enroller { may_grant } = request.role else { panic!("an enroller") };
