@@ -1,8 +1,13 @@
 //! Projects with several relays, and relay names with several nodes, between real processes.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use postern_test_support::{EchoServer, PATIENCE, Portal, Project, RelayServer, TestHome, echoes, eventually};
+use postern_test_support::{
+    EchoServer, PATIENCE, Portal, Project, RelayServer, Reserved, TcpServer, TestHome, Value, connect, echoes, eventually, json,
+};
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
 
@@ -71,4 +76,189 @@ fn a_node_beside_its_servers_needs_no_address_that_others_are_told() {
     let inlet = home.ok(&["tcp-inlet", "create", "--from", "127.0.0.1:0"]);
     eventually(PATIENCE, "bytes", || echoes(inlet.as_str(), b"here").ok());
     assert_eq!(home.json(&["relay", "show", "default"])["servers"][0]["status"], "Up");
+}
+
+/// A service that answers each connection with one byte, and ends.
+fn says(byte: u8) -> TcpServer {
+    TcpServer::start(move |mut stream| stream.write_all(&[byte]))
+}
+
+/// What the service behind the inlet says.
+fn asked(inlet: &str) -> std::io::Result<u8> {
+    let mut answer = Vec::new();
+    connect(inlet)?.read_to_end(&mut answer)?;
+    answer.first().copied().ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Of `count` connections, how many each of the services answered.
+#[track_caller]
+fn split<const N: usize>(inlet: &str, count: usize, services: [u8; N]) -> [usize; N] {
+    let answers: Vec<u8> =
+        (0..count).map(|number| asked(inlet).unwrap_or_else(|error| panic!("connection {number}: {error}"))).collect();
+    services.map(|service| answers.iter().filter(|answer| **answer == service).count())
+}
+
+/// Two nodes of one member under the relay name `shop`, each with an outlet `service` to a service of its own, and a customer's inlet.
+fn two_nodes(weights: [u16; 2]) -> (Project, TestHome, TestHome, String, [TcpServer; 2]) {
+    let services = [says(b'a'), says(b'b')];
+    let project = Project::new(POSTERN);
+    let vendor = project.member(&["--relay", "shop"]);
+    for (number, (service, weight)) in services.iter().zip(weights).enumerate() {
+        let configuration = format!(
+            "{{name: n{number}, relay: {{name: shop, weight: {weight}}}, tcp-outlet: {{from: service, to: {}}}}}",
+            service.port()
+        );
+        vendor.ok(&["node", "create", "--configuration", &configuration]);
+    }
+    let customer = project.member(&[]);
+    let inlet = customer.ok(&["tcp-inlet", "create", "--alias", "shop", "--via", "shop", "--to", "service"]);
+    eventually(PATIENCE, "the first node", || (asked(&inlet).ok()? == b'a').then_some(()));
+    eventually(PATIENCE, "the second node", || (asked(&inlet).ok()? == b'b').then_some(()));
+    (project, vendor, customer, inlet, services)
+}
+
+#[test]
+fn nodes_under_one_name_share_its_connections_by_weight() {
+    let (_project, vendor, _customer, inlet, _services) = two_nodes([3, 1]);
+    // Three quarters, give or take: a stream that ends just as the next one begins still counts.
+    let three_quarters = || {
+        let [first, second] = split(&inlet, 40, [b'a', b'b']);
+        assert!((25..=35).contains(&first) && first + second == 40, "{first} {second}");
+    };
+    three_quarters();
+
+    // One is killed: the other serves everything, from the first connection after the relay knows.
+    vendor.kill(vendor.node_pid("n0"));
+    eventually(PATIENCE, "the other one", || asked(&inlet).ok());
+    assert_eq!(split(&inlet, 20, [b'a', b'b']), [0, 20]);
+    vendor.ok(&["node", "start", "n0"]);
+    eventually(PATIENCE, "the first one again", || (asked(&inlet).ok()? == b'a').then_some(()));
+    three_quarters();
+}
+
+#[test]
+fn a_node_that_stops_takes_no_new_streams_and_loses_none() {
+    let (_project, vendor, _customer, inlet, _services) = two_nodes([1, 1]);
+    let stopped = AtomicBool::new(false);
+    let answers = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut answers = Vec::new();
+            while !stopped.load(Ordering::Acquire) || answers.len() < 20 {
+                answers.push(asked(&inlet).unwrap_or_else(|error| panic!("after {} connections: {error}", answers.len())));
+            }
+            answers
+        });
+        let stop = vendor.run(&["node", "stop", "n0"]);
+        stopped.store(true, Ordering::Release);
+        stop.success();
+        asking.join().expect("no connection fails")
+    });
+    assert_eq!(answers.last(), Some(&b'b'));
+    println!("{} connections while a node stopped", answers.len());
+}
+
+#[test]
+fn a_node_whose_service_is_away_is_passed_over_until_it_is_back() {
+    let [a, b] = [says(b'a'), says(b'b')];
+    let project = Project::new(POSTERN);
+    let vendor = project.member(&["--relay", "shop"]);
+    let away = Reserved::new();
+    for (name, port) in [("n0", away.port()), ("n1", b.port())] {
+        let configuration = format!("{{name: {name}, relay: shop, tcp-outlet: {{from: service, to: {port}}}}}");
+        vendor.ok(&["node", "create", "--configuration", &configuration]);
+    }
+    let customer = project.member(&[]);
+    let inlet = customer.ok(&["tcp-inlet", "create", "--via", "shop", "--to", "service"]);
+    // One connection finds out; from then on, none is lost.
+    eventually(PATIENCE, "the one that works", || asked(&inlet).ok());
+    eventually(PATIENCE, "the other is known to fail", || (0..4).all(|_| asked(&inlet).is_ok()).then_some(()));
+    assert_eq!(split(&inlet, 20, [b'a', b'b']), [0, 20]);
+
+    let listener = TcpListener::bind(("127.0.0.1", away.release())).expect("the port was held until now");
+    let _back = TcpServer::start_on(listener, |mut stream| stream.write_all(b"c"));
+    eventually(PATIENCE, "it is asked again", || (asked(&inlet).ok()? == b'c').then_some(()));
+    drop(a);
+}
+
+#[test]
+fn an_inlet_shares_its_connections_among_outlets() {
+    let [v1, v2] = [says(b'1'), says(b'2')];
+    let project = Project::new(POSTERN);
+    let vendor = project.member(&["--relay", "shop"]);
+    let configuration = format!(
+        "{{name: shop, relay: shop, tcp-outlets: {{ratings-v1: {{to: {}}}, ratings-v2: {{to: {}}}}}}}",
+        v1.port(),
+        v2.port()
+    );
+    vendor.ok(&["node", "create", "--configuration", &configuration]);
+    let customer = project.member(&[]);
+    let configuration = "
+        name: customer
+        tcp-inlet:
+          alias: ratings
+          via: shop
+          to: {ratings-v1: 90, ratings-v2: 10}";
+    customer.ok(&["node", "create", "--configuration", configuration]);
+    let inlet = customer.inlet("ratings").to_string();
+    eventually(PATIENCE, "bytes", || asked(&inlet).ok());
+
+    let before = customer.json(&["tcp-inlet", "show", "ratings"]);
+    assert_eq!(split(&inlet, 100, [b'1', b'2']), [90, 10]);
+    let after = customer.json(&["tcp-inlet", "show", "ratings"]);
+    let got = |number: usize| {
+        let connections = |document: &Value| document["outlets"][number]["connections"].as_u64().expect("a count");
+        connections(&after) - connections(&before)
+    };
+    assert_eq!([got(0), got(1)], [90, 10], "{after}");
+    assert_eq!((&after["outlets"][1]["to"], &after["outlets"][1]["weight"]), (&json!("ratings-v2"), &json!(10)));
+    let shown = customer.ok(&["tcp-inlet", "show", "ratings", "--output", "plain"]);
+    assert!(shown.contains("ratings-v2: weight 10"), "{shown}");
+
+    // By flags, it is the same; and one that is not there loses nothing but its first connection.
+    let flags = ["--to", "ratings-v1=1", "--to", "none=1"];
+    let inlet = customer.ok(&[&["tcp-inlet", "create", "--alias", "half", "--via", "shop"], &flags[..]].concat());
+    let _ = [asked(&inlet), asked(&inlet)];
+    assert_eq!(split(&inlet, 10, [b'1']), [10]);
+    let half = customer.json(&["tcp-inlet", "show", "half"]);
+    assert_eq!(half["outlets"][1]["failing"], true, "{half}");
+}
+
+#[test]
+fn a_connection_waits_for_a_peer_that_restarts_and_not_for_one_that_is_away() {
+    let server = EchoServer::start();
+    let portal = Portal::to(POSTERN, server.port());
+    eventually(PATIENCE, "bytes", || echoes(portal.inlet, b"before").ok());
+    let restarted = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let echoing = scope.spawn(|| {
+            let mut count = 0;
+            while !restarted.load(Ordering::Acquire) {
+                // A stream that is cut while it lives is another matter: only what is refused counts.
+                match echoes(portal.inlet, b"while") {
+                    Ok(()) => count += 1,
+                    Err(error) => println!("{error}"),
+                }
+            }
+            count
+        });
+        portal.vendor.kill(portal.vendor.node_pid("vendor"));
+        portal.vendor.ok(&["node", "start", "vendor"]);
+        portal.vendor.registered_at("vendor", 1);
+        restarted.store(true, Ordering::Release);
+        println!("{} connections around a restart", echoing.join().expect("no panic"));
+    });
+    let log = portal.customer.node_log("customer");
+    assert!(!log.contains("NO_PEER"), "{log}");
+
+    portal.vendor.kill(portal.vendor.node_pid("vendor"));
+    let begun = Instant::now();
+    assert!(echoes(portal.inlet, b"gone").is_err());
+    let first = begun.elapsed();
+    assert!(first < Duration::from_secs(3), "{first:?}");
+    eventually(Duration::from_secs(5), "a refusal at once", || {
+        let begun = Instant::now();
+        assert!(echoes(portal.inlet, b"gone").is_err());
+        (begun.elapsed() < Duration::from_millis(200)).then_some(())
+    });
+    println!("refused after {first:?} at first");
 }

@@ -277,7 +277,7 @@ fn needs_no_project(specs: &Specs) -> Result<(), Fault> {
     if let Some(relay) = specs.relays.first() {
         return Err(Fault::no_project(format!("relay name `{}`", relay.name)));
     }
-    match specs.inlets.iter().find(|inlet| matches!(inlet.to.peer, PeerRoute::Relay(_))) {
+    match specs.inlets.iter().find(|inlet| inlet.to.iter().any(|to| matches!(to.peer, PeerRoute::Relay(_)))) {
         Some(inlet) => Err(Fault::no_project(format!("inlet `{}`", inlet.alias))),
         None => Ok(()),
     }

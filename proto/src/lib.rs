@@ -28,3 +28,4 @@ pub mod statement;
 pub mod stream;
 pub mod ticket;
 pub mod time;
+pub mod weight;

@@ -1,6 +1,8 @@
 //! What a user wants: outlets, inlets, relay names, policies. These are the types that YAML parses into, flags build, the
 //! control API carries, the store keeps and the node runs.
 
+mod destinations;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -9,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::address::{HostPort, InvalidAddress};
 use crate::name::{Alias, InvalidName, NodeName, OutletName, ProjectName, RelayName};
 use crate::policy::Expr;
+use crate::weight::Weight;
+
+pub use self::destinations::{Destinations, InvalidDestinations, MAX_DESTINATIONS, Share};
 
 /// Where TCP leaves: a fixed target, under a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,14 +25,14 @@ pub struct OutletSpec {
     pub allow: Option<Expr>,
 }
 
-/// Where TCP enters: a local listener, and the outlet that it reaches.
+/// Where TCP enters: a local listener, and the outlet that it reaches, or several that share its connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InletSpec {
     pub alias: Alias,
     /// Port 0 is replaced by the port found free when the inlet first listens, and kept.
     pub from: HostPort,
-    pub to: Destination,
+    pub to: Destinations,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow: Option<Expr>,
 }
@@ -58,6 +63,9 @@ pub struct RelaySpec {
     pub name: RelayName,
     #[serde(default)]
     pub at: RelayAt,
+    /// The share of new streams that this node gets of those under the name, beside others that claim it.
+    #[serde(default, skip_serializing_if = "Weight::is_one")]
+    pub weight: Weight,
 }
 
 /// At which relays.

@@ -39,6 +39,9 @@ Examples:
         /// Where: /project/NAME for all relays of the project, or one relay server's HOST:PORT [default: all]
         #[arg(long, value_name = "ROUTE")]
         at: Option<String>,
+        /// Its share of new connections beside other nodes under the name: a number from 1 to 1000 [default: 1]
+        #[arg(long, value_name = "NUMBER")]
+        weight: Option<String>,
     },
     /// List the relay names of a node
     List {
@@ -84,8 +87,9 @@ fn parse_relay(text: &str) -> Result<RelayName, postern_proto::name::InvalidName
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
     let home = context.home()?;
     match command {
-        Command::Create { name, to, at } => {
-            let spec = relay(RelayArguments { name: Some(&name), at: at.as_deref() }).map_err(|errors| Fault::usage(&errors))?;
+        Command::Create { name, to, at, weight } => {
+            let spec = relay(RelayArguments { name: Some(&name), at: at.as_deref(), weight: weight.as_deref() })
+                .map_err(|errors| Fault::usage(&errors))?;
             check_project(&home, at.as_deref().unwrap_or_default())?;
             let node = existing_or_made(context, &home, to.as_ref(), Need::Project)?;
             let made = ask(context, &node, async |client| client.create_relay(&spec, WAIT).await)?;
@@ -127,6 +131,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                     ("status", format!("{:?}", relay.connection_status)),
                     ("because", relay.reason.clone().unwrap_or_default()),
                     ("route", relay.relay_route.clone()),
+                    ("weight", relay.weight.to_string()),
                     ("servers", relay.servers.iter().map(server).collect::<Vec<_>>().join(", ")),
                 ])
             })

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use postern_node::config::resource::{InletArguments, inlet};
-use postern_node::control::document::{Connection, InletDocument};
+use postern_node::control::document::{Connection, InletDocument, ShareDocument};
 use postern_node::control::fault::Fault;
 use postern_proto::name::Alias;
 use postern_proto::spec::PeerRoute;
@@ -25,6 +25,7 @@ Examples:
   postern tcp-inlet create --from 7000      # the outlet `outlet` of the node found as `default`
   postern tcp-inlet create --from 0.0.0.0:8000 --via acme-relay --to github
   postern tcp-inlet create --from 7000 --to /node/n1/service/db      # a node of this home
+  postern tcp-inlet create --from 7000 --via shop --to ratings-v1=90 --to ratings-v2=10
   postern tcp-inlet create --to /dns4/db.example/tcp/4100/service/db # a node that can be dialled")]
     Create {
         /// Where to listen; a bare port is one of 127.0.0.1 [default: a free port of 127.0.0.1]
@@ -33,9 +34,10 @@ Examples:
         /// The relay name under which the peer's node can be found [default: default]
         #[arg(long, value_name = "RELAY")]
         via: Option<String>,
-        /// The outlet: its name, /service/NAME, /node/NODE/service/NAME, or a full route [default: outlet]
+        /// The outlet: its name, /service/NAME, /node/NODE/service/NAME, or a full route; several, each with =WEIGHT, share the
+        /// connections [default: outlet]
         #[arg(long, value_name = "ROUTE", allow_hyphen_values = true)]
-        to: Option<String>,
+        to: Vec<String>,
         /// The name by which commands mean this inlet [default: a random one]
         #[arg(long, value_name = "NAME")]
         alias: Option<String>,
@@ -69,21 +71,39 @@ Examples:
     },
 }
 
+/// What each of several outlets got.
+fn split(inlet: &InletDocument) -> String {
+    if inlet.outlets.len() < 2 {
+        return String::new();
+    }
+    let share = |outlet: &ShareDocument| {
+        let failing = if outlet.failing { ", failing" } else { "" };
+        format!("{}: weight {}, {} connections, {} open{failing}", outlet.to, outlet.weight, outlet.connections, outlet.open)
+    };
+    inlet.outlets.iter().map(share).collect::<Vec<_>>().join("; ")
+}
+
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
     let home = context.home()?;
     match command {
         Command::Create { from, via, to, alias, allow, at } => {
-            let to = to.map(|to| source::route(&to)).transpose()?;
+            let to = to.iter().map(|to| source::route(to)).collect::<Result<Vec<_>, _>>()?;
+            // No route has a `=` in it.
+            let shares =
+                to.iter().map(|to| to.split_once('=').map_or((to.as_str(), None), |(route, weight)| (route, Some(weight))));
             let arguments = InletArguments {
                 from: from.as_deref(),
                 via: via.as_deref(),
-                to: to.as_deref(),
+                to: shares.clone().collect(),
                 alias: alias.as_deref(),
                 allow: allow.as_deref(),
             };
             let spec = inlet(arguments).map_err(|errors| Fault::usage(&errors))?;
-            check_project(&home, to.as_deref().unwrap_or_default())?;
-            let need = if matches!(spec.to.peer, PeerRoute::Relay(_)) { Need::Project } else { Need::Any };
+            for (route, _) in shares {
+                check_project(&home, route)?;
+            }
+            let by_relay = spec.to.iter().any(|to| matches!(to.peer, PeerRoute::Relay(_)));
+            let need = if by_relay { Need::Project } else { Need::Any };
             let node = existing_or_made(context, &home, at.at.as_ref(), need)?;
             let made = ask(context, &node, async |client| client.create_inlet(&spec).await)?;
             context.output().say(format_args!(
@@ -118,10 +138,11 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                     ("alias", inlet.alias.clone()),
                     ("from", inlet.bind_addr.clone()),
                     ("to", destination(&inlet)),
-                    ("route", inlet.outlet_route.clone()),
+                    ("route", inlet.outlets.iter().map(|outlet| outlet.outlet_route.as_str()).collect::<Vec<_>>().join(", ")),
                     ("status", format!("{:?}", inlet.status)),
                     ("because", inlet.reason.clone().unwrap_or_default()),
                     ("allow", inlet.allow.clone().unwrap_or_default()),
+                    ("split", split(&inlet)),
                 ])
             })
         }
@@ -136,10 +157,11 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
     }
 }
 
-/// Where an inlet leads, as it was asked for: an outlet and a relay name, else the whole route.
+/// Where an inlet leads, as it was asked for: an outlet and a relay name, else the whole route; each of several.
 pub fn destination(inlet: &InletDocument) -> String {
-    match &inlet.via {
-        Some(via) => format!("{} via {via}", inlet.to),
-        None => inlet.outlet_route.clone(),
-    }
+    let one = |outlet: &ShareDocument| match &outlet.via {
+        Some(via) => format!("{} via {via}", outlet.to),
+        None => outlet.outlet_route.clone(),
+    };
+    inlet.outlets.iter().map(one).collect::<Vec<_>>().join(", ")
 }

@@ -25,6 +25,8 @@ pub(super) struct Arguments<'n> {
     given: BTreeMap<&'static str, (Place, &'n Scalar)>,
     /// The key of a named map, which is the argument [`Kind::name`] unless that is given.
     label: Option<&'n Key>,
+    /// The outlets of an inlet, where `to` is a map of them, with the weight of each.
+    shares: Option<(Place, Vec<(&'n Key, &'n Scalar)>)>,
 }
 
 impl Arguments<'_> {
@@ -36,8 +38,15 @@ impl Arguments<'_> {
         self.get(kind.name).or(self.label.map(|label| label.text.as_str()))
     }
 
+    /// The outlets of an inlet with their weights, where they are a map.
+    pub(super) fn shares(&self) -> Option<Vec<(&str, Option<&str>)>> {
+        let (_, shares) = self.shares.as_ref()?;
+        Some(shares.iter().map(|(outlet, weight)| (outlet.text.as_str(), Some(weight.text.as_str()))).collect())
+    }
+
     pub(super) fn place(&self, argument: &str) -> Place {
-        self.given.get(argument).map_or(self.place, |(place, _)| *place)
+        let shares = self.shares.as_ref().filter(|_| argument == "to").map(|(place, _)| *place);
+        self.given.get(argument).map(|(place, _)| *place).or(shares).unwrap_or(self.place)
     }
 }
 
@@ -239,7 +248,7 @@ impl Reader<'_> {
                     }
                     let arguments = match &value.value {
                         Value::Map(entries) => self.arguments(kind, label.place, entries, Some(label)),
-                        _ => Some(Arguments { place: label.place, given: BTreeMap::new(), label: Some(label) }),
+                        _ => Some(Arguments { place: label.place, given: BTreeMap::new(), label: Some(label), shares: None }),
                     };
                     all.extend(arguments);
                 }
@@ -255,6 +264,7 @@ impl Reader<'_> {
                         place: node.place,
                         given: BTreeMap::from([("name", (node.place, scalar))]),
                         label: None,
+                        shares: None,
                     });
                 }
             }
@@ -276,6 +286,7 @@ impl Reader<'_> {
         let mut given = BTreeMap::new();
         let mut first: BTreeMap<&str, &Key> = BTreeMap::new();
         let mut whole = true;
+        let mut shares = None;
         for (key, value) in entries {
             let spelt = key.text.replace('_', "-");
             let Some(argument) = kind.arguments.iter().find(|argument| **argument == spelt) else {
@@ -288,6 +299,13 @@ impl Reader<'_> {
                 whole = false;
                 continue;
             }
+            if let (Value::Map(entries), "tcp-inlet", "to") = (&value.value, kind.key, *argument) {
+                match self.shares(value, entries) {
+                    Some(read) => shares = Some((value.place, read)),
+                    None => whole = false,
+                }
+                continue;
+            }
             match self.text(argument, value) {
                 Some(scalar) => {
                     given.insert(*argument, (value.place, scalar));
@@ -295,7 +313,7 @@ impl Reader<'_> {
                 None => whole = false,
             }
         }
-        let arguments = Arguments { place, given, label };
+        let arguments = Arguments { place, given, label, shares };
         if let (Some(label), Some(name)) = (label, arguments.get(kind.name))
             && label.text != name
         {
@@ -308,6 +326,24 @@ impl Reader<'_> {
             return None;
         }
         Some(arguments)
+    }
+
+    /// A map of outlets to weights.
+    fn shares<'n>(&mut self, node: &Node, entries: &'n [(Key, Node)]) -> Option<Vec<(&'n Key, &'n Scalar)>> {
+        if entries.is_empty() {
+            self.problem(node.place, "`to` is an empty map: name the outlets, each with its weight");
+            return None;
+        }
+        let mut seen: BTreeMap<&str, Place> = BTreeMap::new();
+        let mut shares = Vec::new();
+        for (outlet, weight) in entries {
+            if let Some(first) = seen.insert(&outlet.text, outlet.place) {
+                self.problem(outlet.place, format!("`{}` stands twice, first on line {}", outlet.text, first.start.line));
+                continue;
+            }
+            shares.extend(self.text(&outlet.text, weight).map(|weight| (outlet, weight)));
+        }
+        (shares.len() == entries.len()).then_some(shares)
     }
 
     /// The faults of arguments that are given, where others could not be read.
@@ -346,7 +382,8 @@ impl Reader<'_> {
         for ArgumentError { argument, fault } in errors {
             let given = arguments.given.get(argument).copied();
             let label = arguments.label.map(|label| label.place);
-            let place = given.map(|(place, _)| place).or(label).unwrap_or(arguments.place);
+            let shares = arguments.shares.as_ref().filter(|_| argument == "to").map(|(place, _)| *place);
+            let place = given.map(|(place, _)| place).or(shares).or(label).unwrap_or(arguments.place);
             let problem = match (&fault, given) {
                 (ArgumentFault::Expression(inner), Some((place, scalar))) => {
                     Problem::new(self.place_within(place, scalar, inner), fault.to_string()).try_maybe(inner.help.clone())
@@ -396,6 +433,18 @@ impl Reader<'_> {
 /// Whether a map names resources (`{db: {to: 5432}}`) rather than being the arguments of one.
 fn is_named(kind: &Kind, entries: &[(Key, Node)]) -> bool {
     let is_argument = |key: &Key| kind.arguments.contains(&key.text.replace('_', "-").as_str());
+    // `to: {v1: 90, v2: 10}` are the outlets of one inlet, not an inlet called `to`.
+    let is_shares = |(key, value): &(Key, Node)| match &value.value {
+        Value::Map(entries) => {
+            key.text == "to"
+                && !entries.is_empty()
+                && entries.iter().all(|(key, value)| !is_argument(key) && matches!(value.value, Value::Scalar(_)))
+        }
+        _ => false,
+    };
+    if kind.key == keys::INLET.key && entries.iter().any(is_shares) {
+        return false;
+    }
     !entries.is_empty()
         && entries.iter().all(|(_, value)| matches!(value.value, Value::Map(_)) || value.is_null())
         && entries.iter().any(|(key, value)| matches!(value.value, Value::Map(_)) || !is_argument(key))

@@ -9,9 +9,10 @@ use postern_proto::policy::Expr;
 use postern_proto::secret::random_array;
 use postern_proto::spec::OutletSpec;
 use postern_proto::spec::{
-    Destination, InletSpec, InvalidResourceType, InvalidRoute, PeerRoute, PolicySpec, PolicyTarget, RelayAt, RelaySpec,
-    ResourceType, Route,
+    Destination, Destinations, InletSpec, InvalidDestinations, InvalidResourceType, InvalidRoute, PeerRoute, PolicySpec,
+    PolicyTarget, RelayAt, RelaySpec, ResourceType, Route, Share,
 };
+use postern_proto::weight::{InvalidWeight, Weight};
 use serde::{Deserialize, Serialize};
 
 use super::expression::{ExpressionFault, parse_expression};
@@ -30,11 +31,12 @@ pub struct OutletArguments<'a> {
 }
 
 /// Arguments of `tcp-inlet create`.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct InletArguments<'a> {
     pub from: Option<&'a str>,
     pub via: Option<&'a str>,
-    pub to: Option<&'a str>,
+    /// The outlets, each with its weight where one was given.
+    pub to: Vec<(&'a str, Option<&'a str>)>,
     pub alias: Option<&'a str>,
     pub allow: Option<&'a str>,
 }
@@ -44,6 +46,7 @@ pub struct InletArguments<'a> {
 pub struct RelayArguments<'a> {
     pub name: Option<&'a str>,
     pub at: Option<&'a str>,
+    pub weight: Option<&'a str>,
 }
 
 /// Arguments of `policy create`; `expression` is the same as `allow`.
@@ -82,6 +85,10 @@ pub enum ArgumentFault {
     RouteInVia,
     #[error("`to` is a full route, which says by itself how the peer is found: leave `via` out")]
     ViaBesideRoute,
+    #[error(transparent)]
+    Weight(#[from] InvalidWeight),
+    #[error(transparent)]
+    Destinations(#[from] InvalidDestinations),
     #[error("`{0}` and `{1}` exclude each other: give one of them")]
     Both(&'static str, &'static str),
 }
@@ -179,10 +186,14 @@ pub fn inlet(arguments: InletArguments<'_>) -> Result<InletSpec, Vec<ArgumentErr
         alias => check.parse::<Alias>("alias", alias),
     };
     let allow = check.expression("allow", arguments.allow);
-    let route = match arguments.to {
-        None => Some(Route { project: None, peer: None, outlet: constant(DEFAULT_OUTLET) }),
-        to => check.parse::<Route>("to", to),
-    };
+    let mut routes = Vec::new();
+    for (route, weight) in &arguments.to {
+        let weight = weight.map_or(Some(Weight::ONE), |weight| check.parse("to", Some(weight)));
+        routes.extend(check.parse::<Route>("to", Some(route)).zip(weight));
+    }
+    if arguments.to.is_empty() {
+        routes.push((Route { project: None, peer: None, outlet: constant(DEFAULT_OUTLET) }, Weight::ONE));
+    }
     let via = match arguments.via {
         Some(via) if via.contains('/') => {
             check.fault("via", ArgumentFault::RouteInVia);
@@ -190,13 +201,19 @@ pub fn inlet(arguments: InletArguments<'_>) -> Result<InletSpec, Vec<ArgumentErr
         }
         via => check.parse::<RelayName>("via", via),
     };
-    if arguments.via.is_some() && route.as_ref().is_some_and(|route| route.peer.is_some()) {
+    if arguments.via.is_some() && routes.iter().any(|(route, _)| route.peer.is_some()) {
         check.fault("via", ArgumentFault::ViaBesideRoute);
     }
-    let to = route.map(|route| Destination {
-        peer: route.peer.unwrap_or_else(|| PeerRoute::Relay(via.unwrap_or_else(|| constant(DEFAULT_RELAY)))),
-        outlet: route.outlet,
-    });
+    let relay = PeerRoute::Relay(via.unwrap_or_else(|| constant(DEFAULT_RELAY)));
+    let share = |(route, weight): (Route, Weight)| Share {
+        to: Destination { peer: route.peer.unwrap_or_else(|| relay.clone()), outlet: route.outlet },
+        weight,
+    };
+    // Those that could not be read are said to be wrong already.
+    let to = match routes.is_empty() {
+        true => None,
+        false => Destinations::new(routes.into_iter().map(share).collect()).map_err(|fault| check.fault("to", fault.into())).ok(),
+    };
     let spec = alias.zip(from).zip(to).map(|((alias, from), to)| InletSpec { alias, from, to, allow });
     check.done(spec)
 }
@@ -215,7 +232,11 @@ pub fn relay(arguments: RelayArguments<'_>) -> Result<RelaySpec, Vec<ArgumentErr
         None => Some(RelayAt::Project),
         at => check.parse::<RelayAt>("at", at),
     };
-    check.done(name.zip(at).map(|(name, at)| RelaySpec { name, at }))
+    let weight = match arguments.weight {
+        None => Some(Weight::ONE),
+        weight => check.parse::<Weight>("weight", weight),
+    };
+    check.done(name.zip(at).zip(weight).map(|((name, at), weight)| RelaySpec { name, at, weight }))
 }
 
 /// The policy that `arguments` ask for.
@@ -341,7 +362,7 @@ mod tests {
         assert_eq!(plain.to.to_string(), "/project/default/service/forward_to_default/secure/api/service/outlet");
         assert_ne!(plain.alias, inlet(InletArguments::default()).unwrap().alias);
 
-        let to = |via, to| inlet(InletArguments { via, to: Some(to), ..Default::default() });
+        let to = |via, to| inlet(InletArguments { via, to: vec![(to, None)], ..Default::default() });
         for (via, route, expected) in [
             (Some("r"), "db", "/project/default/service/forward_to_r/secure/api/service/db"),
             (Some("r"), "/service/db", "/project/default/service/forward_to_r/secure/api/service/db"),
@@ -358,17 +379,32 @@ mod tests {
         }
         assert_eq!(to(Some("r"), "/node/n1/service/db").unwrap_err()[0].fault, ArgumentFault::ViaBesideRoute);
         assert_eq!(to(Some("/project/default/service/forward_to_r"), "db").unwrap_err()[0].fault, ArgumentFault::RouteInVia);
-        let all = inlet(InletArguments { from: Some("x"), via: Some("a b"), to: Some("/"), alias: Some("a.b"), allow: None });
-        assert_eq!(all.unwrap_err().len(), 4, "all problems at once");
+        let all = inlet(InletArguments {
+            from: Some("x"),
+            via: Some("a b"),
+            to: vec![("/", None), ("db", Some("0"))],
+            alias: Some("a.b"),
+            allow: None,
+        });
+        assert_eq!(all.unwrap_err().len(), 5, "all problems at once");
+
+        let several = |to| inlet(InletArguments { via: Some("r"), to, ..Default::default() });
+        let split = several(vec![("v1", Some("90")), ("/service/v2", Some("10"))]).unwrap();
+        let shares: Vec<_> = split.to.shares().iter().map(|share| (share.to.outlet.as_str(), share.weight.get())).collect();
+        assert_eq!(shares, [("v1", 90), ("v2", 10)]);
+        assert!(several(vec![("v1", None), ("/service/v1", Some("2"))]).is_err(), "one outlet twice");
     }
 
     #[test]
     fn relays_and_policies() {
         assert_eq!(relay(RelayArguments::default()).unwrap().name.as_str(), "default");
-        let at = |at| relay(RelayArguments { name: Some("r"), at: Some(at) }).map(|spec| spec.at);
+        let at = |at| relay(RelayArguments { name: Some("r"), at: Some(at), weight: None }).map(|spec| spec.at);
         assert_eq!(at("/project/default"), Ok(RelayAt::Project));
         assert_eq!(at("relay.example:4000"), Ok(RelayAt::Server("relay.example:4000".parse().unwrap())));
         assert!(at("x").is_err());
+        let weighed = |weight| relay(RelayArguments { weight: Some(weight), ..Default::default() }).map(|spec| spec.weight.get());
+        assert_eq!(weighed("3"), Ok(3));
+        assert!(weighed("0").is_err() && weighed("x").is_err());
 
         let for_ = |resource, resource_type| {
             policy(PolicyArguments { resource, resource_type, allow: Some("a"), expression: None }).map(|spec| spec.target)

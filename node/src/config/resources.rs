@@ -157,14 +157,14 @@ pub(super) fn inlet_arguments<'a>(given: &'a Arguments<'_>) -> InletArguments<'a
     InletArguments {
         from: given.get("from"),
         via: given.get("via"),
-        to: given.get("to"),
+        to: given.shares().unwrap_or_else(|| given.get("to").map(|to| (to, None)).into_iter().collect()),
         alias: given.name(&keys::INLET),
         allow: given.get("allow"),
     }
 }
 
 pub(super) fn relay_arguments<'a>(given: &'a Arguments<'_>) -> RelayArguments<'a> {
-    RelayArguments { name: given.name(&keys::RELAY), at: given.get("at") }
+    RelayArguments { name: given.name(&keys::RELAY), at: given.get("at"), weight: given.get("weight") }
 }
 
 pub(super) fn policy_arguments<'a>(given: &'a Arguments<'_>) -> PolicyArguments<'a> {

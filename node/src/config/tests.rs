@@ -167,12 +167,40 @@ fn inlet_shapes() {
         assert_eq!(inlets(text), [expected], "{text}");
     }
     let plain = &ok("tcp-inlet: {}").inlets[0];
-    assert_eq!((plain.from.to_string().as_str(), plain.to.outlet.as_str()), ("127.0.0.1:0", "outlet"));
+    assert_eq!((plain.from.to_string().as_str(), plain.to.first().outlet.as_str()), ("127.0.0.1:0", "outlet"));
     assert_eq!(inlets("tcp-inlets: {}").len(), 0);
     assert_eq!(faults("tcp-inlets: [{alias: a}, {alias: a}]"), ["1:26 there are two inlets `a`; the first is on line 1"]);
     assert_eq!(faults("tcp-inlet: {via: r, to: /node/n/service/x}").len(), 1);
     // Free ports are never alike.
     assert_eq!(inlets("tcp-inlets: [{from: 0}, {from: 0}]").len(), 2);
+}
+
+#[test]
+fn outlets_that_share_an_inlet() {
+    let shares = |text: &str| {
+        let config = ok(text);
+        let shares = config.inlets[0].to.shares().iter();
+        shares.map(|share| format!("{}={}", share.to.outlet, share.weight)).collect::<Vec<_>>()
+    };
+    for text in [
+        "tcp-inlet: {via: r, to: {v1: 90, v2: 10}}",
+        "tcp-inlet: {to: {v1: 90, v2: 10}}",
+        "tcp-inlets: {shop: {via: r, to: {v1: 90, v2: 10}}}",
+        "tcp-inlets: [{alias: shop, to: {/node/n/service/v1: 90, v2: 10}}]",
+    ] {
+        assert_eq!(shares(text), ["v1=90", "v2=10"], "{text}");
+    }
+    // An inlet may be called `to`.
+    assert_eq!(ok("tcp-inlets: {to: {via: r, from: 7000}}").inlets[0].alias.as_str(), "to");
+    assert_eq!(faults("tcp-inlet: {via: r, to: {v1: 0, v2: 10}}").len(), 1);
+    assert_eq!(faults("tcp-inlet: {via: r, to: {v1: x, v2: 2000}}").len(), 2);
+    assert_eq!(faults("tcp-inlet: {via: r, to: {}}").len(), 1);
+    assert_eq!(faults("tcp-inlet: {via: r, to: {v1: 1, v1: 2}}").len(), 1);
+    assert_eq!(faults("tcp-inlet: {via: r, to: {v1: 1, /service/v1: 2}}").len(), 1);
+    assert_eq!(faults("tcp-inlet: {via: r, to: {v1: {weight: 1}}}").len(), 1);
+    assert_eq!(faults("tcp-inlet: {via: r, to: [v1, v2]}").len(), 1);
+    assert_eq!(ok("relays: {a: {weight: 3}, b: {}}").relays.iter().map(|relay| relay.weight.get()).collect::<Vec<_>>(), [3, 1]);
+    assert_eq!(faults("relay: {name: a, weight: 0}").len(), 1);
 }
 
 #[test]

@@ -3,10 +3,10 @@
 
 use postern_proto::name::{IdentityName, NodeName};
 use postern_proto::policy::Expr;
-use postern_proto::spec::{InletSpec, OutletSpec, PeerRoute, PolicySpec, PolicyTarget, RelayAt, RelaySpec};
+use postern_proto::spec::{Destination, InletSpec, OutletSpec, PeerRoute, PolicySpec, PolicyTarget, RelayAt, RelaySpec, Share};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{EngineStatus, Failure, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus, code};
+use crate::engine::{EngineStatus, Failure, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus, ShareStatus, code};
 use crate::store::{Specs, Stored};
 
 /// In every document, as `"api_version": "1"`. A document of another version is not read.
@@ -93,6 +93,25 @@ pub struct InletDocument {
     pub allow: Option<String>,
     /// Why it is not up.
     pub reason: Option<String>,
+    /// All outlets that it leads to; `to`, `via` and `outlet_route` are of the first.
+    pub outlets: Vec<ShareDocument>,
+}
+
+/// One of the outlets of an inlet, and what it got.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareDocument {
+    /// The outlet's name.
+    pub to: String,
+    /// As of an inlet.
+    pub via: Option<String>,
+    pub outlet_route: String,
+    pub weight: u16,
+    /// Connections that went there since the inlet was made or its node started.
+    pub connections: u64,
+    /// Those of them that are open.
+    pub open: u32,
+    /// Whether it failed just now, and others are preferred.
+    pub failing: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +133,8 @@ pub struct RelayDocument {
     pub relay_route: String,
     pub remote_address: String,
     pub at: String,
+    /// Its share of new streams beside other nodes under the name.
+    pub weight: u16,
     /// Why it is not up.
     pub reason: Option<String>,
     /// The relay servers that the node uses for the name; empty for a node that is stopped.
@@ -271,15 +292,13 @@ impl InletDocument {
             api_version: ApiVersion,
             bind_addr: spec.from.to_string(),
             alias: spec.alias.to_string(),
-            outlet_route: spec.to.to_string(),
+            outlet_route: spec.to.first().to_string(),
             status: if reason.is_none() { Connection::Up } else { Connection::Down },
-            to: spec.to.outlet.to_string(),
-            via: match &spec.to.peer {
-                PeerRoute::Relay(relay) => Some(relay.to_string()),
-                PeerRoute::Node(_) | PeerRoute::Address(_) => None,
-            },
+            to: spec.to.first().outlet.to_string(),
+            via: via(spec.to.first()),
             allow: spec.allow.as_ref().map(ToString::to_string),
             reason,
+            outlets: spec.to.shares().iter().map(ShareDocument::unused).collect(),
         }
     }
 
@@ -290,7 +309,36 @@ impl InletDocument {
 
     #[must_use]
     pub fn running(status: &InletStatus) -> Self {
-        Self::new(&status.spec, status.failure.as_ref().map(|failure| failure.reason.clone()))
+        let reason = status.failure.as_ref().map(|failure| failure.reason.clone());
+        let outlets = status.outlets.iter().map(ShareDocument::running).collect();
+        Self { outlets, ..Self::new(&status.spec, reason) }
+    }
+}
+
+/// The relay name, where a peer is found at the relays.
+fn via(to: &Destination) -> Option<String> {
+    match &to.peer {
+        PeerRoute::Relay(relay) => Some(relay.to_string()),
+        PeerRoute::Node(_) | PeerRoute::Address(_) => None,
+    }
+}
+
+impl ShareDocument {
+    fn unused(share: &Share) -> Self {
+        Self {
+            to: share.to.outlet.to_string(),
+            via: via(&share.to),
+            outlet_route: share.to.to_string(),
+            weight: share.weight.get(),
+            connections: 0,
+            open: 0,
+            failing: false,
+        }
+    }
+
+    fn running(status: &ShareStatus) -> Self {
+        let ShareStatus { share, connections, open, failing } = status;
+        Self { connections: *connections, open: *open, failing: *failing, ..Self::unused(share) }
     }
 }
 
@@ -320,6 +368,7 @@ impl RelayDocument {
                 RelayAt::Project => "/project/default".to_owned(),
                 RelayAt::Server(address) => address.to_string(),
             },
+            weight: spec.weight.get(),
             reason,
             servers: Vec::new(),
         }
@@ -438,6 +487,10 @@ mod tests {
                 "api_version": "1", "bind_addr": "127.0.0.1:7000", "alias": "web",
                 "outlet_route": "/project/default/service/forward_to_other/secure/api/service/x",
                 "status": "Down", "to": "x", "via": "other", "allow": null, "reason": "the node is stopped",
+                "outlets": [{
+                    "to": "x", "via": "other", "outlet_route": "/project/default/service/forward_to_other/secure/api/service/x",
+                    "weight": 1, "connections": 0, "open": 0, "failing": false,
+                }],
             }],
             "outlets": [{
                 "api_version": "1", "to": "127.0.0.1:5432", "name": "db", "worker_address": "/service/db", "allow": "(= subject.a \"true\")",
@@ -445,7 +498,7 @@ mod tests {
             "relays": [{
                 "api_version": "1", "name": "r", "destination": "/node/n", "connection_status": "Down",
                 "relay_route": "/project/default/service/forward_to_r/secure/api", "remote_address": "forward_to_r",
-                "at": "/project/default", "reason": "the node is stopped", "servers": [],
+                "at": "/project/default", "weight": 1, "reason": "the node is stopped", "servers": [],
             }],
             "policies": [
                 {"api_version": "1", "resource_type": "tcp-inlet", "expression": "(= subject.b \"true\")", "source": "own"},

@@ -70,7 +70,8 @@ async fn outlets_and_inlets_come_go_and_are_kept() {
     assert!(!second.name.starts_with("outlet"));
     assert_eq!(code_of(client.create_outlet(&outlet_to(Some("outlet"), "1")).await), ("EXISTS".into(), Class::Failure));
 
-    let spec = inlet(InletArguments { alias: Some("web"), via: Some("r"), to: Some("db"), ..Default::default() }).unwrap();
+    let spec =
+        inlet(InletArguments { alias: Some("web"), via: Some("r"), to: vec![("db", None)], ..Default::default() }).unwrap();
     let web = client.create_inlet(&spec).await.unwrap();
     assert!(web.status == Connection::Down && !web.bind_addr.ends_with(":0"));
     assert_eq!(code_of(client.create_inlet(&spec).await).0, "EXISTS");
@@ -108,7 +109,7 @@ async fn an_address_in_use_changes_nothing() {
 #[tokio::test]
 async fn relays() {
     let node = running("").await;
-    let spec = relay(RelayArguments { name: Some("r"), at: None }).unwrap();
+    let spec = relay(RelayArguments { name: Some("r"), ..Default::default() }).unwrap();
     let document = node.client().create_relay(&spec, Duration::ZERO).await.unwrap();
     assert_eq!(document.remote_address, "forward_to_r");
     node.client().create_relay(&spec, Duration::ZERO).await.unwrap();

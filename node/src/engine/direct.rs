@@ -78,6 +78,7 @@ fn own_instance(trust: &Trust) -> Option<Instance> {
         node_id: trust.node_id,
         instance: trust.instance,
         credential: own.relay.bytes().to_vec(),
+        weight: None,
     })
 }
 

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use postern_proto::name::RelayName;
+use postern_proto::name::OutletName;
 use postern_proto::path::{Open, OpenHead};
 use postern_proto::policy::Decision;
 use postern_proto::record::{Kind, ResetCode};
-use postern_proto::spec::{InletSpec, PeerRoute, ResourceType};
+use postern_proto::spec::{InletSpec, ResourceType};
 use postern_proto::stream::{Received, Stream, StreamError};
 use postern_runtime::net::Acceptor;
 use tokio::net::TcpStream;
@@ -22,10 +22,9 @@ use super::failure::{Failure, Step};
 use super::link::Link;
 use super::live::Through;
 use super::metrics::{Cause, Counted, ResourceCounts};
-use super::peers::Candidate;
 use super::pump::{self, End, Outcome, Pump, reset_application};
-use super::relays::Gone;
 use super::shared::Shared;
+use super::target::{Opened, Picked, Targets, open};
 
 /// How long the outlet's node may take to answer a probe: its dial's deadline, and the way there and back.
 const PROBE_DEADLINE: Duration = Duration::from_secs(12);
@@ -35,6 +34,7 @@ pub struct Inlet {
     pub spec: InletSpec,
     pub bound: SocketAddr,
     pub stop: CancellationToken,
+    pub targets: Targets,
     counts: Arc<ResourceCounts>,
     /// What the last attempt to open a stream or to find the peer came to.
     last: Mutex<Option<Failure>>,
@@ -43,7 +43,8 @@ pub struct Inlet {
 impl Inlet {
     #[must_use]
     pub fn new(spec: InletSpec, bound: SocketAddr, stop: CancellationToken, counts: Arc<ResourceCounts>) -> Self {
-        Self { spec, bound, stop, counts, last: Mutex::default() }
+        let targets = Targets::new(&spec.to);
+        Self { spec, bound, stop, targets, counts, last: Mutex::default() }
     }
 
     /// Why the last stream was not opened; `None` after one that was.
@@ -55,25 +56,12 @@ impl Inlet {
     fn note(&self, failure: Option<Failure>) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
-
-    fn open(&self, probe: bool) -> Open {
-        Open { outlet: self.spec.to.outlet.clone(), probe, hops: 0 }
-    }
-
-    fn relay_name(&self) -> Option<&RelayName> {
-        match &self.spec.to.peer {
-            PeerRoute::Relay(name) => Some(name),
-            PeerRoute::Node(_) | PeerRoute::Address(_) => None,
-        }
-    }
 }
 
 /// Takes connections until the inlet is stopped.
 pub async fn run(shared: Arc<Shared>, inlet: Arc<Inlet>, mut acceptor: Acceptor) {
     // Its peer is looked up before the first connection, so that that one need not wait.
-    if let Some(name) = inlet.relay_name() {
-        shared.relays.watch(name);
-    }
+    inlet.targets.relay_names().for_each(|name| shared.relays.watch(name));
     loop {
         let accepted = tokio::select! {
             () = inlet.stop.cancelled() => return,
@@ -91,7 +79,10 @@ pub async fn run(shared: Arc<Shared>, inlet: Arc<Inlet>, mut acceptor: Acceptor)
 async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, application: TcpStream) {
     let mut counted = inlet.counts.open();
     match open(&shared, &inlet).await {
-        Ok((channel, link)) => carry(&shared, &inlet, channel, link, application, &mut counted).await,
+        Ok(Opened { channel, link, picked }) => {
+            picked.count();
+            carry(&shared, &inlet, (channel, link, picked), application, &mut counted).await;
+        }
         Err(failure) => {
             counted.ends(Cause::Refused);
             refuse(&inlet, failure);
@@ -113,50 +104,11 @@ fn refuse(inlet: &Inlet, failure: Failure) {
     inlet.note(Some(failure));
 }
 
-/// Finds a peer, its channel, this node's decision, and a path to it. Where several nodes may be the peer, one that fails is passed over
-/// for the next; where all have just gone, their return is waited for, but not long.
-async fn open(shared: &Arc<Shared>, inlet: &Inlet) -> Result<(Arc<Channel>, Link), Failure> {
-    let mut gone = Gone::default();
-    let mut last = None;
-    loop {
-        let candidates = match shared.peers.candidates(shared, &inlet.spec.to.peer, &gone, true).await {
-            Ok(candidates) => candidates,
-            Err(failure) => return Err(last.unwrap_or(failure)),
-        };
-        let mut again = false;
-        for candidate in candidates {
-            match reach(shared, inlet, &candidate).await {
-                Ok(opened) => return Ok(opened),
-                Err(failure) => {
-                    if let Candidate::Registered(peer) = &candidate
-                        && failure.code == code::NOT_CONNECTED
-                    {
-                        gone.add(peer.identifier, peer.instance);
-                        again = true;
-                    }
-                    last = Some(failure);
-                }
-            }
-        }
-        if !again {
-            return Err(last.unwrap_or_else(|| Failure::new(Step::Peer, code::NO_PEER, "there is no node to try")));
-        }
-    }
-}
-
-/// A channel with one node, this node's decision about it, and a path to it.
-async fn reach(shared: &Arc<Shared>, inlet: &Inlet, candidate: &Candidate) -> Result<(Arc<Channel>, Link), Failure> {
-    let channel = shared.peers.channel(shared, candidate).await?;
-    judge(shared, inlet, &channel)?;
-    let link = match channel.take_idle() {
-        Some(link) => link,
-        None => shared.peers.path(shared, &channel).await?,
-    };
-    Ok((channel, link))
-}
-
 /// This node's decision about a stream to the peer of `channel`.
-fn judge(shared: &Shared, inlet: &Inlet, channel: &Channel) -> Result<(), Failure> {
+///
+/// # Errors
+/// Why not.
+pub fn judge(shared: &Shared, inlet: &Inlet, channel: &Channel) -> Result<(), Failure> {
     let credential = channel.credential();
     shared.trust.recheck(&credential).map_err(|error| Failure::new(Step::Channel, code::CREDENTIAL, error.to_string()))?;
     let allow = inlet.spec.allow.as_ref();
@@ -167,10 +119,10 @@ fn judge(shared: &Shared, inlet: &Inlet, channel: &Channel) -> Result<(), Failur
 }
 
 /// A new stream with the frame that opens it.
-fn begin(channel: &Channel, inlet: &Inlet, probe: bool) -> Result<(u64, Stream, Vec<u8>), StreamError> {
+fn begin(channel: &Channel, outlet: &OutletName, probe: bool) -> Result<(u64, Stream, Vec<u8>), StreamError> {
     let (id, mut stream) = channel.open_stream();
     let head = OpenHead { channel: channel.id(), stream: id }.to_bytes();
-    let open = inlet.open(probe);
+    let open = Open { outlet: outlet.clone(), probe, hops: 0 };
     let mut first = Vec::new();
     let mut text = Vec::new();
     // Writing to a vector does not fail.
@@ -182,13 +134,12 @@ fn begin(channel: &Channel, inlet: &Inlet, probe: bool) -> Result<(u64, Stream, 
 async fn carry(
     shared: &Arc<Shared>,
     inlet: &Arc<Inlet>,
-    channel: Arc<Channel>,
-    link: Link,
+    (channel, link, picked): (Arc<Channel>, Link, Picked),
     application: TcpStream,
     counted: &mut Counted,
 ) {
     counted.ends(Cause::Refused);
-    let (id, mut stream, first) = match begin(&channel, inlet, false) {
+    let (id, mut stream, first) = match begin(&channel, &picked.target.share.to.outlet, false) {
         Ok(begun) => begun,
         Err(error) => {
             refuse(inlet, Failure::new(Step::Outlet, code::INTERNAL, error.to_string()));
@@ -210,7 +161,7 @@ async fn carry(
         shared: Arc::clone(shared),
         channel: Arc::clone(&channel),
         id,
-        open: inlet.open(false),
+        open: Open { outlet: picked.target.share.to.outlet.clone(), probe: false, hops: 0 },
         signal: Arc::clone(&live.signal),
     };
     let pump = Pump {
@@ -234,8 +185,14 @@ async fn carry(
             }
             return;
         }
-        End::Rejected(code) => refuse(inlet, Failure::rejected(code)),
-        End::NotOpened(failure) => refuse(inlet, failure),
+        End::Rejected(code) => {
+            picked.failed(shared, inlet);
+            refuse(inlet, Failure::rejected(code));
+        }
+        End::NotOpened(failure) => {
+            picked.failed(shared, inlet);
+            refuse(inlet, failure);
+        }
         End::Protocol(StreamError::UnexpectedKind(Kind::NoChannel)) => {
             // The peer's node forgot the channel; the next connection makes a new one.
             channel.close();
@@ -268,26 +225,37 @@ async fn carry(
 ///
 /// # Errors
 /// The step that fails.
-pub async fn probe(shared: &Arc<Shared>, inlet: &Inlet) -> Result<(), Failure> {
+pub async fn probe(shared: &Arc<Shared>, inlet: &Arc<Inlet>) -> Result<(), Failure> {
     let checked = match open(shared, inlet).await {
-        Ok((channel, link)) => match ask(inlet, &channel, link).await {
-            // A path that waited may have died unnoticed; a connection would be carried by another one, too.
-            Err(failure) if failure.code == code::PATH_LOST => match shared.peers.path(shared, &channel).await {
-                Ok(fresh) => ask(inlet, &channel, fresh).await,
-                Err(failure) => Err(failure),
-            },
-            asked => asked,
-        },
+        Ok(Opened { channel, link, picked }) => {
+            let outlet = &picked.target.share.to.outlet;
+            let asked = match ask(outlet, &channel, link).await {
+                // A path that waited may have died unnoticed; a connection would be carried by another one, too.
+                Err(failure) if failure.code == code::PATH_LOST => match shared.peers.path(shared, &channel).await {
+                    Ok(fresh) => ask(outlet, &channel, fresh).await,
+                    Err(failure) => Err(failure),
+                },
+                asked => asked,
+            };
+            if asked.is_err() {
+                picked.failed(shared, inlet);
+            }
+            asked
+        }
         Err(failure) => Err(failure),
     };
     inlet.note(checked.clone().err());
     checked
 }
 
-async fn ask(inlet: &Inlet, channel: &Channel, mut link: Link) -> Result<(), Failure> {
+/// Asks the peer's node by a stream that carries nothing whether it would open `outlet`.
+///
+/// # Errors
+/// The step that fails.
+pub async fn ask(outlet: &OutletName, channel: &Channel, mut link: Link) -> Result<(), Failure> {
     let lost =
         |error: &dyn std::fmt::Display| Failure::new(Step::Outlet, code::PATH_LOST, format!("the probe got no answer: {error}"));
-    let (_, mut stream, first) = begin(channel, inlet, true).map_err(|error| lost(&error))?;
+    let (_, mut stream, first) = begin(channel, outlet, true).map_err(|error| lost(&error))?;
     link.write_all(&first, PROBE_DEADLINE).await.map_err(|error| lost(&error))?;
     let (header, mut record) = link.read_frame(PROBE_DEADLINE).await.map_err(|error| lost(&error))?;
     if header.kind == Kind::NoChannel {

@@ -4,6 +4,7 @@
 //! work yet is started, tried again, and told in [`Engine::status`].
 
 mod attach;
+mod balance;
 mod buffers;
 mod channel;
 pub mod code;
@@ -24,11 +25,13 @@ mod relays;
 mod serve;
 mod shared;
 mod status;
+mod target;
 mod trust;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use postern_proto::address::HostPort;
@@ -51,6 +54,7 @@ use tracing::info;
 pub use self::failure::{Failure, Step};
 pub use self::policy::PolicySource;
 pub use self::status::{EngineStatus, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus};
+pub use self::target::ShareStatus;
 
 use self::inlet::Inlet;
 use self::live::Through;
@@ -64,6 +68,10 @@ const MAX_DIRECT_PATHS: usize = 4_096;
 
 /// How long telling peers that their streams end may take when the node stops.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long a node that stops goes on taking new streams of peers that have a channel with it: a relay tells them at most once a second who is
+/// registered.
+const HEARD: Duration = Duration::from_millis(1_200);
 
 /// What a node is made of when it starts.
 pub struct Settings {
@@ -232,9 +240,16 @@ impl Engine {
         Some(PortalCheck { alias: alias.clone(), failure })
     }
 
-    /// Stops: no new connections, then up to `deadline` for live streams to finish, then the rest is cut.
+    /// Stops: no new connections, no relay names, so that peers choose other nodes; then up to `deadline` for live streams to finish, then
+    /// the rest is cut.
     pub async fn shutdown(&self, deadline: Duration) {
         self.shared.inlets().values().for_each(|inlet| inlet.stop.cancel());
+        self.shared.relays.withdraw(&self.shared).await;
+        if self.shared.peers.has_accepted() {
+            info!("peers are told to choose other nodes");
+            tokio::time::sleep(HEARD).await;
+        }
+        self.shared.draining.store(true, Ordering::Relaxed);
         let drained = self.shared.live.drained();
         if self.shared.live.total() > 0 && tokio::time::timeout(deadline, drained).await.is_err() {
             info!(streams = self.shared.live.total(), "cutting the streams that did not finish in time");

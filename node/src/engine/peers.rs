@@ -1,7 +1,6 @@
 //! Finding peers and keeping one channel to each: inlets with the same peer share it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use postern_proto::address::HostPort;
 use postern_proto::channel::Side as Part;
 use postern_proto::id::{ChannelId, Identifier, InstanceId, NodeId};
 use postern_proto::spec::PeerRoute;
+use postern_proto::weight::Weight;
 use tokio::net::TcpStream;
 use tracing::{debug, info};
 
@@ -19,6 +19,7 @@ use super::link::Link;
 use super::metrics::LinkKind;
 use super::relays::Gone;
 use super::shared::Shared;
+use super::target::NodeKey;
 use super::trust::PublishedPeer;
 
 /// How long a new connection waits for the credential of a node that was just made.
@@ -47,10 +48,28 @@ enum Way {
 /// A node that may be a route's peer.
 #[derive(Debug, Clone)]
 pub enum Candidate {
-    /// A run of a node that is registered under the route's relay name.
-    Registered(PublishedPeer),
+    /// A run of a node that is registered under the route's relay name, with the share that it asks for.
+    Registered(PublishedPeer, Weight),
     /// Whoever listens there; where it is a node of this home, that run of it.
     Direct { address: HostPort, expected: Option<(NodeId, InstanceId)> },
+}
+
+impl Candidate {
+    #[must_use]
+    pub const fn key(&self) -> NodeKey {
+        match self {
+            Self::Registered(peer, _) => Some((peer.identifier, peer.instance)),
+            Self::Direct { .. } => None,
+        }
+    }
+
+    #[must_use]
+    pub const fn weight(&self) -> Weight {
+        match self {
+            Self::Registered(_, weight) => *weight,
+            Self::Direct { .. } => Weight::ONE,
+        }
+    }
 }
 
 /// The channel to one run of a peer's node, if there is one. The lock is held while it is dialled, so that each peer is dialled
@@ -66,7 +85,6 @@ pub struct Peers {
     ways: Mutex<HashMap<ChannelId, (Way, Arc<Channel>)>>,
     /// Channels on which peers may open streams.
     accepted: Mutex<HashMap<ChannelId, Arc<Channel>>>,
-    turn: AtomicUsize,
 }
 
 impl Peers {
@@ -102,13 +120,19 @@ impl Peers {
         (accepted + ways.len(), ways.values().map(|(_, channel)| channel.idle_paths()).sum())
     }
 
+    /// Whether peers have channels to this node.
+    #[must_use]
+    pub fn has_accepted(&self) -> bool {
+        !self.accepted.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// The channel that a peer names in an open.
     #[must_use]
     pub fn by_id(&self, id: ChannelId) -> Option<Arc<Channel>> {
         self.accepted.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
-    /// The nodes that may be the peer of `route`, in the order to try; those in `gone` are passed over. Waits for an answer of the
+    /// The nodes that may be the peer of `route`; those in `gone` are passed over. Waits for an answer of the
     /// relays where one is about to come, and `patiently` also for a peer that may be restarting.
     ///
     /// # Errors
@@ -134,7 +158,7 @@ impl Peers {
         let mut failure = None;
         for instance in shared.relays.instances(shared, name, gone, patiently).await? {
             match shared.trust.verify_published(&instance, Some(name)) {
-                Ok(peer) => candidates.push(Candidate::Registered(peer)),
+                Ok(peer) => candidates.push(Candidate::Registered(peer, instance.weight.unwrap_or_default())),
                 Err(error) => {
                     let reason = format!("the relay named a node that is not to be believed: {error}");
                     failure = Some(Failure::new(Step::Peer, code::CREDENTIAL, reason));
@@ -146,8 +170,6 @@ impl Peers {
                 Failure::new(Step::Peer, code::NO_PEER, format!("no node is registered under the relay name `{name}` now"))
             }));
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % candidates.len();
-        candidates.rotate_left(turn);
         Ok(candidates)
     }
 
@@ -157,7 +179,7 @@ impl Peers {
     /// The step that failed.
     pub async fn channel(&self, shared: &Arc<Shared>, candidate: &Candidate) -> Result<Arc<Channel>, Failure> {
         match candidate {
-            Candidate::Registered(peer) => {
+            Candidate::Registered(peer, _) => {
                 let way = Way::Relay { identifier: peer.identifier, instance: peer.instance };
                 self.channel_by(shared, peer, way).await
             }

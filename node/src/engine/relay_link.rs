@@ -2,7 +2,7 @@
 
 mod control;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use postern_proto::id::{Identifier, InstanceId};
 use postern_proto::link::{Frame, Instance, LinkFrames, Refusal};
 use postern_proto::name::RelayName;
 use postern_proto::preface::Service;
+use postern_proto::weight::Weight;
 use postern_runtime::net::{SocketKind, dial};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -120,7 +121,9 @@ pub struct RelayLink {
     kick: Notify,
     /// Names whose instances are wanted, with what the relay said of each.
     watched: Mutex<BTreeMap<RelayName, Lookup>>,
-    registrations: Mutex<BTreeMap<RelayName, Registration>>,
+    registrations: Mutex<BTreeMap<RelayName, (Weight, Registration)>>,
+    /// Names that the relay holds for this node, or was asked to; also those that it was asked to give up and has not yet.
+    held: AtomicUsize,
     last_error: Mutex<Option<String>>,
     /// Since when it is not connected.
     down_since: Mutex<Option<Instant>>,
@@ -142,6 +145,7 @@ impl RelayLink {
             kick: Notify::new(),
             watched: Mutex::default(),
             registrations: Mutex::default(),
+            held: AtomicUsize::new(0),
             last_error: Mutex::default(),
             down_since: Mutex::new(Some(Instant::now())),
             round_trip: AtomicU64::new(0),
@@ -194,18 +198,24 @@ impl RelayLink {
 
     #[must_use]
     pub fn registration(&self, name: &RelayName) -> Option<Registration> {
-        lock(&self.registrations).get(name).cloned()
+        lock(&self.registrations).get(name).map(|(_, registration)| registration.clone())
     }
 
-    /// Which names this node wants here.
-    pub fn set_names(&self, names: &BTreeSet<RelayName>) {
+    /// Which names this node wants here, and with what weights.
+    pub fn set_names(&self, names: &BTreeMap<RelayName, Weight>) {
         let mut registrations = lock(&self.registrations);
-        registrations.retain(|name, _| names.contains(name));
-        for name in names {
-            registrations.entry(name.clone()).or_insert(Registration::Waiting);
+        registrations.retain(|name, _| names.contains_key(name));
+        for (name, weight) in names {
+            registrations.entry(name.clone()).or_insert((*weight, Registration::Waiting)).0 = *weight;
         }
         drop(registrations);
         self.changed.notify_one();
+    }
+
+    /// Whether this node can be found there under a name, as far as it knows.
+    #[must_use]
+    pub fn holds_names(&self) -> bool {
+        self.is_up() && self.held.load(Ordering::Relaxed) > 0
     }
 
     /// Wants to know who is registered under `name`, from now on.

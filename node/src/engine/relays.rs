@@ -10,11 +10,12 @@ use postern_proto::id::{Identifier, InstanceId};
 use postern_proto::link::Instance;
 use postern_proto::name::RelayName;
 use postern_proto::spec::{RelayAt, RelaySpec};
+use postern_proto::weight::Weight;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::code;
 use super::failure::{Failure, Step};
@@ -37,6 +38,9 @@ const LOOK_FURTHER: Duration = Duration::from_millis(500);
 
 /// A relay that is not wanted any more is kept for so long: peers that found this node there have found it elsewhere by then.
 const LINGER: Duration = Duration::from_secs(30);
+
+/// How long a node that stops waits for its relays to hear that.
+const WITHDRAW: Duration = Duration::from_secs(1);
 
 /// How often the choice of relays is looked at again, where there is one.
 const REVIEW: Duration = Duration::from_millis(500);
@@ -103,9 +107,9 @@ impl RelayLinks {
         let pinned = |address: &HostPort| specs.iter().any(|spec| spec.at != RelayAt::Project && spec.at.means(address));
         let mut state = lock(&self.state);
         let state = &mut *state;
-        let wanted_at = |address: &HostPort| -> BTreeSet<RelayName> {
+        let wanted_at = |address: &HostPort| -> BTreeMap<RelayName, Weight> {
             let here = specs.iter().filter(|spec| spec.at.means(address) && !state.withdrawn);
-            here.map(|spec| spec.name.clone()).collect()
+            here.map(|spec| (spec.name.clone(), spec.weight)).collect()
         };
         let candidate = |row: &RelayRow| Candidate {
             identifier: row.identifier,
@@ -158,6 +162,23 @@ impl RelayLinks {
     /// The relay names of this node are others now.
     pub fn names_changed(&self) {
         self.changed.notify_one();
+    }
+
+    /// Gives all relay names up, and returns once the relays have heard it: no look-up leads here any more. A relay that does not answer at
+    /// once is not waited for.
+    pub async fn withdraw(&self, shared: &Arc<Shared>) {
+        lock(&self.state).withdrawn = true;
+        let mut ticks = shared.ticks.subscribe();
+        self.choose(shared);
+        let heard = async {
+            while self.all().iter().any(|link| link.holds_names()) {
+                // The sender is a part of `shared`.
+                let _ = ticks.changed().await;
+            }
+        };
+        if tokio::time::timeout(WITHDRAW, heard).await.is_err() {
+            info!("a relay did not confirm in time that this node is not found there any more");
+        }
     }
 
     #[must_use]
@@ -258,7 +279,7 @@ impl RelayLinks {
             return Found::Wait(begun + 2 * (LOOK_FURTHER + REVIEW));
         }
         let deserted = links.iter().filter_map(|link| link.deserted(name)).chain(gone.since).max();
-        match deserted.map(|since| since + RETURN).filter(|until| patiently && now < *until) {
+        match deserted.map(|since| since.min(begun) + RETURN).filter(|until| patiently && now < *until) {
             Some(until) => Found::Wait(until),
             None => Found::Nobody,
         }

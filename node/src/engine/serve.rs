@@ -1,6 +1,7 @@
 //! Paths that peers opened to this node: handshakes of new channels, and streams to its outlets, one after another.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use postern_proto::channel::Side as Part;
@@ -228,6 +229,9 @@ async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<TcpStr
         refused(code::DENIED);
         shared.note_refusal(&open.outlet, &reason);
         return Err(RejectCode::NotAvailable);
+    }
+    if shared.draining.load(Ordering::Relaxed) {
+        return Err(RejectCode::ShuttingDown);
     }
     if open.hops >= MAX_HOPS {
         refused(code::LOOP);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ pub struct Shared {
     /// Why the last stream of an outlet was refused by its policy.
     refusals: Mutex<HashMap<OutletName, String>>,
     pub ticks: watch::Sender<u64>,
+    /// This node stops: it opens no stream for peers any more.
+    pub draining: AtomicBool,
     pub supervisor: Supervisor,
     pub stop: CancellationToken,
 }
@@ -87,6 +90,7 @@ impl Shared {
             relay_specs: Mutex::default(),
             refusals: Mutex::default(),
             ticks: watch::Sender::new(0),
+            draining: AtomicBool::new(false),
             supervisor: settings.supervisor,
             stop,
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use postern_proto::address::HostPort;
 use postern_proto::authority::Refusal;
 use postern_proto::name::Alias;
-use postern_proto::spec::{InletSpec, OutletSpec, PeerRoute, RelayAt, RelaySpec};
+use postern_proto::spec::{Destination, InletSpec, OutletSpec, PeerRoute, RelayAt, RelaySpec};
 use postern_proto::time::Timestamp;
 
 use super::code;
@@ -15,6 +15,7 @@ use super::inlet::Inlet;
 use super::live::Through;
 use super::relay_link::{Registration, RelayLink};
 use super::shared::Shared;
+use super::target::ShareStatus;
 
 /// What runs, and how it is.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +37,8 @@ pub struct InletStatus {
     /// `None`: the peer was found and the last stream, if there was one, was opened.
     pub failure: Option<Failure>,
     pub streams: usize,
+    /// What each of its outlets got.
+    pub outlets: Vec<ShareStatus>,
 }
 
 #[derive(Debug, Clone)]
@@ -83,6 +86,7 @@ pub fn status(shared: &Shared) -> EngineStatus {
                 spec: inlet.spec.clone(),
                 failure: inlet_failure(shared, inlet),
                 streams: shared.live.count(&Through::Inlet(inlet.spec.alias.clone())),
+                outlets: inlet.targets.status(),
             })
             .collect(),
         outlets: shared.outlets().values().cloned().collect(),
@@ -151,21 +155,26 @@ fn relay_failure(shared: &Shared, links: &[Arc<RelayLink>]) -> Option<Failure> {
 }
 
 fn inlet_failure(shared: &Shared, inlet: &Inlet) -> Option<Failure> {
-    if let PeerRoute::Relay(name) = &inlet.spec.to.peer {
-        if let Some(failure) = relay_failure(shared, &shared.relays.all()) {
-            return Some(failure);
+    // Where one of several outlets can be reached, connections pass.
+    let failures: Option<Vec<Failure>> = inlet.spec.to.iter().map(|to| peer_failure(shared, to)).collect();
+    failures.and_then(|failures| failures.into_iter().next()).or_else(|| inlet.last_failure())
+}
+
+/// Why no node of an outlet can be reached, as far as it is known without trying.
+fn peer_failure(shared: &Shared, to: &Destination) -> Option<Failure> {
+    let PeerRoute::Relay(name) = &to.peer else { return None };
+    if let Some(failure) = relay_failure(shared, &shared.relays.all()) {
+        return Some(failure);
+    }
+    match shared.relays.is_registered(name) {
+        Some(true) => None,
+        Some(false) => {
+            let reason = format!("no node is registered under the relay name `{name}` now");
+            Some(Failure::new(Step::Peer, code::NO_PEER, reason))
         }
-        match shared.relays.is_registered(name) {
-            Some(true) => {}
-            Some(false) => {
-                let reason = format!("no node is registered under the relay name `{name}` now");
-                return Some(Failure::new(Step::Peer, code::NO_PEER, reason));
-            }
-            None => {
-                let reason = format!("the relay is being asked who is registered under the relay name `{name}`");
-                return Some(Failure::new(Step::Peer, code::LOOKING_UP, reason));
-            }
+        None => {
+            let reason = format!("the relay is being asked who is registered under the relay name `{name}`");
+            Some(Failure::new(Step::Peer, code::LOOKING_UP, reason))
         }
     }
-    inlet.last_failure()
 }

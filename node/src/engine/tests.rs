@@ -43,7 +43,7 @@ impl TestHome {
 /// The channel to the peer of an inlet, made where there is none.
 async fn channel_of(engine: &Engine, inlet: &InletSpec) -> Arc<super::channel::Channel> {
     let shared = &engine.shared;
-    let candidates = shared.peers.candidates(shared, &inlet.to.peer, &Default::default(), false).await.unwrap();
+    let candidates = shared.peers.candidates(shared, &inlet.to.first().peer, &Default::default(), false).await.unwrap();
     shared.peers.channel(shared, &candidates[0]).await.unwrap()
 }
 
@@ -68,7 +68,7 @@ fn inlet(alias: &str, to: &str) -> InletSpec {
     InletSpec {
         alias: alias.parse().unwrap(),
         from: "127.0.0.1:0".parse().unwrap(),
-        to: Destination::try_from(to.to_owned()).unwrap(),
+        to: Destination::try_from(to.to_owned()).unwrap().into(),
         allow: None,
     }
 }

@@ -48,7 +48,7 @@ impl Keeper {
     /// Where the alias is taken or the address cannot be listened on.
     pub async fn create_inlet(&self, spec: InletSpec) -> Result<InletDocument, Fault> {
         let alias = spec.alias.clone();
-        if matches!(spec.to.peer, PeerRoute::Relay(_)) {
+        if spec.to.iter().any(|to| matches!(to.peer, PeerRoute::Relay(_))) {
             self.needs_project(format!("inlet `{alias}`"))?;
         }
         self.edit(|stored| {

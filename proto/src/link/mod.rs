@@ -8,6 +8,7 @@ use minicbor::{Decode, Encode};
 pub use self::frame::{Frame, FrameError, LinkFrames, Opening};
 use crate::id::{Identifier, InstanceId, NodeId};
 use crate::name::RelayName;
+use crate::weight::Weight;
 
 /// Payload of handshake message 3 on a control link: who connects. The relay verifies `credential` for the `relay` audience
 /// against the handshake's remote static before it believes anything else here.
@@ -33,6 +34,9 @@ pub enum ToRelay {
         request: u32,
         #[n(1)]
         name: RelayName,
+        /// Absent where it is 1. Registering again changes it.
+        #[n(2)]
+        weight: Option<Weight>,
     },
     #[n(1)]
     #[cbor(map)]
@@ -140,6 +144,9 @@ pub struct Instance {
     pub instance: InstanceId,
     #[cbor(n(3), with = "minicbor::bytes")]
     pub credential: Vec<u8>,
+    /// The share of new streams that it asks for among the nodes under the name. Absent where it is 1, and in a knock.
+    #[n(4)]
+    pub weight: Option<Weight>,
 }
 
 /// Most instances in one [`FromRelay::Instances`].
@@ -252,12 +259,17 @@ mod tests {
             node_id: NodeId::from_bytes([0x22; 16]),
             instance: InstanceId::from_bytes([0x33; 16]),
             credential: vec![1, 2, 3],
+            weight: None,
         };
         let knock = hex::encode(minicbor::to_vec(knock).unwrap());
         let examples = [
             (
                 "register `saas-relay` as request 5",
-                to_relay(ToRelay::Register { request: 5, name: "saas-relay".parse().unwrap() }),
+                to_relay(ToRelay::Register { request: 5, name: "saas-relay".parse().unwrap(), weight: None }),
+            ),
+            (
+                "register `saas-relay` as request 5, with weight 90",
+                to_relay(ToRelay::Register { request: 5, name: "saas-relay".parse().unwrap(), weight: "90".parse().ok() }),
             ),
             ("ping 42", to_relay(ToRelay::Ping { number: 42 })),
             ("answer: request 5 was done", from_relay(FromRelay::Answer { request: 5, refused: None })),

@@ -55,5 +55,8 @@ pub const RECEIPT: Duration = Duration::from_secs(25);
 /// Least time between two updates of one name to one watcher.
 pub const UPDATE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The same after it was told that nobody is there: new connections wait for the arrival of a node that restarts.
+pub const ARRIVAL_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How long a departure waits to be told, in case that the node only reconnects.
 pub const SETTLE: Duration = Duration::from_millis(250);

@@ -232,7 +232,7 @@ impl<C: Clone, L> Registry<C, L> {
             self.names.unwatch(name, id);
         }
         self.counts.watches -= session.watches.len();
-        for name in &session.names {
+        for name in session.names.keys() {
             self.names.unregister(name, node, id);
             // A node that comes back at once under the same names should not be seen to have been away.
             self.mark(now, name, now.instant + limits::SETTLE);

@@ -1,6 +1,6 @@
 //! One node's session: what it registered, what it watches, and what is to be said to it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use postern_proto::channel::LinkSession;
@@ -10,6 +10,7 @@ use postern_proto::link::{FromRelay, Instance, Refusal, ToRelay};
 use postern_proto::name::RelayName;
 use postern_proto::replay::OnceWindow;
 use postern_proto::time::{CLOCK_TOLERANCE, Timestamp};
+use postern_proto::weight::Weight;
 
 use super::joins::{LinkId, Waiting};
 use super::{Now, Registry, Timer, Whom, limits};
@@ -51,7 +52,8 @@ pub(super) struct Session<C, L> {
     /// Numbers of data links that were used.
     pub(super) counters: OnceWindow,
     pub(super) heard: Instant,
-    pub(super) names: BTreeSet<RelayName>,
+    /// With the weight that each is registered with.
+    pub(super) names: BTreeMap<RelayName, Weight>,
     pub(super) watches: BTreeMap<RelayName, Watch>,
     answers: VecDeque<FromRelay>,
     /// How many more data links the node is to be asked to park.
@@ -74,13 +76,16 @@ pub(super) struct Watch {
     /// There is something new, to be told at this time or later.
     dirty: Option<Instant>,
     told: Option<Instant>,
+    /// That nobody is there. Whoever waits for an arrival should not wait for the second to be over.
+    told_nobody: bool,
 }
 
 impl Watch {
     /// When the update is due, where there is one.
     fn due(&self) -> Option<Instant> {
         let dirty = self.dirty?;
-        Some(self.told.map_or(dirty, |told| dirty.max(told + limits::UPDATE_INTERVAL)))
+        let interval = if self.told_nobody { limits::ARRIVAL_INTERVAL } else { limits::UPDATE_INTERVAL };
+        Some(self.told.map_or(dirty, |told| dirty.max(told + interval)))
     }
 }
 
@@ -118,7 +123,7 @@ impl<C, L> Session<C, L> {
             link,
             counters: OnceWindow::default(),
             heard: now.instant,
-            names: BTreeSet::new(),
+            names: BTreeMap::new(),
             watches: BTreeMap::new(),
             answers: VecDeque::new(),
             more: 0,
@@ -165,8 +170,8 @@ impl<C: Clone, L> Registry<C, L> {
         }
         let answer = match message {
             ToRelay::Ping { number } => Some(FromRelay::Pong { number }),
-            ToRelay::Register { request, name } => {
-                let refused = self.register(now, id, &name).err();
+            ToRelay::Register { request, name, weight } => {
+                let refused = self.register(now, id, &name, weight.unwrap_or_default()).err();
                 Some(FromRelay::Answer { request, refused })
             }
             ToRelay::Unregister { request, name } => {
@@ -197,7 +202,7 @@ impl<C: Clone, L> Registry<C, L> {
         }
     }
 
-    fn register(&mut self, now: Now, id: SessionId, name: &RelayName) -> Result<(), Refusal> {
+    fn register(&mut self, now: Now, id: SessionId, name: &RelayName, weight: Weight) -> Result<(), Refusal> {
         let session = self.sessions.get_mut(&id).ok_or(Refusal::NotConnected)?;
         if session.peer.has_expired(now.time) {
             return Err(Refusal::BadCredential);
@@ -205,19 +210,21 @@ impl<C: Clone, L> Registry<C, L> {
         if !session.peer.may_register(name) {
             return Err(Refusal::NotPermitted);
         }
-        if session.names.contains(name) {
-            return Ok(());
+        match session.names.insert(name.clone(), weight) {
+            Some(before) if before == weight => return Ok(()),
+            Some(_) => {}
+            None => {
+                self.names.register(name, session.peer.node(), id);
+                self.counts.registrations += 1;
+            }
         }
-        session.names.insert(name.clone());
-        self.names.register(name, session.peer.node(), id);
-        self.counts.registrations += 1;
         self.mark(now, name, now.instant);
         Ok(())
     }
 
     fn unregister(&mut self, now: Now, id: SessionId, name: &RelayName) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        if session.names.remove(name) {
+        if session.names.remove(name).is_some() {
             self.names.unregister(name, session.peer.node(), id);
             self.counts.registrations -= 1;
             self.mark(now, name, now.instant);
@@ -234,7 +241,7 @@ impl<C: Clone, L> Registry<C, L> {
         }
         self.counts.watches += 1;
         self.names.watch(&name, id);
-        session.watches.insert(name, Watch { dirty: Some(now.instant), told: None });
+        session.watches.insert(name, Watch { dirty: Some(now.instant), ..Watch::default() });
         self.wake(id);
         Ok(())
     }
@@ -251,8 +258,8 @@ impl<C: Clone, L> Registry<C, L> {
             return;
         }
         session.peer.credential = credential;
-        let (kept, lost): (BTreeSet<_>, BTreeSet<_>) =
-            std::mem::take(&mut session.names).into_iter().partition(|name| session.peer.may_register(name));
+        let (kept, lost): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut session.names).into_iter().partition(|(name, _)| session.peer.may_register(name));
         session.names.clone_from(&kept);
         let node = session.peer.node();
         if !lost.is_empty() {
@@ -260,11 +267,11 @@ impl<C: Clone, L> Registry<C, L> {
             self.wake(id);
         }
         self.counts.registrations -= lost.len();
-        for name in &lost {
+        for name in lost.keys() {
             self.names.unregister(name, node, id);
         }
         // Diallers need the newer credential: a look-up hands it out.
-        for name in kept.iter().chain(&lost) {
+        for name in kept.keys().chain(lost.keys()) {
             self.mark(now, name, now.instant);
         }
     }
@@ -321,19 +328,23 @@ impl<C: Clone, L> Registry<C, L> {
             }
             return None;
         };
-        *watch = Watch { dirty: None, told: Some(now.instant) };
+        (watch.dirty, watch.told) = (None, Some(now.instant));
         let name = name.clone();
-        let instances = self
+        let instances: Vec<Instance> = self
             .names
             .instances(&name, id)
             .filter_map(|registered| self.sessions.get(&registered))
             .map(|session| Instance {
+                weight: session.names.get(&name).copied().filter(|weight| !weight.is_one()),
                 identifier: session.peer.identifier,
                 node_id: session.peer.node_id,
                 instance: session.peer.instance,
                 credential: session.peer.credential.bytes().to_vec(),
             })
             .collect();
+        if let Some(watch) = self.sessions.get_mut(&id).and_then(|session| session.watches.get_mut(&name)) {
+            watch.told_nobody = instances.is_empty();
+        }
         Some(FromRelay::Instances { name, instances })
     }
 }

@@ -8,6 +8,7 @@ use postern_proto::id::{CredentialId, ProjectId};
 use postern_proto::link::{Frame, FromRelay, MAX_INSTANCES, ToRelay};
 use postern_proto::secret::SecretBytes;
 use postern_proto::sign::SigningKey;
+use postern_proto::weight::Weight;
 use proptest::prelude::*;
 
 use super::*;
@@ -104,7 +105,7 @@ impl Bench {
     }
 
     fn register(&mut self, session: SessionId, text: &str) -> Option<Refusal> {
-        let answers = self.say(session, ToRelay::Register { request: 7, name: name(text) });
+        let answers = self.say(session, ToRelay::Register { request: 7, name: name(text), weight: None });
         answers
             .iter()
             .find_map(|answer| match answer {
@@ -179,6 +180,51 @@ fn watchers_see_arrivals_at_once_and_changes_once_a_second() {
     assert!(bench.commands.contains(&Command::Wake(1)), "the timer wakes the watcher");
     assert_eq!(instances(&bench.hear(watcher)[0]), [1, 2, 3, 4, 5, 6]);
     assert_eq!(bench.hear(watcher), []);
+}
+
+#[test]
+fn an_arrival_is_not_held_back_by_the_departure_before_it() {
+    let mut bench = Bench::new();
+    let watcher = bench.open(peer(9, 9, 9, &[])).unwrap();
+    let old = bench.open(peer(1, 1, 1, &["saas"])).unwrap();
+    bench.register(old, "saas");
+    bench.say(watcher, ToRelay::Watch { name: name("saas") });
+    bench.pass(Duration::from_secs(2));
+    bench.registry.handle_closed(bench.now, old);
+    bench.pass(limits::SETTLE);
+    assert_eq!(instances(&bench.hear(watcher)[0]), [0; 0]);
+    bench.pass(Duration::from_millis(50));
+    let new = bench.open(peer(1, 1, 2, &["saas"])).unwrap();
+    bench.register(new, "saas");
+    assert_eq!(bench.hear(watcher), [], "not at any rate");
+    bench.pass(limits::ARRIVAL_INTERVAL);
+    assert_eq!(instances(&bench.hear(watcher)[0]), [2]);
+}
+
+#[test]
+fn a_weight_is_handed_out_and_changed() {
+    let mut bench = Bench::new();
+    let watcher = bench.open(peer(9, 9, 9, &[])).unwrap();
+    let nodes = [1, 2].map(|number| bench.open(peer(number, number, number, &["saas"])).unwrap());
+    bench.register(nodes[0], "saas");
+    let weigh = |bench: &mut Bench, weight: &str| {
+        bench.say(nodes[1], ToRelay::Register { request: 7, name: name("saas"), weight: weight.parse().ok() })
+    };
+    let weights = |message: &FromRelay| match message {
+        FromRelay::Instances { instances, .. } => {
+            instances.iter().map(|instance| instance.weight.map(Weight::get)).collect::<Vec<_>>()
+        }
+        other => panic!("{other:?}"),
+    };
+    weigh(&mut bench, "90");
+    let said = bench.say(watcher, ToRelay::Watch { name: name("saas") });
+    assert_eq!(weights(&said[0]), [None, Some(90)]);
+    bench.pass(Duration::from_secs(2));
+    weigh(&mut bench, "90");
+    assert_eq!(bench.hear(watcher), [], "the same again is no change");
+    weigh(&mut bench, "1");
+    assert_eq!(weights(&bench.hear(watcher)[0]), [None, None]);
+    assert_eq!(bench.registry.counts().registrations, 2);
 }
 
 #[test]
@@ -632,7 +678,7 @@ proptest! {
                     }
                 }
                 Event::Close(s) => if let Some(s) = pick(s) { bench.registry.handle_closed(bench.now, s) },
-                Event::Register(s, n) => if let Some(s) = pick(s) { bench.registry.handle_message(bench.now, s, ToRelay::Register { request: 1, name: named(n) }) },
+                Event::Register(s, n) => if let Some(s) = pick(s) { bench.registry.handle_message(bench.now, s, ToRelay::Register { request: 1, name: named(n), weight: None }) },
                 Event::Unregister(s, n) => if let Some(s) = pick(s) { bench.registry.handle_message(bench.now, s, ToRelay::Unregister { request: 1, name: named(n) }) },
                 Event::Watch(s, n) => if let Some(s) = pick(s) { bench.registry.handle_message(bench.now, s, ToRelay::Watch { name: named(n) }) },
                 Event::Unwatch(s, n) => if let Some(s) = pick(s) { bench.registry.handle_message(bench.now, s, ToRelay::Unwatch { name: named(n) }) },
@@ -666,7 +712,7 @@ proptest! {
             prop_assert_eq!(registry.identities.values().sum::<usize>(), counts.sessions);
             prop_assert_eq!(next_link as usize, settled.len() + counts.parked + counts.waiting);
             for (id, session) in &registry.sessions {
-                for name in &session.names {
+                for name in session.names.keys() {
                     prop_assert!(registry.names.instances(name, *id).any(|registered| registered == *id));
                 }
             }

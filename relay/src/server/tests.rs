@@ -186,7 +186,7 @@ impl ControlLink {
     }
 
     async fn register(&mut self, text: &str) -> Option<Refusal> {
-        self.say(&ToRelay::Register { request: 3, name: name(text) }).await;
+        self.say(&ToRelay::Register { request: 3, name: name(text), weight: None }).await;
         match self.hear().await {
             FromRelay::Answer { request: 3, refused } => refused,
             other => panic!("{other:?}"),

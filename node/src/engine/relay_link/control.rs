@@ -1,9 +1,9 @@
 //! A relay's control link: registers this node's relay names, and hears who is registered under others.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use postern_proto::address::HostPort;
@@ -11,6 +11,7 @@ use postern_proto::handshake::Label;
 use postern_proto::link::{FromRelay, Hello, MAX_CONTROL_MESSAGE, ToRelay};
 use postern_proto::name::RelayName;
 use postern_proto::preface::Service;
+use postern_proto::weight::Weight;
 use postern_runtime::backoff::Backoff;
 use postern_runtime::error::chain;
 use postern_runtime::net::{SocketKind, dial};
@@ -46,7 +47,7 @@ impl RelayLink {
             if let State::Up(session) = self.state.send_replace(State::Down) {
                 session.ended.cancel();
             }
-            lock(&self.registrations).values_mut().for_each(|registration| {
+            lock(&self.registrations).values_mut().for_each(|(_, registration)| {
                 if *registration == Registration::Up {
                     *registration = Registration::Waiting;
                 }
@@ -116,8 +117,13 @@ impl RelayLink {
             began: Instant::now(),
             ended: CancellationToken::new(),
         });
-        let mut control =
-            ControlLink { requests: HashMap::new(), next: 1, watched: BTreeSet::new(), registered: BTreeSet::new() };
+        let mut control = ControlLink {
+            requests: HashMap::new(),
+            next: 1,
+            watched: BTreeSet::new(),
+            registered: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+        };
         // The first one measures the round trip, by which relays are chosen.
         let mut ping = tokio::time::interval_at(Instant::now(), jittered(PING_INTERVAL));
         let mut unanswered: Option<(u64, Instant)> = None;
@@ -217,7 +223,9 @@ struct ControlLink {
     requests: HashMap<u32, RelayName>,
     next: u32,
     watched: BTreeSet<RelayName>,
-    registered: BTreeSet<RelayName>,
+    registered: BTreeMap<RelayName, Weight>,
+    /// Requests to give a name up that have no answer yet.
+    leaving: BTreeSet<u32>,
 }
 
 impl ControlLink {
@@ -227,27 +235,37 @@ impl ControlLink {
         if !up {
             return due;
         }
-        let wanted: Vec<RelayName> = lock(&link.registrations).keys().cloned().collect();
-        for name in wanted.iter().filter(|name| permitted.contains(name)) {
-            if self.registered.insert(name.clone()) {
+        let registrations = lock(&link.registrations);
+        let wanted: BTreeMap<RelayName, Weight> =
+            registrations.iter().map(|(name, (weight, _))| (name.clone(), *weight)).collect();
+        drop(registrations);
+        for (name, weight) in wanted.iter().filter(|(name, _)| permitted.contains(name)) {
+            if self.registered.insert(name.clone(), *weight) != Some(*weight) {
                 let request = self.number();
                 self.requests.insert(request, name.clone());
-                due.push(ToRelay::Register { request, name: name.clone() });
+                let weight = Some(*weight).filter(|weight| !weight.is_one());
+                due.push(ToRelay::Register { request, name: name.clone(), weight });
             }
         }
-        for name in self.registered.clone() {
-            if !wanted.contains(&name) {
+        for name in self.registered.keys().cloned().collect::<Vec<_>>() {
+            if !wanted.contains_key(&name) {
                 self.registered.remove(&name);
                 let request = self.number();
+                self.leaving.insert(request);
                 due.push(ToRelay::Unregister { request, name });
             }
         }
+        self.tell_held(link);
         for name in lock(&link.watched).keys() {
             if self.watched.insert(name.clone()) {
                 due.push(ToRelay::Watch { name: name.clone() });
             }
         }
         due
+    }
+
+    fn tell_held(&self, link: &RelayLink) {
+        link.held.store(self.registered.len() + self.leaving.len(), Ordering::Relaxed);
     }
 
     const fn number(&mut self) -> u32 {
@@ -261,9 +279,10 @@ impl ControlLink {
             FromRelay::Answer { request: 0, refused: Some(refusal) } => {
                 error!(relay = %link.address(), reason = %refusal, "the relay took something back");
             }
+            FromRelay::Answer { request, .. } if self.leaving.remove(&request) => self.tell_held(link),
             FromRelay::Answer { request, refused } => {
                 let Some(name) = self.requests.remove(&request) else { return };
-                if let Some(registration) = lock(&link.registrations).get_mut(&name) {
+                if let Some((_, registration)) = lock(&link.registrations).get_mut(&name) {
                     *registration = refused.map_or(Registration::Up, Registration::Refused);
                 }
                 match refused {
