@@ -23,7 +23,8 @@ use tracing::{debug, error, info, warn};
 use super::super::credentials::jittered;
 use super::super::metrics::LinkKind;
 use super::super::shared::Shared;
-use super::{CONNECT_DEADLINE, PARKED_FLOOR, Registration, RelayLink, Session, State, lock};
+use super::data::PARKED_FLOOR;
+use super::{CONNECT_DEADLINE, Registration, RelayLink, Session, State, lock};
 
 /// A node pings so often, ± 10 % so that nodes do not ping in step. With [`PONG_DEADLINE`], a dead link is found within 15 s.
 const PING_INTERVAL: Duration = Duration::from_secs(9);
