@@ -170,7 +170,7 @@ impl Servers {
         if let Some(authority) = &authority {
             admit_administrator(home, settings, authority, &clock).await?;
         }
-        let relay = member.map(|member| {
+        let start = |member: Member| -> Result<_, CliError> {
             let relay = Relay::start(RelaySettings {
                 trust: member.trust(),
                 statics: vec![member.static_key().clone()],
@@ -178,12 +178,13 @@ impl Servers {
                 descriptors: Descriptors::of_process(),
                 pool: PoolSettings::default(),
                 supervisor: supervisor.child(),
-            });
+            })?;
             // A relay on its own is where its ticket says, until it is told otherwise: what it listens on is often no address for others.
             let own_address = settings.roles.authority() || settings.advertise.is_some();
             member.keep_session(supervisor, clock.clone(), own_address.then_some(advertised));
-            relay
-        });
+            Ok(relay)
+        };
+        let relay = member.map(start).transpose()?;
         Ok(Self { authority, relay })
     }
 }

@@ -244,6 +244,9 @@ impl From<EngineError> for Fault {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Listen(error) => error.into(),
+            EngineError::Workers(error) => Self::new(code::INTERNAL, "the threads that move bytes cannot be started")
+                .because(error.to_string())
+                .try_this("raise the limits on processes and open files of the user who runs it"),
             EngineError::Address(error) => Self::new(code::LISTEN, "a listener has no address").because(error.to_string()),
         }
     }

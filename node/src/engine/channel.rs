@@ -351,11 +351,17 @@ impl Channel {
 
     /// A joined path that waits for a stream, if there is one that still stands.
     pub fn take_idle(&self) -> Option<Link> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(path) = idle.pop() {
+        let mut idle = lock(&self.idle);
+        while !idle.is_empty() {
+            // One of this thread's own, if there is one.
+            let at = idle.iter().rposition(|path| path.link.is_at_home()).unwrap_or(idle.len() - 1);
+            let path = idle.remove(at);
             // The far side closes at the same age; a path that is about to go would lose the race.
-            if path.since.elapsed() < PATH_IDLE - Duration::from_secs(5) && path.link.is_usable() {
-                return Some(path.link);
+            if path.since.elapsed() < PATH_IDLE - Duration::from_secs(5)
+                && path.link.is_usable()
+                && let Ok(link) = path.link.adopted()
+            {
+                return Some(link);
             }
         }
         None

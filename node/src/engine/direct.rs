@@ -11,10 +11,11 @@ use postern_proto::address::HostPort;
 use postern_proto::link::Instance;
 use postern_proto::preface::Service;
 use postern_runtime::net::{Acceptor, HalfOpen, SocketKind, dial, read_preface};
+use postern_runtime::workers::adopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, error};
 
 use super::code;
 use super::failure::{Failure, Step};
@@ -102,7 +103,11 @@ async fn read_instance(socket: &mut TcpStream) -> std::io::Result<Instance> {
 }
 
 /// Takes paths from peers until the node stops.
-pub async fn listen(shared: Arc<Shared>, mut acceptor: Acceptor, stop: CancellationToken) {
+pub async fn listen(shared: Arc<Shared>, acceptor: Acceptor, stop: CancellationToken) {
+    let mut acceptor = match acceptor.adopted() {
+        Ok(acceptor) => acceptor,
+        Err(error) => return error!(%error, "the listener for peers cannot accept connections"),
+    };
     let half_open = Arc::new(HalfOpen::new(MAX_HALF_OPEN, MAX_HALF_OPEN_PER_SOURCE));
     loop {
         let accepted = tokio::select! {
@@ -110,8 +115,9 @@ pub async fn listen(shared: Arc<Shared>, mut acceptor: Acceptor, stop: Cancellat
             accepted = acceptor.accept() => accepted,
         };
         let (shared_too, half_open) = (Arc::clone(&shared), Arc::clone(&half_open));
-        shared.spawn("direct path", async move {
-            let mut socket = accepted.stream;
+        shared.spawn_worker("direct path", async move {
+            // A socket that no reactor takes is closed, which its peer sees.
+            let Ok(mut socket) = adopt(accepted.stream) else { return };
             let guard = half_open.enter(accepted.peer.ip());
             let knock = guard.run(tokio::time::timeout(KNOCK_DEADLINE, answer_knock(&shared_too.trust, &mut socket))).await;
             drop(guard);

@@ -11,9 +11,10 @@ use postern_proto::record::{Kind, ResetCode};
 use postern_proto::spec::{InletSpec, ResourceType};
 use postern_proto::stream::{Received, Stream, StreamError};
 use postern_runtime::net::Acceptor;
+use postern_runtime::workers::adopt;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::attach::{Opener, RESUME_TIMEOUT};
 use super::channel::Channel;
@@ -59,7 +60,11 @@ impl Inlet {
 }
 
 /// Takes connections until the inlet is stopped.
-pub async fn run(shared: Arc<Shared>, inlet: Arc<Inlet>, mut acceptor: Acceptor) {
+pub async fn run(shared: Arc<Shared>, inlet: Arc<Inlet>, acceptor: Acceptor) {
+    let mut acceptor = match acceptor.adopted() {
+        Ok(acceptor) => acceptor,
+        Err(error) => return error!(inlet = %inlet.spec.alias, %error, "the inlet cannot accept connections"),
+    };
     // Its peer is looked up before the first connection, so that that one need not wait.
     inlet.targets.relay_names().for_each(|name| shared.relays.watch(name));
     loop {
@@ -68,8 +73,7 @@ pub async fn run(shared: Arc<Shared>, inlet: Arc<Inlet>, mut acceptor: Acceptor)
             accepted = acceptor.accept() => accepted,
         };
         let (shared_too, inlet) = (Arc::clone(&shared), Arc::clone(&inlet));
-        shared.spawn("inlet connection", async move {
-            let accepted = accepted;
+        shared.spawn_worker("inlet connection", async move {
             connection(shared_too, inlet, accepted.stream).await;
             drop(accepted.permit);
         });
@@ -77,6 +81,8 @@ pub async fn run(shared: Arc<Shared>, inlet: Arc<Inlet>, mut acceptor: Acceptor)
 }
 
 async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, application: TcpStream) {
+    // A socket that no reactor takes is closed, which its application sees.
+    let Ok(application) = adopt(application) else { return };
     let mut counted = inlet.counts.open();
     match open(&shared, &inlet).await {
         Ok(Opened { channel, link, picked }) => {

@@ -2,9 +2,11 @@
 //! carries one stream after another.
 
 use std::io;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use postern_proto::record::{HEADER_LEN, Header, RecordError};
+use postern_runtime::workers::adopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -18,6 +20,8 @@ pub struct Link {
     pub(super) buffer: Option<Buffer>,
     pub(super) start: usize,
     pub(super) end: usize,
+    /// Whose reactor the socket belongs to.
+    thread: ThreadId,
 }
 
 /// Why a frame could not be read.
@@ -35,8 +39,25 @@ pub enum LinkError {
 
 impl Link {
     #[must_use]
-    pub const fn new(socket: TcpStream) -> Self {
-        Self { socket, buffer: None, start: 0, end: 0 }
+    pub fn new(socket: TcpStream) -> Self {
+        Self { socket, buffer: None, start: 0, end: 0, thread: thread::current().id() }
+    }
+
+    /// Whether the calling thread's reactor has the socket.
+    #[must_use]
+    pub fn is_at_home(&self) -> bool {
+        self.thread == thread::current().id()
+    }
+
+    /// The link, for the calling thread.
+    ///
+    /// # Errors
+    /// Whatever the operating system says; the link is closed then.
+    pub fn adopted(self) -> io::Result<Self> {
+        if self.is_at_home() {
+            return Ok(self);
+        }
+        Ok(Self { socket: adopt(self.socket)?, thread: thread::current().id(), ..self })
     }
 
     /// The bytes that were read and not yet used.

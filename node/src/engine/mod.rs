@@ -48,6 +48,7 @@ use postern_runtime::membership::Membership;
 use postern_runtime::metrics::Exposition;
 use postern_runtime::net::{Acceptor, BindError, SocketKind, bind};
 use postern_runtime::supervise::Supervisor;
+use postern_runtime::workers::Workers;
 use tokio::sync::watch;
 use tracing::info;
 
@@ -96,6 +97,8 @@ pub struct Settings {
 pub enum EngineError {
     #[error(transparent)]
     Listen(#[from] BindError),
+    #[error("the threads that move bytes cannot be started")]
+    Workers(#[source] io::Error),
     #[error("the listener has no address")]
     Address(#[from] io::Error),
 }
@@ -117,7 +120,7 @@ impl Engine {
         let address = settings.listener.clone().unwrap_or_else(presence::default_listener);
         let acceptor = Acceptor::new(bind(&address).await?, SocketKind::Link, MAX_DIRECT_PATHS);
         let bound = acceptor.local_addr()?;
-        let shared = Arc::new(Shared::new(settings));
+        let shared = Arc::new(Shared::new(settings, Workers::start().map_err(EngineError::Workers)?));
         presence::publish(&shared, bound);
         info!(listener = %bound, instance = %shared.trust.instance, "node started");
         shared.spawn("credentials", credentials::run(Arc::clone(&shared)));
@@ -125,7 +128,7 @@ impl Engine {
         shared.spawn("choice of relays", async move { choosing.relays.run(&choosing).await });
         shared.spawn("credential expiry", Arc::clone(&shared).watch_expiry());
         let stop = shared.stop.child_token();
-        shared.spawn("direct listener", direct::listen(Arc::clone(&shared), acceptor, stop));
+        shared.spawn_worker("direct listener", direct::listen(Arc::clone(&shared), acceptor, stop));
         Ok(Self { shared, listener: bound })
     }
 
@@ -179,7 +182,7 @@ impl Engine {
         let counts = self.shared.metrics.of(Through::Inlet(spec.alias.clone()));
         let inlet = Arc::new(Inlet::new(spec.clone(), bound, self.shared.stop.child_token(), counts));
         self.shared.inlets().insert(spec.alias.clone(), Arc::clone(&inlet));
-        self.shared.spawn("inlet", inlet::run(Arc::clone(&self.shared), inlet, acceptor));
+        self.shared.spawn_worker("inlet", inlet::run(Arc::clone(&self.shared), inlet, acceptor));
         self.shared.changed();
         Ok(spec)
     }

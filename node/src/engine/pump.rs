@@ -338,8 +338,11 @@ impl State<'_> {
         match event {
             Event::Kill(code) => Err(self.give_up(code)),
             Event::Reset(code) => Err(End::ResetByPeer(code)),
-            Event::Path(link, Some(attachment)) => self.attached(link, attachment),
-            Event::Path(link, None) => self.attach(link),
+            Event::Path(link, attachment) => match (link.adopted(), attachment) {
+                (Ok(link), Some(attachment)) => self.attached(link, attachment),
+                (Ok(link), None) => self.attach(link),
+                (Err(error), _) => self.path_lost(error),
+            },
             Event::NoPath(no_path) => self.no_path(no_path),
         }
     }

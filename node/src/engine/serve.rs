@@ -175,7 +175,9 @@ async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> O
                     }
                     Event::Reset(_) => return None,
                     Event::Path(path, Some(attachment)) => {
-                        if stream.attach(attachment).is_ok() {
+                        if let Ok(path) = path.adopted()
+                            && stream.attach(attachment).is_ok()
+                        {
                             link = path;
                             flush(&mut stream, &mut link).await;
                         }

@@ -15,6 +15,7 @@ use postern_proto::spec::{OutletSpec, RelaySpec, ResourceType};
 use postern_runtime::home::{Home, IdentityHome, NodeHome};
 use postern_runtime::membership::Membership;
 use postern_runtime::supervise::Supervisor;
+use postern_runtime::workers::Workers;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -60,12 +61,13 @@ pub struct Shared {
     /// This node stops: it opens no stream for peers any more.
     pub draining: AtomicBool,
     pub supervisor: Supervisor,
+    workers: Arc<Workers>,
     pub stop: CancellationToken,
 }
 
 impl Shared {
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: Settings, workers: Arc<Workers>) -> Self {
         let trust = Trust::new(settings.identity.identifier(), settings.node_id, settings.static_key, settings.clock);
         let stop = settings.supervisor.stopping().child_token();
         Self {
@@ -92,6 +94,7 @@ impl Shared {
             ticks: watch::Sender::new(0),
             draining: AtomicBool::new(false),
             supervisor: settings.supervisor,
+            workers,
             stop,
         }
     }
@@ -99,12 +102,13 @@ impl Shared {
     /// Runs `task` until it ends or the engine stops. A panic in it ends it alone.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        self.supervisor.spawn(name, async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = task => {}
-            }
-        });
+        self.supervisor.spawn(name, async move { _ = stop.run_until_cancelled_owned(task).await });
+    }
+
+    /// As [`Self::spawn`], for what moves bytes: on one of the threads for that. Sockets from elsewhere are adopted there.
+    pub fn spawn_worker(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.workers.spawn(&self.supervisor, name, async move { _ = stop.run_until_cancelled_owned(task).await });
     }
 
     pub fn changed(&self) {

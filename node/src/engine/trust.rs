@@ -2,7 +2,8 @@
 //!
 //! A domain of trust is a project, or a home that has joined none.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use postern_proto::credential::{Audience, CredentialError, Holder, KeyRing, VerifiedCredential, Verifier, Voided};
 use postern_proto::handshake::StaticKey;
@@ -12,6 +13,9 @@ use postern_proto::name::RelayName;
 use postern_proto::time::Timestamp;
 use postern_runtime::clock::Clock;
 use tokio::sync::watch;
+
+/// Most published credentials that are remembered as verified; each has at most 3.5 KiB.
+const MAX_PUBLISHED: usize = 1024;
 
 /// What credentials are verified against.
 #[derive(Debug, Clone)]
@@ -58,6 +62,8 @@ pub struct Trust {
     clock: Arc<Clock>,
     domain: watch::Sender<Option<Arc<Domain>>>,
     own: watch::Sender<Option<Arc<OwnCredentials>>>,
+    /// Published credentials that were verified, so that each is verified once and not for each connection.
+    published: Mutex<HashMap<Vec<u8>, VerifiedCredential>>,
 }
 
 impl Trust {
@@ -71,6 +77,7 @@ impl Trust {
             clock,
             domain: watch::Sender::new(None),
             own: watch::Sender::new(None),
+            published: Mutex::default(),
         }
     }
 
@@ -135,7 +142,7 @@ impl Trust {
     /// # Errors
     /// [`TrustError`].
     pub fn verify_published(&self, instance: &Instance, name: Option<&RelayName>) -> Result<PublishedPeer, TrustError> {
-        let credential = self.verify(&instance.credential, Audience::Relay, Holder::Published)?;
+        let credential = self.published(&instance.credential)?;
         if credential.subject() != instance.identifier {
             return Err(TrustError::OtherIdentity { expected: instance.identifier, found: credential.subject() });
         }
@@ -162,9 +169,27 @@ impl Trust {
         Ok(verifier.recheck(credential)?)
     }
 
+    fn published(&self, bytes: &[u8]) -> Result<VerifiedCredential, TrustError> {
+        let known = lock(&self.published).get(bytes).cloned();
+        if let Some(known) = known.filter(|known| self.recheck(known).is_ok()) {
+            return Ok(known);
+        }
+        let credential = self.verify(bytes, Audience::Relay, Holder::Published)?;
+        let mut published = lock(&self.published);
+        if published.len() >= MAX_PUBLISHED {
+            published.clear();
+        }
+        published.insert(bytes.to_vec(), credential.clone());
+        Ok(credential)
+    }
+
     fn verify(&self, bytes: &[u8], audience: Audience, holder: Holder) -> Result<VerifiedCredential, TrustError> {
         let domain = self.domain().ok_or(TrustError::NoDomain)?;
         let verifier = Verifier { ring: &domain.ring, voided: &domain.voided, now: self.now() };
         Ok(verifier.verify(bytes, audience, holder)?)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

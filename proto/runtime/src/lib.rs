@@ -16,3 +16,4 @@ pub mod net;
 pub mod session;
 pub mod supervise;
 pub mod telemetry;
+pub mod workers;

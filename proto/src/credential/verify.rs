@@ -1,6 +1,8 @@
 //! Verification of credentials, in the one order: size, tag and headers, key ring, signature, encoding, limits, times,
 //! issuer and audience, holder, voiding.
 
+use std::sync::Arc;
+
 use std::time::Duration;
 
 use super::claims::{Audience, Claims, ClaimsError};
@@ -97,7 +99,7 @@ impl Verifier<'_> {
             return Err(CredentialError::OtherHolder);
         }
         self.check_void(&claims)?;
-        Ok(VerifiedCredential { claims, key, bytes: bytes.to_vec() })
+        Ok(VerifiedCredential { claims: Arc::new(claims), key, bytes: bytes.into() })
     }
 
     /// Whether `credential`, verified before, would still be accepted: for when time passed, or the ring or the voided members
@@ -148,12 +150,12 @@ impl Verifier<'_> {
     }
 }
 
-/// A credential that passed every check. Only a [`Verifier`] makes one.
+/// A credential that passed every check. Only a [`Verifier`] makes one. Cheap to clone: every stream looks at its peer's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedCredential {
-    claims: Claims,
+    claims: Arc<Claims>,
     key: KeyId,
-    bytes: Vec<u8>,
+    bytes: Arc<[u8]>,
 }
 
 impl VerifiedCredential {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use postern_proto::channel::Side;
 use postern_proto::id::SessionId;
 use postern_proto::link::{Frame, LinkFrames, Opening, Refusal};
+use postern_runtime::workers::adopt;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -123,12 +124,13 @@ impl Shared {
     /// Splices two links, in a task of its own: what their tasks needed until here is freed.
     fn join(self: &Arc<Self>, dialler: Link, parked: Link) {
         let shared = Arc::clone(self);
-        let peer = dialler.accepted.peer;
-        self.spawn("relay: join", peer, async move {
+        self.workers.spawn(&self.supervisor, "relay: join", async move {
             let Link { accepted: first, counted: first_counted } = dialler;
             let Link { accepted: second, counted: second_counted } = parked;
             let mut counted = shared.metrics.join();
-            let report = shared.splicer.join(first.stream, second.stream).await;
+            // Where one cannot be taken to this thread, both are closed, and their nodes dial anew.
+            let (Ok(one), Ok(other)) = (adopt(first.stream), adopt(second.stream)) else { return };
+            let report = shared.splicer.join(one, other).await;
             counted.ended(&report.end);
             drop((first.permit, second.permit, first_counted, second_counted));
             let (to_parked, to_dialler) = (report.forward, report.backward);
@@ -136,7 +138,6 @@ impl Shared {
                 End::Closed(side) => tracing::debug!(?side, to_parked, to_dialler, "a join ended"),
                 End::Failed(side, error) => tracing::debug!(?side, %error, to_parked, to_dialler, "a join failed"),
             }
-            None
         });
     }
 }

@@ -8,6 +8,7 @@ mod link;
 pub mod metrics;
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use postern_proto::preface::Service;
 use postern_runtime::clock::Clock;
 use postern_runtime::net::{Accepted, HalfOpen};
 use postern_runtime::supervise::{Shutdown, Supervisor};
+use postern_runtime::workers::Workers;
 use serde::Serialize;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -62,8 +64,10 @@ pub struct Relay;
 
 impl Relay {
     /// Starts a relay that serves what it is handed. Must be called in a tokio runtime.
-    #[must_use]
-    pub fn start(settings: RelaySettings) -> RelayHandle {
+    ///
+    /// # Errors
+    /// Where the operating system gives no threads to move bytes with.
+    pub fn start(settings: RelaySettings) -> io::Result<RelayHandle> {
         let descriptors = Arc::new(settings.descriptors);
         let limits = Limits { sessions: SESSIONS.min(descriptors.limit() / 4), parked: descriptors.parked() };
         let shared = Arc::new(Shared {
@@ -79,11 +83,12 @@ impl Relay {
             drops: Drops::default(),
             metrics: Metrics::default(),
             supervisor: settings.supervisor,
+            workers: Workers::start()?,
         });
         shared.spawn_until_stopped("relay: timers", run_timers(Arc::clone(&shared)));
         shared.spawn_until_stopped("relay: trust", follow_trust(Arc::clone(&shared)));
         shared.supervisor.spawn("relay: drain", drain(Arc::clone(&shared)));
-        RelayHandle { shared }
+        Ok(RelayHandle { shared })
     }
 }
 
@@ -191,6 +196,7 @@ struct Shared {
     drops: Drops,
     metrics: Metrics,
     supervisor: Supervisor,
+    workers: Arc<Workers>,
 }
 
 impl Shared {

@@ -86,7 +86,8 @@ impl Rig {
             descriptors,
             pool: PoolSettings::default(),
             supervisor: Supervisor::new(),
-        });
+        })
+        .unwrap();
         let listener = bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut acceptor = Acceptor::new(listener, SocketKind::Link, 10_000);

@@ -119,7 +119,7 @@ impl RelayLink {
                 session.parked.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
-            shared.spawn("parked link", Arc::clone(self).park(Arc::clone(shared), Arc::clone(session)));
+            shared.spawn_worker("parked link", Arc::clone(self).park(Arc::clone(shared), Arc::clone(session)));
         }
     }
 }

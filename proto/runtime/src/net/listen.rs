@@ -90,6 +90,14 @@ impl Acceptor {
         Self { listener, kind, permits, pause: None }
     }
 
+    /// As an acceptor of the calling thread's reactor, where it was another's.
+    ///
+    /// # Errors
+    /// Whatever the operating system says.
+    pub fn adopted(self) -> io::Result<Self> {
+        Ok(Self { listener: TcpListener::from_std(self.listener.into_std()?)?, ..self })
+    }
+
     /// # Errors
     /// Whatever the operating system says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {

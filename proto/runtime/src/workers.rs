@@ -1,0 +1,127 @@
+//! Threads that move bytes. Each has a reactor of its own and runs what is given to it alone, so that a connection whose sockets
+//! all belong to one of them wakes that thread and no other, and its buffers stay in one cache. (With threads that share their work,
+//! a wake-up of one wakes another to look for work that is not there: figures in `docs/adr/0009-threads-that-move-bytes.md`.)
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, ThreadId};
+
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::supervise::Supervisor;
+
+/// More threads than this do not move more bytes, where each already fills a core's share of a network.
+const MOST: usize = 16;
+
+/// As many threads as the machine runs at once. They end when this is dropped.
+#[derive(Debug)]
+pub struct Workers {
+    threads: Vec<Worker>,
+    _stop: DropGuard,
+}
+
+#[derive(Debug)]
+struct Worker {
+    handle: Handle,
+    id: ThreadId,
+    /// Tasks that it runs.
+    load: Arc<AtomicUsize>,
+}
+
+/// A task's weight on its thread.
+struct Load(Arc<AtomicUsize>);
+
+impl Load {
+    fn on(worker: &Worker) -> Self {
+        worker.load.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(&worker.load))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Workers {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// Where the operating system gives no thread or no reactor.
+    pub fn start() -> io::Result<Arc<Self>> {
+        let count = thread::available_parallelism().map_or(1, usize::from).min(MOST);
+        let stop = CancellationToken::new();
+        let mut threads = Vec::new();
+        let guard = stop.clone().drop_guard();
+        for number in 0..count {
+            let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+            let handle = runtime.handle().clone();
+            let stop = stop.clone();
+            let thread =
+                thread::Builder::new().name(format!("worker {number}")).spawn(move || runtime.block_on(stop.cancelled()))?;
+            threads.push(Worker { handle, id: thread.thread().id(), load: Arc::default() });
+        }
+        Ok(Arc::new(Self { threads, _stop: guard }))
+    }
+
+    /// Runs `task` under `supervisor` on the thread that has the fewest; on the one that calls, if there is none with fewer.
+    pub fn spawn(&self, supervisor: &Supervisor, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let here = thread::current().id();
+        let Some(worker) = self.threads.iter().min_by_key(|worker| (worker.load.load(Ordering::Relaxed), worker.id != here))
+        else {
+            unreachable!("there is at least one thread");
+        };
+        let load = Load::on(worker);
+        let _context = worker.handle.enter();
+        supervisor.spawn(name, async move {
+            task.await;
+            drop(load);
+        });
+    }
+}
+
+/// The socket as one of the calling thread's reactor, where it was another's.
+///
+/// # Errors
+/// Whatever the operating system says.
+pub fn adopt(socket: TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(socket.into_std()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_goes_on_where_it_was_taken_to() {
+        let workers = Workers::start().unwrap();
+        let supervisor = Supervisor::new();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        let (done, thread) = mpsc::channel();
+        workers.spawn(&supervisor, "echo", async move {
+            let mut far = adopt(far).unwrap();
+            let mut word = [0; 4];
+            far.read_exact(&mut word).await.unwrap();
+            far.write_all(&word).await.unwrap();
+            done.send(thread::current().id()).unwrap();
+        });
+        near.write_all(b"word").await.unwrap();
+        let mut word = [0; 4];
+        near.read_exact(&mut word).await.unwrap();
+        assert_eq!(&word, b"word");
+        let ran_on = tokio::task::spawn_blocking(move || thread.recv_timeout(Duration::from_secs(5)).unwrap()).await.unwrap();
+        assert_ne!(ran_on, thread::current().id());
+    }
+}
