@@ -1,6 +1,6 @@
 //! Threads that move bytes. Each has a reactor of its own and runs what is given to it alone, so that a connection whose sockets
 //! all belong to one of them wakes that thread and no other, and its buffers stay in one cache. (With threads that share their work,
-//! a wake-up of one wakes another to look for work that is not there: figures in `docs/adr/0009-threads-that-move-bytes.md`.)
+//! a wake-up of one wakes another to look for work that is not there: figures in `docs/adr/0010-threads-that-move-bytes.md`.)
 
 use std::future::Future;
 use std::io;
