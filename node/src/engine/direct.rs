@@ -108,6 +108,13 @@ pub async fn listen(shared: Arc<Shared>, acceptor: Acceptor, stop: CancellationT
         Ok(acceptor) => acceptor,
         Err(error) => return error!(%error, "the listener for peers cannot accept connections"),
     };
+    // Without credentials there is nothing to answer a knock with, nor to judge it by; until then knocks wait in the kernel's queue.
+    let mut own = shared.trust.watch_own();
+    tokio::select! {
+        () = stop.cancelled() => return,
+        // The sender is a part of `shared`.
+        _ = own.wait_for(Option::is_some) => {}
+    }
     let half_open = Arc::new(HalfOpen::new(MAX_HALF_OPEN, MAX_HALF_OPEN_PER_SOURCE));
     loop {
         let accepted = tokio::select! {
