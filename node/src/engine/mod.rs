@@ -11,6 +11,7 @@ pub mod code;
 mod credentials;
 mod direct;
 mod failure;
+mod held;
 mod inlet;
 mod link;
 mod live;

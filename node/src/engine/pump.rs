@@ -12,7 +12,7 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use postern_proto::record::{HEADER_LEN, Kind, MAX_BODY, MAX_RECORD, OVERHEAD, PREFIX_LEN, RecordError, RejectCode, ResetCode};
-use postern_proto::stream::{Attachment, Outbox, Received, SMALL, Stream, StreamError};
+use postern_proto::stream::{Attachment, INITIAL_CREDIT, MAX_CREDIT, Outbox, Received, SMALL, Stream, StreamError};
 use socket2::SockRef;
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
@@ -23,6 +23,7 @@ use self::backlog::Backlog;
 use super::buffers::{BUFFER_SIZE, Buffer, RECORDS_PER_BUFFER};
 use super::code;
 use super::failure::{Failure, Step};
+use super::held::{self, Held};
 use super::link::Link;
 use super::live::{Event, NoPath, Signal};
 
@@ -133,6 +134,7 @@ struct State<'a> {
     link: Option<Link>,
     lost: Option<Lost>,
     outbox: Outbox<Buffer>,
+    held: Held,
     /// Control records, and the frame that opens or attaches, in front of them: they belong to the path of now.
     small: Vec<u8>,
     small_position: usize,
@@ -179,6 +181,7 @@ pub async fn run(pump: Pump<'_>, first: Vec<u8>) -> Outcome {
         link: Some(link),
         lost: None,
         outbox: Outbox::default(),
+        held: Held::default(),
         small: first,
         small_position: 0,
         backlog: Backlog::default(),
@@ -227,6 +230,8 @@ impl State<'_> {
 
     /// Buffers go back while nothing moves.
     fn release(&mut self) {
+        self.held.set(self.outbox.kept() + usize::try_from(self.stream.buffered()).unwrap_or(usize::MAX));
+        self.stream.set_max_window(if held::is_scarce() { INITIAL_CREDIT } else { MAX_CREDIT });
         if let Some(link) = &mut self.link {
             link.release();
         }
@@ -595,7 +600,7 @@ impl State<'_> {
             && self.lost.is_none()
             && self.stream.budget() > 0
             && self.outbox.is_written()
-            && self.outbox.kept() < MAX_KEPT
+            && self.outbox.kept() < if held::is_scarce() { INITIAL_CREDIT as usize } else { MAX_KEPT }
     }
 
     /// application → path: several records with one read, sealed where they were read to.
