@@ -1,13 +1,16 @@
 //! Records, and a stream between two ends with a hostile network or a hostile peer.
 
 use postern_proto::aead::{Sealer, Suite, TAG_LEN};
+use postern_proto::id::ChannelId;
 use postern_proto::path::{Attach, AttachHead, ChannelMessages, Open, OpenHead};
 use postern_proto::record::{
     Control, ControlOpener, DataOpener, DataSealer, DataType, HEADER_LEN, Header, Kind, MAX_BODY, OVERHEAD, PREFIX_LEN,
-    RejectCode, ResetCode,
+    RecordError, RejectCode, ResetCode,
 };
 use postern_proto::secret::SecretBytes;
-use postern_proto::stream::{INITIAL_CREDIT, MAX_CREDIT, Received, Side, Stream, StreamKeys};
+use postern_proto::stream::{
+    Attachment, ControlKeys, INITIAL_CREDIT, MAX_CREDIT, Received, Side, Stream, StreamError, StreamKeys,
+};
 
 /// A header is read as it would be written, within its kind's limits. No bytes of a stranger's open. Whatever a peer seals, a record is
 /// read or refused, and so is every text inside an open, an attach or a control stream. What is sealed opens once, unless a bit flips.
@@ -91,7 +94,12 @@ struct End {
     ended: bool,
     given: Vec<u8>,
     given_end: bool,
+    /// The stream is over.
     broken: bool,
+    /// The path brought what nobody sealed: nothing more is taken from it.
+    cut: bool,
+    /// All data records, as they were sealed.
+    records: Vec<Vec<u8>>,
     /// On its way from here, in records.
     wire: Vec<Vec<u8>>,
 }
@@ -106,8 +114,9 @@ impl End {
             send_control: key(send_control),
             receive_control: key(receive_control),
         };
-        let (sent, given, wire) = Default::default();
-        Self { stream: Stream::new(side, keys), sent, ended: false, given, given_end: false, broken: false, wire }
+        let (sent, given, wire, records) = Default::default();
+        let stream = Stream::new(side, keys);
+        Self { stream, sent, ended: false, given, given_end: false, broken: false, cut: false, records, wire }
     }
 
     fn write(&mut self, length: usize) {
@@ -115,15 +124,23 @@ impl End {
         let mut record = vec![self.sent.len() as u8; OVERHEAD + length];
         if self.stream.seal_data(&mut record).is_ok() {
             self.sent.extend(std::iter::repeat_n(self.sent.len() as u8, length));
-            self.wire.push(record);
+            self.keep(record);
         }
     }
 
     fn finish(&mut self) {
         if let Ok(fin) = self.stream.seal_fin() {
-            self.wire.push(fin.to_vec());
+            self.keep(fin.to_vec());
         }
         self.ended = true;
+    }
+
+    /// A data record goes out, unless an attach waits for its answer, and is kept for other paths.
+    fn keep(&mut self, record: Vec<u8>) {
+        if !self.stream.is_attaching() {
+            self.wire.push(record.clone());
+        }
+        self.records.push(record);
     }
 
     fn transmit(&mut self) {
@@ -145,15 +162,17 @@ impl End {
             self.broken = true;
             return;
         };
-        if self.broken || record.len() != HEADER_LEN + header.length {
-            self.broken = true;
+        if self.broken || self.cut || record.len() != HEADER_LEN + header.length {
+            self.cut = true;
             return;
         }
         match self.stream.handle_record(header, &mut record) {
             Ok(Received::Data(body)) => self.given.extend_from_slice(body),
             Ok(Received::Fin) => self.given_end = true,
+            Err(StreamError::Record(RecordError::Aead(_)) | StreamError::UnexpectedKind(_)) => self.cut = true,
             Ok(Received::Rejected(_) | Received::Reset(_)) | Err(_) => self.broken = true,
-            Ok(Received::Accepted | Received::Progress | Received::Attached { .. } | Received::Finished) => {}
+            Ok(Received::Attached { received }) => self.wire.extend_from_slice(&self.records[received as usize..]),
+            Ok(Received::Accepted | Received::Progress | Received::Finished) => {}
         }
         assert!(self.stream.buffered() <= MAX_CREDIT);
     }
@@ -198,6 +217,7 @@ pub fn stream(data: &[u8]) {
             12 => here.stream.reject(RejectCode::Busy),
             13 => here.stream.set_max_window(u64::from(script.byte()) * 65_536),
             14 if liar => return lie(&mut script),
+            14 => attach(&mut a, &mut b, script.byte()),
             _ => {
                 for record in std::mem::take(&mut here.wire) {
                     there.take(record);
@@ -212,6 +232,34 @@ pub fn stream(data: &[u8]) {
         }
         assert!(!a.stream.is_finished() || (a.ended && a.given_end) || a.broken);
     }
+}
+
+/// The opener brings the stream to another path, unless the network changes what it says by `damage`.
+fn attach(opener: &mut End, acceptor: &mut End, damage: u8) {
+    if opener.broken || acceptor.broken {
+        return;
+    }
+    let attach = opener.stream.attach_number() + 1;
+    let head = AttachHead { head: OpenHead { channel: ChannelId::from_bytes([7; 16]), stream: 2 }, attach };
+    let key = |direction: u8| {
+        let mut key = [direction; 32];
+        key[..8].copy_from_slice(&attach.to_be_bytes());
+        SecretBytes::new(key)
+    };
+    let keys = |send, receive| ControlKeys { suite: Suite::AesGcm, send: key(send), receive: key(receive) };
+    let open = Open { outlet: "echo".parse().expect("a name"), probe: false, hops: 0 };
+    let mut frame = Vec::new();
+    opener.stream.seal_attach(&keys(5, 6), head, Some(open), &mut frame).expect("a new number");
+    [&mut *opener, &mut *acceptor].into_iter().for_each(|end| end.wire.clear());
+    let last = frame.len() - 1;
+    frame[last] ^= damage;
+    let verified = Attachment::verify(&keys(6, 5), head, &mut frame);
+    assert_eq!(verified.is_ok(), damage == 0);
+    let Ok(attachment) = verified else { return };
+    let received = acceptor.stream.attach(attachment).expect("a new number, and an honest count");
+    [&mut *opener, &mut *acceptor].into_iter().for_each(|end| end.cut = false);
+    acceptor.transmit();
+    acceptor.wire.extend_from_slice(&acceptor.records[received as usize..]);
 }
 
 /// A peer with the right keys and no manners. It reaches errors, never a panic, and cannot make this side hold more than it granted or
