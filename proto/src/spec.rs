@@ -2,6 +2,7 @@
 //! control API carries, the store keeps and the node runs.
 
 mod destinations;
+mod resume_timeout;
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,6 +15,7 @@ use crate::policy::Expr;
 use crate::weight::Weight;
 
 pub use self::destinations::{Destinations, InvalidDestinations, MAX_DESTINATIONS, Share};
+pub use self::resume_timeout::{InvalidResumeTimeout, ResumeTimeout};
 
 /// Where TCP leaves: a fixed target, under a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +25,8 @@ pub struct OutletSpec {
     pub to: HostPort,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow: Option<Expr>,
+    #[serde(default, skip_serializing_if = "ResumeTimeout::is_default")]
+    pub resume_timeout: ResumeTimeout,
 }
 
 /// Where TCP enters: a local listener, and the outlet that it reaches, or several that share its connections.
@@ -35,6 +39,8 @@ pub struct InletSpec {
     pub to: Destinations,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow: Option<Expr>,
+    #[serde(default, skip_serializing_if = "ResumeTimeout::is_default")]
+    pub resume_timeout: ResumeTimeout,
 }
 
 /// An outlet, and how its node is found.

@@ -45,6 +45,10 @@ Examples:
         /// every member of the project]
         #[arg(long, value_name = "EXPRESSION")]
         allow: Option<String>,
+        /// How long a connection goes on without a path to the peer before it is reset, at most 1h; 0 resets it at once. The
+        /// shorter one of both ends decides [default: 60s]
+        #[arg(long, value_name = "DURATION")]
+        resume_timeout: Option<String>,
         #[command(flatten)]
         at: At,
     },
@@ -86,7 +90,7 @@ fn split(inlet: &InletDocument) -> String {
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
     let home = context.home()?;
     match command {
-        Command::Create { from, via, to, alias, allow, at } => {
+        Command::Create { from, via, to, alias, allow, resume_timeout, at } => {
             let to = to.iter().map(|to| source::route(to)).collect::<Result<Vec<_>, _>>()?;
             // No route has a `=` in it.
             let shares =
@@ -97,6 +101,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                 to: shares.clone().collect(),
                 alias: alias.as_deref(),
                 allow: allow.as_deref(),
+                resume_timeout: resume_timeout.as_deref(),
             };
             let spec = inlet(arguments).map_err(|errors| Fault::usage(&errors))?;
             for (route, _) in shares {
@@ -142,6 +147,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                     ("status", format!("{:?}", inlet.status)),
                     ("because", inlet.reason.clone().unwrap_or_default()),
                     ("allow", inlet.allow.clone().unwrap_or_default()),
+                    ("resume timeout", inlet.resume_timeout.clone()),
                     ("split", split(&inlet)),
                 ])
             })

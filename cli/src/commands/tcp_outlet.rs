@@ -32,6 +32,10 @@ Examples:
         /// every member of the project]
         #[arg(long, value_name = "EXPRESSION")]
         allow: Option<String>,
+        /// How long a connection goes on without a path to the peer before it is reset, at most 1h; 0 resets it at once. The
+        /// shorter one of both ends decides [default: 60s]
+        #[arg(long, value_name = "DURATION")]
+        resume_timeout: Option<String>,
         #[command(flatten)]
         at: At,
     },
@@ -68,8 +72,13 @@ pub fn parse_outlet(text: &str) -> Result<OutletName, postern_proto::name::Inval
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
     let home = context.home()?;
     match command {
-        Command::Create { to, from, allow, at } => {
-            let arguments = OutletArguments { from: from.as_deref(), to: Some(&to), allow: allow.as_deref() };
+        Command::Create { to, from, allow, resume_timeout, at } => {
+            let arguments = OutletArguments {
+                from: from.as_deref(),
+                to: Some(&to),
+                allow: allow.as_deref(),
+                resume_timeout: resume_timeout.as_deref(),
+            };
             let request = outlet(arguments).map_err(|errors| Fault::usage(&errors))?;
             let node = existing_or_made(context, &home, at.at.as_ref(), Need::Any)?;
             let made = ask(context, &node, async |client| client.create_outlet(&request).await)?;
@@ -97,6 +106,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                     ("to", outlet.to.clone()),
                     ("address", outlet.worker_address.clone()),
                     ("allow", outlet.allow.clone().unwrap_or_default()),
+                    ("resume timeout", outlet.resume_timeout.clone()),
                 ])
             })
         }

@@ -9,8 +9,8 @@ use postern_proto::policy::Expr;
 use postern_proto::secret::random_array;
 use postern_proto::spec::OutletSpec;
 use postern_proto::spec::{
-    Destination, Destinations, InletSpec, InvalidDestinations, InvalidResourceType, InvalidRoute, PeerRoute, PolicySpec,
-    PolicyTarget, RelayAt, RelaySpec, ResourceType, Route, Share,
+    Destination, Destinations, InletSpec, InvalidDestinations, InvalidResourceType, InvalidResumeTimeout, InvalidRoute, PeerRoute, PolicySpec,
+    PolicyTarget, RelayAt, RelaySpec, ResourceType, ResumeTimeout, Route, Share,
 };
 use postern_proto::weight::{InvalidWeight, Weight};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,7 @@ pub struct OutletArguments<'a> {
     pub from: Option<&'a str>,
     pub to: Option<&'a str>,
     pub allow: Option<&'a str>,
+    pub resume_timeout: Option<&'a str>,
 }
 
 /// Arguments of `tcp-inlet create`.
@@ -39,6 +40,7 @@ pub struct InletArguments<'a> {
     pub to: Vec<(&'a str, Option<&'a str>)>,
     pub alias: Option<&'a str>,
     pub allow: Option<&'a str>,
+    pub resume_timeout: Option<&'a str>,
 }
 
 /// Arguments of `relay create`.
@@ -79,6 +81,8 @@ pub enum ArgumentFault {
     Route(#[from] InvalidRoute),
     #[error(transparent)]
     ResourceType(#[from] InvalidResourceType),
+    #[error(transparent)]
+    ResumeTimeout(#[from] InvalidResumeTimeout),
     #[error("the policy expression is wrong: {0}")]
     Expression(#[from] ExpressionFault),
     #[error("`via` takes a relay name, not a route: give the route as `to`, without `via`")]
@@ -108,17 +112,19 @@ pub struct OutletRequest {
     pub to: HostPort,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow: Option<Expr>,
+    #[serde(default, skip_serializing_if = "ResumeTimeout::is_default")]
+    pub resume_timeout: ResumeTimeout,
 }
 
 impl OutletRequest {
     /// The outlet, with a name: its own, else `outlet` where that is free, else a random one.
     #[must_use]
     pub fn named(self, taken: impl Fn(&str) -> bool) -> OutletSpec {
-        let Self { name, to, allow } = self;
+        let Self { name, to, allow, resume_timeout } = self;
         let name = name.unwrap_or_else(|| {
             if taken(DEFAULT_OUTLET) { random_name_that(|name| !taken(name)) } else { constant(DEFAULT_OUTLET) }
         });
-        OutletSpec { name, to, allow }
+        OutletSpec { name, to, allow, resume_timeout }
     }
 }
 
@@ -136,6 +142,11 @@ impl Check {
 
     fn expression(&mut self, argument: &'static str, text: Option<&str>) -> Option<Expr> {
         parse_expression(text?).map_err(|fault| self.0.push(ArgumentError::new(argument, fault))).ok()
+    }
+
+    /// The default where it is wrong too, which is told then.
+    fn resume_timeout(&mut self, text: Option<&str>) -> ResumeTimeout {
+        self.parse("resume-timeout", text).unwrap_or_default()
     }
 
     fn fault(&mut self, argument: &'static str, fault: ArgumentFault) {
@@ -158,6 +169,7 @@ pub fn outlet(arguments: OutletArguments<'_>) -> Result<OutletRequest, Vec<Argum
     let mut check = Check(Vec::new());
     let name = check.parse::<OutletName>("from", arguments.from.map(without_service));
     let allow = check.expression("allow", arguments.allow);
+    let resume_timeout = check.resume_timeout(arguments.resume_timeout);
     let to = match arguments.to {
         None => {
             check.fault("to", ArgumentFault::Missing("to", "name the HOST:PORT that the outlet connects to"));
@@ -167,7 +179,7 @@ pub fn outlet(arguments: OutletArguments<'_>) -> Result<OutletRequest, Vec<Argum
             .parse::<HostPort>("to", arguments.to)
             .and_then(|to| to.dialable().map_err(|fault| check.fault("to", fault.into())).ok()),
     };
-    check.done(to.map(|to| OutletRequest { name, to, allow }))
+    check.done(to.map(|to| OutletRequest { name, to, allow, resume_timeout }))
 }
 
 /// The inlet that `arguments` ask for. Without `from` it listens on a free port of 127.0.0.1, without `alias` it gets a random one, and
@@ -186,6 +198,7 @@ pub fn inlet(arguments: InletArguments<'_>) -> Result<InletSpec, Vec<ArgumentErr
         alias => check.parse::<Alias>("alias", alias),
     };
     let allow = check.expression("allow", arguments.allow);
+    let resume_timeout = check.resume_timeout(arguments.resume_timeout);
     let mut routes = Vec::new();
     for (route, weight) in &arguments.to {
         let weight = weight.map_or(Some(Weight::ONE), |weight| check.parse("to", Some(weight)));
@@ -214,7 +227,7 @@ pub fn inlet(arguments: InletArguments<'_>) -> Result<InletSpec, Vec<ArgumentErr
         true => None,
         false => Destinations::new(routes.into_iter().map(share).collect()).map_err(|fault| check.fault("to", fault.into())).ok(),
     };
-    let spec = alias.zip(from).zip(to).map(|((alias, from), to)| InletSpec { alias, from, to, allow });
+    let spec = alias.zip(from).zip(to).map(|((alias, from), to)| InletSpec { alias, from, to, allow, resume_timeout });
     check.done(spec)
 }
 
@@ -345,10 +358,10 @@ mod tests {
         assert_eq!(request.clone().named(|_| false).name.as_str(), "outlet");
         let second = request.named(|name| name == "outlet").name;
         assert!(!second.as_str().starts_with("outlet"));
-        let named = outlet(OutletArguments { from: Some("/service/db"), to: Some("h:1"), allow: None }).unwrap();
+        let named = outlet(OutletArguments { from: Some("/service/db"), to: Some("h:1"), ..Default::default() }).unwrap();
         assert_eq!(named.named(|_| true).name.as_str(), "db");
 
-        let errors = outlet(OutletArguments { from: Some("a/b"), to: Some("h:65536"), allow: None }).unwrap_err();
+        let errors = outlet(OutletArguments { from: Some("a/b"), to: Some("h:65536"), ..Default::default() }).unwrap_err();
         assert_eq!(errors.iter().map(|error| error.argument).collect::<Vec<_>>(), ["from", "to"]);
         assert!(outlet(OutletArguments { to: Some("h:0"), ..Default::default() }).is_err());
         let missing = outlet(OutletArguments::default()).unwrap_err();
@@ -385,8 +398,11 @@ mod tests {
             to: vec![("/", None), ("db", Some("0"))],
             alias: Some("a.b"),
             allow: None,
+            resume_timeout: Some("2h"),
         });
-        assert_eq!(all.unwrap_err().len(), 5, "all problems at once");
+        assert_eq!(all.unwrap_err().len(), 6, "all problems at once");
+        let patient = inlet(InletArguments { resume_timeout: Some("5m"), ..Default::default() }).unwrap();
+        assert_eq!(patient.resume_timeout.get(), std::time::Duration::from_secs(300));
 
         let several = |to| inlet(InletArguments { via: Some("r"), to, ..Default::default() });
         let split = several(vec![("v1", Some("90")), ("/service/v2", Some("10"))]).unwrap();

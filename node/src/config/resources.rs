@@ -150,7 +150,12 @@ impl Host {
 }
 
 pub(super) fn outlet_arguments<'a>(given: &'a Arguments<'_>) -> OutletArguments<'a> {
-    OutletArguments { from: given.name(&keys::OUTLET), to: given.get("to"), allow: given.get("allow") }
+    OutletArguments {
+        from: given.name(&keys::OUTLET),
+        to: given.get("to"),
+        allow: given.get("allow"),
+        resume_timeout: given.get("resume-timeout"),
+    }
 }
 
 pub(super) fn inlet_arguments<'a>(given: &'a Arguments<'_>) -> InletArguments<'a> {
@@ -160,6 +165,7 @@ pub(super) fn inlet_arguments<'a>(given: &'a Arguments<'_>) -> InletArguments<'a
         to: given.shares().unwrap_or_else(|| given.get("to").map(|to| (to, None)).into_iter().collect()),
         alias: given.name(&keys::INLET),
         allow: given.get("allow"),
+        resume_timeout: given.get("resume-timeout"),
     }
 }
 

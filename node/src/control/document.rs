@@ -91,6 +91,8 @@ pub struct InletDocument {
     /// The relay name, where the peer is found at the relays.
     pub via: Option<String>,
     pub allow: Option<String>,
+    /// How long a connection may be without a path, such as `60s`.
+    pub resume_timeout: String,
     /// Why it is not up.
     pub reason: Option<String>,
     /// All outlets that it leads to; `to`, `via` and `outlet_route` are of the first.
@@ -121,6 +123,8 @@ pub struct OutletDocument {
     pub name: String,
     pub worker_address: String,
     pub allow: Option<String>,
+    /// How long a connection may be without a path, such as `60s`.
+    pub resume_timeout: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -297,6 +301,7 @@ impl InletDocument {
             to: spec.to.first().outlet.to_string(),
             via: via(spec.to.first()),
             allow: spec.allow.as_ref().map(ToString::to_string),
+            resume_timeout: spec.resume_timeout.to_string(),
             reason,
             outlets: spec.to.shares().iter().map(ShareDocument::unused).collect(),
         }
@@ -351,6 +356,7 @@ impl OutletDocument {
             name: spec.name.to_string(),
             worker_address: format!("/service/{}", spec.name),
             allow: spec.allow.as_ref().map(ToString::to_string),
+            resume_timeout: spec.resume_timeout.to_string(),
         }
     }
 }
@@ -486,14 +492,14 @@ mod tests {
             "inlets": [{
                 "api_version": "1", "bind_addr": "127.0.0.1:7000", "alias": "web",
                 "outlet_route": "/project/default/service/forward_to_other/secure/api/service/x",
-                "status": "Down", "to": "x", "via": "other", "allow": null, "reason": "the node is stopped",
+                "status": "Down", "to": "x", "via": "other", "allow": null, "resume_timeout": "60s", "reason": "the node is stopped",
                 "outlets": [{
                     "to": "x", "via": "other", "outlet_route": "/project/default/service/forward_to_other/secure/api/service/x",
                     "weight": 1, "connections": 0, "open": 0, "failing": false,
                 }],
             }],
             "outlets": [{
-                "api_version": "1", "to": "127.0.0.1:5432", "name": "db", "worker_address": "/service/db", "allow": "(= subject.a \"true\")",
+                "api_version": "1", "to": "127.0.0.1:5432", "name": "db", "worker_address": "/service/db", "allow": "(= subject.a \"true\")", "resume_timeout": "60s",
             }],
             "relays": [{
                 "api_version": "1", "name": "r", "destination": "/node/n", "connection_status": "Down",

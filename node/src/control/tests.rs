@@ -57,7 +57,7 @@ fn code_of<T: std::fmt::Debug>(result: Result<T, ClientError>) -> (String, Class
 }
 
 fn outlet_to(from: Option<&str>, to: &str) -> api::OutletRequest {
-    outlet(OutletArguments { from, to: Some(to), allow: None }).unwrap()
+    outlet(OutletArguments { from, to: Some(to), ..Default::default() }).unwrap()
 }
 
 #[tokio::test]
@@ -124,7 +124,12 @@ async fn the_policy_in_force() {
     let node = running("").await;
     let client = node.client();
     let of = |name: &str| name.parse::<OutletName>().unwrap();
-    client.create_outlet(&outlet(OutletArguments { from: Some("db"), to: Some("1"), allow: Some("a") }).unwrap()).await.unwrap();
+    client
+        .create_outlet(
+            &outlet(OutletArguments { from: Some("db"), to: Some("1"), allow: Some("a"), resume_timeout: None }).unwrap(),
+        )
+        .await
+        .unwrap();
     client.create_outlet(&outlet_to(Some("web"), "2")).await.unwrap();
 
     let own = client.policy(&of("db")).await.unwrap();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::path::{AttachHead, Open, OpenHead};
+use postern_proto::spec::ResumeTimeout;
 use postern_proto::stream::{Stream, StreamError};
 use postern_runtime::backoff::Backoff;
 use tokio::time::Instant;
@@ -18,8 +19,8 @@ use super::shared::Shared;
 /// First and longest delay before a path is tried again, each with full jitter.
 const DELAYS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// How long a stream may be without a path where its portal says nothing else.
-pub const RESUME_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a stream may be without a path where its portal says nothing else; a control stream may be, while nobody waits longer.
+pub const RESUME_TIMEOUT: Duration = ResumeTimeout::DEFAULT.get();
 
 /// A stream that this side opened, as far as another path needs it.
 pub struct Opener {

@@ -114,7 +114,8 @@ struct Ended {
     /// The last attach that was answered; one with a lower number is answered by nothing, or a nonce would be used twice.
     attach: u64,
     how: record::Control,
-    at: Instant,
+    /// Nobody asks after that any more.
+    until: Instant,
 }
 
 /// The streams of a channel.
@@ -235,17 +236,26 @@ impl Channel {
         lock(&self.streams).live.remove(&id);
     }
 
+    /// Returns once there was no stream for long enough, which is as long as a stream waits for a path.
+    async fn forsaken(&self) {
+        loop {
+            tokio::time::sleep(RESUME_TIMEOUT).await;
+            // Each of them gives up by itself, when its own patience ends.
+            if lock(&self.streams).live.is_empty() {
+                return;
+            }
+        }
+    }
+
     /// Remembers how a stream of the peer's ended, for a peer that lost its path before it knew. `attach` is the number of the last
-    /// attach that was answered.
-    pub fn remember(&self, id: u64, attach: u64, ended: record::Control) {
+    /// attach that was answered; `patience` is how long the peer may look for another path, if it does so for longer than is usual.
+    pub fn remember(&self, id: u64, attach: u64, ended: record::Control, patience: Duration) {
         let now = Instant::now();
         let ended_streams = &mut lock(&self.streams).ended;
-        while ended_streams.front().is_some_and(|oldest| now.duration_since(oldest.at) >= RESUME_TIMEOUT)
-            || ended_streams.len() >= MAX_ENDED
-        {
+        while ended_streams.front().is_some_and(|oldest| now >= oldest.until) || ended_streams.len() >= MAX_ENDED {
             ended_streams.pop_front();
         }
-        ended_streams.push_back(Ended { id, attach, how: ended, at: now });
+        ended_streams.push_back(Ended { id, attach, how: ended, until: now + patience.max(RESUME_TIMEOUT) });
     }
 
     /// The path that carried stream `id` carries the next one, so its end is known.
@@ -609,7 +619,8 @@ impl Control {
         };
         tokio::select! {
             () = channel.closed.cancelled() => None,
-            recovered = tokio::time::timeout(RESUME_TIMEOUT, recovered) => recovered.ok().flatten(),
+            recovered = recovered => recovered,
+            () = channel.forsaken() => None,
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::attach::{Opener, RESUME_TIMEOUT};
+use super::attach::Opener;
 use super::channel::Channel;
 use super::code;
 use super::failure::{Failure, Step};
@@ -176,7 +176,7 @@ async fn carry(
         link,
         signal: &live.signal,
         resume: Some(&opener),
-        patience: RESUME_TIMEOUT,
+        patience: inlet.spec.resume_timeout.get(),
     };
     let Outcome { end, path, resumes } = pump::run(pump, first).await;
     shared.metrics.resumes.add(resumes);

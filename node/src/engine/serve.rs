@@ -191,7 +191,7 @@ async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> O
     let application = match reached {
         Ok(application) => application,
         Err(code) => {
-            channel.remember(id, stream.attach_number(), Control::Reject(code));
+            channel.remember(id, stream.attach_number(), Control::Reject(code), RESUME_TIMEOUT);
             stream.reject(code);
             flush(&mut stream, &mut link).await;
             return None;
@@ -278,14 +278,8 @@ async fn carry(
     let Opened { channel, id, mut stream, open } = opened;
     let (peer, outlet) = (channel.peer(), &open.outlet);
     debug!(%peer, %outlet, stream = id, "stream opened");
-    let pump = Pump {
-        stream: &mut stream,
-        application: &application,
-        link,
-        signal: &live.signal,
-        resume: None,
-        patience: RESUME_TIMEOUT,
-    };
+    let patience = shared.outlet(outlet).map_or(RESUME_TIMEOUT, |outlet| outlet.resume_timeout.get());
+    let pump = Pump { stream: &mut stream, application: &application, link, signal: &live.signal, resume: None, patience };
     let Outcome { end, path, resumes } = pump::run(pump, Vec::new()).await;
     shared.metrics.resumes.add(resumes);
     let (sent, received) = stream.bytes();
@@ -293,7 +287,7 @@ async fn carry(
     let how = match end {
         End::Clean => {
             debug!(%peer, %outlet, stream = id, sent, received, "stream ended");
-            channel.remember(id, stream.attach_number(), Control::Finished { count: stream.sent() });
+            channel.remember(id, stream.attach_number(), Control::Finished { count: stream.sent() }, patience);
             return path.map(|path| Carried { channel, stream: id, path });
         }
         End::Reset { code, told } => {
@@ -317,7 +311,7 @@ async fn carry(
             ResetCode::Protocol
         }
     };
-    channel.remember(id, stream.attach_number(), Control::Reset(how));
+    channel.remember(id, stream.attach_number(), Control::Reset(how), patience);
     reset_application(application);
     None
 }

@@ -1,6 +1,6 @@
 //! Two nodes of one home that has joined no project, with real sockets between them.
 
-use postern_proto::spec::{Destination, PolicyTarget, ResourceType};
+use postern_proto::spec::{Destination, PolicyTarget, ResourceType, ResumeTimeout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -70,6 +70,7 @@ fn inlet(alias: &str, to: &str) -> InletSpec {
         from: "127.0.0.1:0".parse().unwrap(),
         to: Destination::try_from(to.to_owned()).unwrap().into(),
         allow: None,
+        resume_timeout: ResumeTimeout::DEFAULT,
     }
 }
 
@@ -87,7 +88,13 @@ async fn ask(inlet: &InletSpec, question: &[u8]) -> io::Result<Vec<u8>> {
 async fn two_nodes_of_one_home() {
     let home = TestHome::new();
     let (a, b) = (home.node("a").await, home.node("b").await);
-    b.add_outlet(OutletSpec { name: "echo".parse().unwrap(), to: echo_server().await, allow: None }).await;
+    b.add_outlet(OutletSpec {
+        name: "echo".parse().unwrap(),
+        to: echo_server().await,
+        allow: None,
+        resume_timeout: ResumeTimeout::DEFAULT,
+    })
+    .await;
     let inlet = a.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
     for round in 0..20 {
         let question = vec![round; 1000 * usize::from(round)];
@@ -104,7 +111,13 @@ async fn a_node_of_another_home_is_refused() {
     // The same seed would be the same home.
     other.home.local_issuer_or(|| zeroize::Zeroizing::new(vec![8; 32])).unwrap();
     let (a, b) = (other.node("a").await, home.node("b").await);
-    b.add_outlet(OutletSpec { name: "echo".parse().unwrap(), to: echo_server().await, allow: None }).await;
+    b.add_outlet(OutletSpec {
+        name: "echo".parse().unwrap(),
+        to: echo_server().await,
+        allow: None,
+        resume_timeout: ResumeTimeout::DEFAULT,
+    })
+    .await;
     let presence = b.shared.presence_of(&"b".parse().unwrap()).unwrap();
     let route = format!("/ip4/127.0.0.1/tcp/{}/service/echo", presence.address.port());
     let inlet = a.add_inlet(inlet("in", &route)).await.unwrap();
@@ -119,9 +132,21 @@ async fn refusals() {
     let home = TestHome::new();
     let (a, b) = (home.node("a").await, home.node("b").await);
     let allow = Some("trusted".parse().unwrap());
-    b.add_outlet(OutletSpec { name: "closed".parse().unwrap(), to: echo_server().await, allow: allow.clone() }).await;
+    b.add_outlet(OutletSpec {
+        name: "closed".parse().unwrap(),
+        to: echo_server().await,
+        allow: allow.clone(),
+        resume_timeout: ResumeTimeout::DEFAULT,
+    })
+    .await;
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    b.add_outlet(OutletSpec { name: "dead".parse().unwrap(), to: HostPort::from(nobody), allow: None }).await;
+    b.add_outlet(OutletSpec {
+        name: "dead".parse().unwrap(),
+        to: HostPort::from(nobody),
+        allow: None,
+        resume_timeout: ResumeTimeout::DEFAULT,
+    })
+    .await;
     let mut refused = Vec::new();
     for (alias, to) in [("i1", "closed"), ("i2", "missing"), ("i3", "dead")] {
         let inlet = a.add_inlet(inlet(alias, &format!("/node/b/service/{to}"))).await.unwrap();
@@ -144,7 +169,13 @@ async fn refusals() {
 async fn a_changed_policy_cuts_live_streams() {
     let home = TestHome::new();
     let (a, b) = (home.node("a").await, home.node("b").await);
-    b.add_outlet(OutletSpec { name: "echo".parse().unwrap(), to: echo_server().await, allow: None }).await;
+    b.add_outlet(OutletSpec {
+        name: "echo".parse().unwrap(),
+        to: echo_server().await,
+        allow: None,
+        resume_timeout: ResumeTimeout::DEFAULT,
+    })
+    .await;
     let inlet = a.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
     let mut live = TcpStream::connect(inlet.from.to_string()).await.unwrap();
     live.write_all(b"x").await.unwrap();
@@ -164,7 +195,12 @@ async fn a_changed_policy_cuts_live_streams() {
 async fn a_peer_that_restarts() {
     let home = TestHome::new();
     let (a, b) = (home.node("a").await, home.node("b").await);
-    let echo = OutletSpec { name: "echo".parse().unwrap(), to: echo_server().await, allow: None };
+    let echo = OutletSpec {
+        name: "echo".parse().unwrap(),
+        to: echo_server().await,
+        allow: None,
+        resume_timeout: ResumeTimeout::DEFAULT,
+    };
     b.add_outlet(echo.clone()).await;
     let inlet = a.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
     assert_eq!(ask(&inlet, b"x").await.unwrap(), b"x");
@@ -180,7 +216,13 @@ async fn a_peer_that_restarts() {
 async fn echoing_pair() -> (TestHome, Engine, Engine, InletSpec) {
     let home = TestHome::new();
     let (a, b) = (home.node("a").await, home.node("b").await);
-    b.add_outlet(OutletSpec { name: "echo".parse().unwrap(), to: echo_server().await, allow: None }).await;
+    b.add_outlet(OutletSpec {
+        name: "echo".parse().unwrap(),
+        to: echo_server().await,
+        allow: None,
+        resume_timeout: ResumeTimeout::DEFAULT,
+    })
+    .await;
     let inlet = a.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
     (home, a, b, inlet)
 }
@@ -200,7 +242,13 @@ async fn a_policy_that_changes_while_the_target_is_dialled() {
     let target = slow.local_addr().unwrap().as_socket().unwrap();
     // Fills its queue: the kernel lets the next one knock again after a second.
     let _queued = TcpStream::connect(target).await.unwrap();
-    b.add_outlet(OutletSpec { name: "slow".parse().unwrap(), to: HostPort::from(target), allow: None }).await;
+    b.add_outlet(OutletSpec {
+        name: "slow".parse().unwrap(),
+        to: HostPort::from(target),
+        allow: None,
+        resume_timeout: ResumeTimeout::DEFAULT,
+    })
+    .await;
     let inlet = a.add_inlet(inlet("slow", "/node/b/service/slow")).await.unwrap();
     let mut live = TcpStream::connect(inlet.from.to_string()).await.unwrap();
     live.write_all(b"secret").await.unwrap();
