@@ -4,37 +4,19 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postern_test_support::{PATIENCE, Pattern, Portal, Reserved, TcpServer, eventually};
+use postern_test_support::{PATIENCE, Pattern, Portal, Postgres, Reserved, TcpServer, eventually, program};
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
 
 /// A program that takes longer hangs.
 const LIMIT: &str = "300";
-
-/// The program's path, or why the test is skipped.
-fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let beside = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    // Debian keeps a database server's programs out of the path.
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
-    let found = versions
-        .chain(std::env::split_paths(&path))
-        .chain(beside)
-        .map(|directory| directory.join(name))
-        .find(|path| path.is_file());
-    if found.is_none() {
-        println!("skipped: the program `{name}` is not installed");
-    }
-    found
-}
 
 /// A server that ends with the test.
 struct Server(Child);
@@ -76,56 +58,12 @@ fn with_input(command: &mut Command, mut input: impl Read + Send + 'static) -> i
     writer.join().expect("no panic").map(|_| output)
 }
 
-/// A user who is not root, for a server that refuses root.
-fn plain_user() -> Option<(u32, u32)> {
-    let users = fs::read_to_string("/etc/passwd").ok()?;
-    let of = |name: &str| {
-        let line = users.lines().find(|line| line.split(':').next() == Some(name))?;
-        let mut ids = line.split(':').skip(2);
-        Some((ids.next()?.parse().ok()?, ids.next()?.parse().ok()?))
-    };
-    of("postgres").or_else(|| of("nobody"))
-}
-
 #[test]
 fn a_database() {
-    let (Some(psql), Some(initdb), Some(postgres)) = (program("psql"), program("initdb"), program("postgres")) else { return };
-    let directory = tempfile::tempdir().expect("a directory");
-    let data = directory.path().join("data");
-    fs::create_dir(&data).expect("a directory");
-    let user = if rustix::process::geteuid().is_root() { plain_user() } else { None };
-    if let Some((user, group)) = user {
-        for path in [directory.path(), &data] {
-            std::os::unix::fs::chown(path, Some(user), Some(group)).expect("root gives files away");
-        }
-    }
-    let as_user = |program: &Path| {
-        let mut command = Command::new(program);
-        if let Some((user, group)) = user {
-            command.gid(group).uid(user);
-        }
-        command.current_dir(directory.path()).env("LC_ALL", "C");
-        command
-    };
-    done(as_user(&initdb).arg("-D").arg(&data).args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync"]).output());
-    let port = Reserved::new().release();
-    let mut server = as_user(&postgres);
-    server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]);
-    server.args(["-c", "unix_socket_directories="]).stdout(Stdio::null()).stderr(Stdio::null());
-    let _server = Server::start(&mut server, port);
-
+    let Some(server) = Postgres::start() else { return };
+    let port = server.port();
     let portal = Portal::to(POSTERN, port);
-    let inlet = portal.inlet.port().to_string();
-    let query = || {
-        let mut command = Command::new(&psql);
-        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U", "postgres", "-p", &inlet]);
-        command.env("PGCONNECT_TIMEOUT", "30").arg("postgres");
-        command
-    };
-    // A server that still starts says so.
-    eventually(PATIENCE, "the database answers", || {
-        query().args(["-c", "select 1"]).output().ok()?.status.success().then_some(())
-    });
+    let query = || server.client(portal.inlet.port());
     assert_eq!(done(query().args(["-c", "select 6 * 7"]).output()), "42\n");
     assert_eq!(done(query().args(["-c", "select inet_server_port()"]).output()), format!("{port}\n"), "it is that server");
 

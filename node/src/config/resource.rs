@@ -9,8 +9,8 @@ use postern_proto::policy::Expr;
 use postern_proto::secret::random_array;
 use postern_proto::spec::OutletSpec;
 use postern_proto::spec::{
-    Destination, Destinations, InletSpec, InvalidDestinations, InvalidResourceType, InvalidResumeTimeout, InvalidRoute, PeerRoute, PolicySpec,
-    PolicyTarget, RelayAt, RelaySpec, ResourceType, ResumeTimeout, Route, Share,
+    Destination, Destinations, InletSpec, InvalidDestinations, InvalidResourceType, InvalidResumeTimeout, InvalidRoute,
+    PeerRoute, PolicySpec, PolicyTarget, RelayAt, RelaySpec, ResourceType, ResumeTimeout, Route, Share,
 };
 use postern_proto::weight::{InvalidWeight, Weight};
 use serde::{Deserialize, Serialize};

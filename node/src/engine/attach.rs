@@ -32,14 +32,13 @@ pub struct Opener {
 }
 
 impl Resume for Opener {
-    fn ask(&self, attempt: u32) {
+    fn ask(&self, attempt: u32, since: Instant) {
         let (shared, channel, signal) = (Arc::clone(&self.shared), Arc::clone(&self.channel), Arc::clone(&self.signal));
-        let asked = Instant::now();
         self.shared.spawn("attach", async move {
             tokio::time::sleep(delay(attempt)).await;
             let event = match shared.peers.path(&shared, &channel).await {
                 Ok(link) => Event::Path(link, None),
-                Err(failure) => Event::NoPath(NoPath { gone: is_gone(&shared, &failure, asked), failure }),
+                Err(failure) => Event::NoPath(NoPath { gone: is_gone(&shared, &failure, since), failure }),
             };
             signal.send(event);
         });
@@ -62,8 +61,11 @@ pub fn delay(attempt: u32) -> Duration {
     if attempt == 0 { delay / 10 } else { delay }
 }
 
-/// Whether `failure` says that the run of the peer's node is gone for good: another one has its place, or relays that were
-/// connected all along know nothing of it.
+/// Whether `failure` says that the run of the peer's node is gone for good: another one has its place, nothing listens any more
+/// where it did, or relays that were connected all along since before the path was lost know
+/// nothing of it.
 fn is_gone(shared: &Shared, failure: &Failure, since: Instant) -> bool {
-    failure.code == code::OTHER_NODE || (failure.code == code::NOT_CONNECTED && shared.relays.were_up_since(since))
+    failure.code == code::OTHER_NODE
+        || failure.code == code::NOT_LISTENING
+        || (failure.code == code::NOT_CONNECTED && shared.relays.were_up_since(since))
 }

@@ -21,6 +21,7 @@ crate::codes! {
     NO_NODE: Failure, "This home has no node of that name.";
     NODE_STOPPED: Failure, "That node does not run.";
     UNREACHABLE: Failure, "The peer's node cannot be reached at its address.";
+    NOT_LISTENING: Failure, "Nothing listens at the address of the peer's node: it does not run, or the address is another one.";
     REFUSED: Failure, "The node at that address did not take this node's credential: it may belong to another project or home.";
     OTHER_NODE: Failure, "Another node answers at that address.";
     NO_CHANNEL: Failure, "The peer's node has forgotten the channel, for instance because it was restarted. A new connection makes another one.";

@@ -10,7 +10,7 @@ use std::time::Duration;
 use postern_proto::address::HostPort;
 use postern_proto::link::Instance;
 use postern_proto::preface::Service;
-use postern_runtime::net::{Acceptor, HalfOpen, SocketKind, dial, read_preface};
+use postern_runtime::net::{Acceptor, DialError, HalfOpen, SocketKind, dial, read_preface};
 use postern_runtime::workers::adopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -43,7 +43,12 @@ impl Direct {
         let unreached = |error: &dyn std::fmt::Display| {
             Failure::new(Step::Peer, code::UNREACHABLE, format!("the peer's node at {address} cannot be reached: {error}"))
         };
-        let mut socket = dial(address, SocketKind::Link, KNOCK_DEADLINE).await.map_err(|error| unreached(&error))?;
+        let mut socket = dial(address, SocketKind::Link, KNOCK_DEADLINE).await.map_err(|error| match error {
+            DialError::Refused { .. } => {
+                Failure::new(Step::Peer, code::NOT_LISTENING, format!("no node listens at {address}: {error}"))
+            }
+            error => unreached(&error),
+        })?;
         let knock = own_instance(trust)
             .ok_or_else(|| Failure::new(Step::Credential, code::NO_CREDENTIAL, "this node has no credential yet"))?;
         let mut out = Service::Peer.preface().to_vec();

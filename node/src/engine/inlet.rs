@@ -177,9 +177,9 @@ async fn carry(
         signal: &live.signal,
         resume: Some(&opener),
         patience: inlet.spec.resume_timeout.get(),
+        resumed: &shared.metrics.resumes,
     };
-    let Outcome { end, path, resumes } = pump::run(pump, first).await;
-    shared.metrics.resumes.add(resumes);
+    let Outcome { end, path } = pump::run(pump, first).await;
     let (sent, received) = stream.bytes();
     counted.ended(&end, (sent, received));
     match end {

@@ -26,6 +26,7 @@ use super::failure::{Failure, Step};
 use super::held::{self, Held};
 use super::link::Link;
 use super::live::{Event, NoPath, Signal};
+use postern_runtime::metrics::Count;
 
 /// How long the peer may wait for the count of records that were opened, where no acknowledgement was due before.
 const ACK_DELAY: Duration = Duration::from_secs(1);
@@ -78,8 +79,8 @@ pub enum End {
 
 /// How the opener's side brings its stream to another path.
 pub trait Resume: Sync {
-    /// Asks for a path, which comes by the stream's [`Signal`]. `attempt` counts from 0 for each loss.
-    fn ask(&self, attempt: u32);
+    /// Asks for a path, which comes by the stream's [`Signal`]. `attempt` counts from 0 for each loss, which was at `since`.
+    fn ask(&self, attempt: u32, since: Instant);
 
     /// Appends the frame that attaches `stream` to a path.
     ///
@@ -99,6 +100,8 @@ pub struct Pump<'a> {
     pub resume: Option<&'a dyn Resume>,
     /// How long it may be without a path.
     pub patience: Duration,
+    /// Counts each time that the stream goes on with another path.
+    pub resumed: &'a Count,
 }
 
 /// Since when, and why, a stream has no path that works.
@@ -152,7 +155,7 @@ struct State<'a> {
     heard_at: Instant,
     idle_since: Instant,
     corruptions: u32,
-    resumes: u64,
+    resumed: &'a Count,
 }
 
 /// What became of a stream.
@@ -161,15 +164,13 @@ pub struct Outcome {
     pub end: End,
     /// The path that it had then.
     pub path: Option<Link>,
-    /// How often it went on with another path.
-    pub resumes: u64,
 }
 
 /// Moves bytes until the stream ends.
 ///
 /// `first` is sent before anything else: the frame that opens the stream, or nothing where the stream is accepted already.
 pub async fn run(pump: Pump<'_>, first: Vec<u8>) -> Outcome {
-    let Pump { stream, application, link, signal, resume, patience } = pump;
+    let Pump { stream, application, link, signal, resume, patience, resumed } = pump;
     let now = Instant::now();
     let mut state = State {
         asked: (!stream.is_accepted()).then_some(now),
@@ -193,10 +194,10 @@ pub async fn run(pump: Pump<'_>, first: Vec<u8>) -> Outcome {
         heard_at: now,
         idle_since: now,
         corruptions: 0,
-        resumes: 0,
+        resumed,
     };
     let end = state.run().await;
-    Outcome { end, path: state.link, resumes: state.resumes }
+    Outcome { end, path: state.link }
 }
 
 impl State<'_> {
@@ -361,7 +362,7 @@ impl State<'_> {
                 self.outbox.rewind(received);
                 self.take_path(link);
                 self.lost = None;
-                self.resumes += 1;
+                self.resumed.add(1);
                 Ok(())
             }
             // Somebody says again what was said: nothing is answered.
@@ -399,7 +400,7 @@ impl State<'_> {
         lost.gone = gone;
         lost.attempts += 1;
         if let Some(resume) = self.resume {
-            resume.ask(lost.attempts);
+            resume.ask(lost.attempts, lost.since);
         }
         Ok(())
     }
@@ -431,20 +432,21 @@ impl State<'_> {
         self.small.clear();
         self.small_position = 0;
         self.asked = None;
-        let attempts = match &mut self.lost {
+        let (attempts, since) = match &mut self.lost {
             // An attach that was not answered: the same loss.
             Some(lost) => {
                 lost.attempts += 1;
-                lost.attempts
+                (lost.attempts, lost.since)
             }
             None => {
                 debug!(%error, "the stream lost its path");
-                self.lost = Some(Lost { since: Instant::now(), attempts: 0, error, gone: false });
-                0
+                let now = Instant::now();
+                self.lost = Some(Lost { since: now, attempts: 0, error, gone: false });
+                (0, now)
             }
         };
         if let Some(resume) = self.resume {
-            resume.ask(attempts);
+            resume.ask(attempts, since);
         }
         Ok(())
     }
@@ -517,7 +519,7 @@ impl State<'_> {
                 Ok(Received::Attached { received }) => {
                     debug!(received, "attached the stream to another path");
                     self.outbox.rewind(received);
-                    self.resumes += 1;
+                    self.resumed.add(1);
                     (self.lost, self.asked) = (None, None);
                 }
                 Ok(Received::Finished) => {

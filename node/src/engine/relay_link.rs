@@ -176,6 +176,12 @@ impl RelayLink {
         matches!(&*self.state.borrow(), State::Up(session) if session.began < moment)
     }
 
+    /// Whether it has not been connected since before `moment`.
+    #[must_use]
+    pub fn was_away_since(&self, moment: Instant) -> bool {
+        lock(&self.down_since).is_some_and(|since| since < moment)
+    }
+
     #[must_use]
     pub fn last_error(&self) -> Option<String> {
         lock(&self.last_error).clone()

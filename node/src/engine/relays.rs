@@ -20,7 +20,7 @@ use tracing::{debug, info};
 use super::code;
 use super::failure::{Failure, Step};
 use super::relay_choice::{Candidate, MOST_RELAYS, RELAYS, choose};
-use super::relay_link::{RelayLink, Standing, lock};
+use super::relay_link::{RelayLink, lock};
 use super::shared::Shared;
 
 /// How long a new connection waits for a relay that is being connected, or for the first answer to a look-up.
@@ -41,6 +41,9 @@ const LINGER: Duration = Duration::from_secs(30);
 
 /// How long a node that stops waits for its relays to hear that.
 const WITHDRAW: Duration = Duration::from_secs(1);
+
+/// A relay that goes away together with a path may be seen to be away so much earlier than the path: a silent link is found within 15 s.
+const LOSS_IS_SEEN: Duration = Duration::from_secs(20);
 
 /// How often the choice of relays is looked at again, where there is one.
 const REVIEW: Duration = Duration::from_millis(500);
@@ -186,12 +189,14 @@ impl RelayLinks {
         lock(&self.state).links.clone()
     }
 
-    /// Whether relays have been connected since before `moment`, all but those that are away: what none of them knows is not there.
+    /// Whether relays have been connected since before `moment`, all but those that were away by then: what none of them knows is not
+    /// there. One that was restarted, or that went away together with what is looked for, leaves it open.
     #[must_use]
     pub fn were_up_since(&self, moment: Instant) -> bool {
         let links = self.all();
-        links.iter().any(|link| link.was_up_since(moment))
-            && links.iter().all(|link| link.was_up_since(moment) || link.standing() == Standing::Away)
+        let long_before = moment.checked_sub(LOSS_IS_SEEN);
+        let was_away = |link: &RelayLink| long_before.is_some_and(|moment| link.was_away_since(moment));
+        links.iter().any(|link| link.was_up_since(moment)) && links.iter().all(|link| link.was_up_since(moment) || was_away(link))
     }
 
     /// Whether the relays say that `name` is registered; `None` while none has answered.

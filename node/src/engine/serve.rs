@@ -86,6 +86,7 @@ async fn serve_handshake(shared: &Arc<Shared>, offer: &[u8], joined: Option<(Ide
         Ok((channel, control)) => {
             shared.metrics.handshake(Part::Responder, true);
             info!(peer = %channel.peer(), channel = %channel.id(), "a peer made a channel");
+            forget_earlier_runs(shared, &channel);
             shared.peers.accepted(Arc::clone(&channel));
             shared.run_control(channel, control).await;
         }
@@ -97,6 +98,15 @@ async fn serve_handshake(shared: &Arc<Shared>, offer: &[u8], joined: Option<(Ide
             }
         }
     }
+}
+
+/// A node runs once at a time: whatever lives of an earlier run than the one that made `channel` will never be brought another path.
+fn forget_earlier_runs(shared: &Shared, channel: &Channel) {
+    let (node, run) = channel.peer_instance();
+    shared.live.review(|other, _| {
+        let (other_node, other_run) = other.peer_instance();
+        (other.peer() == channel.peer() && other_node == node && other_run != run).then_some(ResetCode::LinkLost)
+    });
 }
 
 /// A stream that has ended cleanly, and the path that can carry another one.
@@ -279,9 +289,16 @@ async fn carry(
     let (peer, outlet) = (channel.peer(), &open.outlet);
     debug!(%peer, %outlet, stream = id, "stream opened");
     let patience = shared.outlet(outlet).map_or(RESUME_TIMEOUT, |outlet| outlet.resume_timeout.get());
-    let pump = Pump { stream: &mut stream, application: &application, link, signal: &live.signal, resume: None, patience };
-    let Outcome { end, path, resumes } = pump::run(pump, Vec::new()).await;
-    shared.metrics.resumes.add(resumes);
+    let pump = Pump {
+        stream: &mut stream,
+        application: &application,
+        link,
+        signal: &live.signal,
+        resume: None,
+        patience,
+        resumed: &shared.metrics.resumes,
+    };
+    let Outcome { end, path } = pump::run(pump, Vec::new()).await;
     let (sent, received) = stream.bytes();
     counted.ended(&end, (sent, received));
     let how = match end {

@@ -123,11 +123,12 @@ impl Namespace {
         })
     }
 
-    /// Joins two namespaces with a cable; `near` and `far` are their addresses with prefix length, such as `10.77.1.1/24`.
+    /// Joins two namespaces with a cable; `near` and `far` are their addresses with prefix length, such as `10.77.1.1/24`. Returns the
+    /// name of its near end, by which it can be removed.
     ///
     /// # Panics
     /// Where that fails.
-    pub fn connect(&self, near: &str, other: &Self, far: &str) {
+    pub fn connect(&self, near: &str, other: &Self, far: &str) -> String {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         // Names of devices have 15 characters at most. They are made inside, so that they meet no device of the machine.
@@ -139,6 +140,16 @@ impl Namespace {
             .and_then(|()| other.ip(&["addr", "add", far, "dev", &there]))
             .and_then(|()| other.ip(&["link", "set", &there, "up"]));
         made.unwrap_or_else(|error| panic!("cable between {} and {}: {error}", self.name, other.name));
+        here
+    }
+
+    /// Whether the namespace passes on what is not for itself. What it does not, is gone without a word.
+    ///
+    /// # Panics
+    /// Where that cannot be set.
+    pub fn forwards(&self, forwards: bool) {
+        // The file is that of the namespace in which the thread runs.
+        self.enter(|| fs::write("/proc/sys/net/ipv4/ip_forward", if forwards { "1" } else { "0" }).expect("root sets it"));
     }
 }
 

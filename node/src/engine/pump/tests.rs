@@ -101,7 +101,7 @@ struct Finder {
 const STREAM: OpenHead = OpenHead { channel: ChannelId::from_bytes([9; 16]), stream: 2 };
 
 impl Resume for Finder {
-    fn ask(&self, _attempt: u32) {
+    fn ask(&self, _attempt: u32, _since: Instant) {
         self.found.fetch_add(1, Ordering::Relaxed);
         let (opener, acceptor, faults) = (Arc::clone(&self.opener), Arc::clone(&self.acceptor), Arc::clone(&self.faults));
         tokio::spawn(async move {
@@ -163,8 +163,9 @@ async fn faulty_portal(mut faults: Vec<Fault>, patience: Duration) -> Portal {
                 signal: if opens { &finder.opener } else { &finder.acceptor },
                 resume: opens.then_some(&*finder as &dyn Resume),
                 patience,
+                resumed: &Count::default(),
             };
-            let Outcome { end, path, .. } = run(pump, Vec::new()).await;
+            let Outcome { end, path } = run(pump, Vec::new()).await;
             if !matches!(end, End::Clean) {
                 reset_application(application);
             }
@@ -306,6 +307,7 @@ async fn a_stream_that_nobody_brings_back_is_reset() {
         signal: &signal,
         resume: None,
         patience,
+        resumed: &Count::default(),
     };
     assert!(matches!(run(pump, Vec::new()).await.end, End::PathLost { .. }));
 }
