@@ -544,6 +544,28 @@ fn all_packets_are_dropped_for_ten_seconds() {
     println!("all was done {:?} after the network was back, {took:?} in all", back.elapsed());
 }
 
+/// Threat J4: for 30 s, one node alone hears nothing and is not heard, so that the relay gives its connections up. Only where
+/// `POSTERN_TEST_LONG` is set.
+#[test]
+fn a_node_is_cut_off_for_thirty_seconds() {
+    if std::env::var_os("POSTERN_TEST_LONG").is_none() {
+        println!("skipped: POSTERN_TEST_LONG is not set");
+        return;
+    }
+    let Some(country) = Country::new() else { return };
+    let members = Members::of(&country);
+    let work = members.work(&country);
+    // Nothing that is for the vendor arrives, acknowledgements of what it says included.
+    let vendor = "10.78.2.2/32";
+    country.router.ip(&["route", "add", "blackhole", vendor]).expect("a route");
+    work.goes_on("the outlet's node was cut off");
+    holds(Duration::from_secs(30), "the transfers wait", || !work.down.is_finished() && !work.up.is_finished());
+    country.router.ip(&["route", "del", "blackhole", vendor]).expect("a route");
+    let back = Instant::now();
+    work.finish();
+    println!("all was done {:?} after the network was back", back.elapsed());
+}
+
 /// Threat J4: a node's address changes, first the inlet's, then the outlet's.
 #[test]
 fn addresses_change() {

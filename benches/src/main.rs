@@ -4,6 +4,7 @@
 //! to read it, is in `docs/guides/benchmarks.md`.
 
 mod apart;
+mod endings;
 mod hop;
 mod hosts;
 mod idle_nodes;

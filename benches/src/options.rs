@@ -122,6 +122,8 @@ pub enum Group {
     Idle,
     /// Throughput and times to the first byte between hosts that are far apart
     Far,
+    /// Whether every way in which a connection can end is what it is with plain TCP
+    Endings,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -13,7 +13,7 @@ use crate::service::Service;
 use crate::table::Report;
 use crate::warden::Warden;
 use crate::ways::{self, Kind, Part, Place, Setting, Started, Way};
-use crate::{Result, apart, targets};
+use crate::{Result, apart, endings, targets};
 
 /// Streams, and connections, at once.
 const MANY: [usize; 3] = [1, 8, 64];
@@ -52,6 +52,10 @@ pub fn compare(options: &Options) -> Result<()> {
     if options.wants(Group::Far) {
         notes.push(apart::measure(options, &effort, &warden, &described, &mut results)?);
     }
+    let endings = options.wants(Group::Endings).then(|| {
+        say("trying how connections end");
+        endings::try_all(options, &warden, described.iter().map(|(kind, ..)| *kind))
+    });
     let report = Report {
         command: std::env::args().collect::<Vec<_>>().join(" "),
         machine: Machine::this(),
@@ -60,6 +64,7 @@ pub fn compare(options: &Options) -> Result<()> {
         ways: described,
         missing,
         notes,
+        endings,
         verdicts: targets::judge(&results),
         results,
         means_nothing: options.smoke,

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
+use crate::endings::Endings;
 use crate::machine::Machine;
 use crate::results::{Results, Unit};
 use crate::targets::Verdict;
@@ -23,6 +24,8 @@ pub struct Report {
     /// What else is to be known about this run.
     pub notes: Vec<String>,
     pub results: Results,
+    /// How connections end, where that was tried.
+    pub endings: Option<Endings>,
     pub verdicts: Vec<Verdict>,
     /// It was a smoke run.
     pub means_nothing: bool,
@@ -75,6 +78,9 @@ impl Report {
             }
             writeln!(out, "  {}", if figure.unit == Unit::Bytes { "" } else { figure.unit.name() })?;
         }
+        if let Some(endings) = &self.endings {
+            endings.write(out)?;
+        }
         writeln!(out)?;
         let width = self.verdicts.iter().map(|verdict| verdict.title.chars().count()).max().unwrap_or(0);
         for verdict in &self.verdicts {
@@ -115,6 +121,7 @@ impl Report {
             "not_measured": missing,
             "notes": self.notes,
             "figures": figures,
+            "endings": self.endings.as_ref().map(Endings::json),
             "targets": self.verdicts.iter().map(Verdict::json).collect::<Vec<_>>(),
         })
     }

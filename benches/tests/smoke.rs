@@ -31,6 +31,9 @@ fn a_smoke_run_takes_every_figure() {
     for key in ["cpu-near", "cpu-middle", "cpu-far", "peak-memory-middle", "idle-16-near", "idle-margin-middle"] {
         assert!(figures[key]["ways"]["postern"]["median"].is_number(), "{key}: {document:#}");
     }
+    for (case, ways) in document["endings"].as_object().expect("endings") {
+        assert!(ways["direct"].is_null() && ways["postern"].is_null(), "{case}: {ways}");
+    }
     // Where the machine has no namespaces, the bench says so.
     let apart = figures["far-throughput-loss"]["ways"]["postern"]["median"].is_number() && figures["far-cold"].is_object();
     assert!(apart || document["notes"].to_string().contains("not measured"), "{document:#}");

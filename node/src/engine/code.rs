@@ -18,6 +18,7 @@ crate::codes! {
     LOOKING_UP: Failure, "The relays are just being asked who is registered under the relay name.";
     NO_PEER: Failure, "No node is registered under the relay name now: the peer's node does not run, or the name is another one.";
     NOT_CONNECTED: Failure, "The peer's node has just gone.";
+    NO_LINK: Failure, "The relay knows the peer's node and hears nothing of it: its network may be down.";
     NO_NODE: Failure, "This home has no node of that name.";
     NODE_STOPPED: Failure, "That node does not run.";
     UNREACHABLE: Failure, "The peer's node cannot be reached at its address.";

@@ -112,7 +112,7 @@ impl Failure {
 pub const fn reject_of_dial(error: &DialError) -> RejectCode {
     match error {
         DialError::Dns { .. } => RejectCode::TargetName,
-        DialError::Refused { .. } => RejectCode::TargetRefused,
+        DialError::Refused { .. } | DialError::Reset { .. } => RejectCode::TargetRefused,
         DialError::Timeout { .. } => RejectCode::TargetTimeout,
         DialError::Unreachable { .. } | DialError::Forbidden { .. } | DialError::Local { .. } => RejectCode::TargetUnreachable,
     }

@@ -149,10 +149,10 @@ struct State<'a> {
     /// When the open or attach that waits for its answer was said.
     asked: Option<Instant>,
     acknowledge_by: Option<Instant>,
-    /// The path has brought something since [`Self::heard_at`] was set.
+    /// The path has brought something since [`Self::owed_since`] was set.
     heard: bool,
-    /// When nothing was owed by the peer, or it was heard, the last time that this side waited.
-    heard_at: Instant,
+    /// Since when the peer owes something and was not heard.
+    owed_since: Option<Instant>,
     idle_since: Instant,
     corruptions: u32,
     resumed: &'a Count,
@@ -190,8 +190,8 @@ pub async fn run(pump: Pump<'_>, first: Vec<u8>) -> Outcome {
         told_end: false,
         began: now,
         acknowledge_by: None,
-        heard: true,
-        heard_at: now,
+        heard: false,
+        owed_since: None,
         idle_since: now,
         corruptions: 0,
         resumed,
@@ -249,11 +249,9 @@ impl State<'_> {
         } else if self.acknowledge_by.is_none() {
             self.acknowledge_by = Some(now + ACK_DELAY);
         }
-        let owed = self.is_owed();
-        if std::mem::take(&mut self.heard) || !owed {
-            self.heard_at = now;
-        }
-        let dead = owed.then(|| self.heard_at + DEAD_AFTER);
+        let heard = std::mem::take(&mut self.heard);
+        self.owed_since = self.is_owed().then(|| self.owed_since.filter(|_| !heard).unwrap_or(now));
+        let dead = self.owed_since.map(|since| since + DEAD_AFTER);
         let lost = self.lost.as_ref().map(|lost| lost.until(self.patience));
         let asked = self.asked.map(|since| since + ANSWER_PATIENCE);
         let opened = (!self.stream.is_accepted()).then(|| self.began + OPEN_DEADLINE);
@@ -327,8 +325,7 @@ impl State<'_> {
             // An open or an attach without an answer is one that may have got lost. Whether the path works, another one tells.
             return self.path_lost(io::ErrorKind::TimedOut.into());
         }
-        let owed = self.is_owed();
-        if owed && !self.heard && passed(self.heard_at, DEAD_AFTER) {
+        if self.is_owed() && !self.heard && self.owed_since.is_some_and(|since| passed(since, DEAD_AFTER)) {
             return self.path_lost(io::ErrorKind::TimedOut.into());
         }
         if self.acknowledge_by.take_if(|by| now >= *by).is_some() {

@@ -164,7 +164,9 @@ impl Target {
                     }
                     Err(failure) => {
                         match candidate.key() {
-                            Some((identifier, instance)) if failure.code == code::NOT_CONNECTED => {
+                            Some((identifier, instance))
+                                if failure.code == code::NOT_CONNECTED || failure.code == code::NO_LINK =>
+                            {
                                 gone.add(identifier, instance);
                                 again = true;
                             }

@@ -102,7 +102,10 @@ impl<C: Clone, L> Registry<C, L> {
             return Err((link, Refusal::Limit));
         }
         let dialling = dialler.dialling;
-        let Some(target) = self.instances.get(&whom).copied() else { return Err((link, Refusal::NotConnected)) };
+        let Some(target) = self.instances.get(&whom).copied() else {
+            let reason = if self.away.has(now.instant, whom) { Refusal::NoLink } else { Refusal::NotConnected };
+            return Err((link, reason));
+        };
         if let Err(reason) = self.admit(now, target) {
             let told = if reason == Refusal::BadCredential { Refusal::NotConnected } else { reason };
             return Err((link, told));

@@ -5,6 +5,7 @@
 //! [`Registry::poll_timeout`] the shell calls [`Registry::handle_timeout`]. Everything that a peer can make grow has a limit
 //! in [`limits`].
 
+mod away;
 mod contention;
 mod joins;
 pub mod limits;
@@ -22,6 +23,7 @@ use postern_proto::name::RelayName;
 use postern_proto::time::Timestamp;
 use serde::Serialize;
 
+use self::away::Away;
 use self::contention::Contention;
 pub use self::joins::{First, LinkId};
 pub use self::limits::Limits;
@@ -105,6 +107,7 @@ pub struct Registry<C, L> {
     identities: HashMap<Identifier, usize>,
     names: Names,
     contention: HashMap<(Identifier, NodeId), Contention>,
+    away: Away,
     /// The newest statements of each kind, and how often they have changed.
     statements: [(u64, Vec<Arc<[u8]>>); 3],
     timers: BTreeSet<(Instant, Timer)>,
@@ -126,6 +129,7 @@ impl<C: Clone, L> Registry<C, L> {
             identities: HashMap::new(),
             names: Names::default(),
             contention: HashMap::new(),
+            away: Away::default(),
             statements: std::array::from_fn(|_| (0, Vec::new())),
             timers: BTreeSet::new(),
             commands: VecDeque::new(),
@@ -166,6 +170,7 @@ impl<C: Clone, L> Registry<C, L> {
         *self.identities.entry(peer.identifier).or_default() += 1;
         self.nodes.insert(node, id);
         self.instances.insert(whom, id);
+        self.away.returned(node);
         self.timers.insert((now.instant + limits::RECEIPT, Timer::Receipt(id)));
         self.sessions.insert(id, Session::new(now, peer, link, control));
         self.counts.sessions = self.sessions.len();
@@ -195,6 +200,18 @@ impl<C: Clone, L> Registry<C, L> {
     /// The control link of `session` ended by itself.
     pub fn handle_closed(&mut self, now: Now, session: SessionId) {
         self.remove(now, session);
+    }
+
+    /// The control link of `session` fell silent: its node may live on, and come back.
+    pub fn handle_silent(&mut self, now: Now, session: SessionId) {
+        self.note_away(now, session);
+        self.remove(now, session);
+    }
+
+    fn note_away(&mut self, now: Now, session: SessionId) {
+        if let Some(session) = self.sessions.get(&session) {
+            self.away.left(now.instant, session.peer.node_id, session.peer.whom());
+        }
     }
 
     /// Ends `session` for `reason`, which its node is told.
@@ -286,6 +303,7 @@ impl<C: Clone, L> Registry<C, L> {
         let Some(session) = self.sessions.get(&id) else { return };
         let silent_until = session.heard + limits::RECEIPT;
         if silent_until <= now.instant {
+            self.note_away(now, id);
             return self.end(now, id, None);
         }
         if session.peer.has_expired(now.time) {

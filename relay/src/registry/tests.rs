@@ -722,3 +722,18 @@ proptest! {
         prop_assert!(bench.registry.names.is_empty() && bench.registry.timers.is_empty());
     }
 }
+
+/// Whether a node whose network fell silent still runs, the relay cannot tell: who dials it is not told that it is gone.
+#[test]
+fn a_silent_node_is_away_and_not_gone() {
+    let mut bench = Bench::new();
+    let callee = peer(1, 1, 1, &[]);
+    let (outlet, inlet) = (bench.open(callee.clone()).unwrap(), bench.open(peer(2, 2, 2, &[])).unwrap());
+    bench.registry.handle_silent(bench.now, outlet);
+    bench.link(inlet, join_to(&callee), 20);
+    assert_eq!(bench.collect(), [Command::Refuse { link: 20, reason: Refusal::NoLink }]);
+    // In another run it is back, and the earlier one is over.
+    bench.open(peer(1, 1, 3, &[])).unwrap();
+    bench.link(inlet, join_to(&callee), 21);
+    assert_eq!(bench.collect(), [Command::Refuse { link: 21, reason: Refusal::NotConnected }]);
+}

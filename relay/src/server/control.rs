@@ -1,5 +1,6 @@
 //! A control link: the handshake, then messages until either side ends it.
 
+use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -151,7 +152,12 @@ impl Served<'_> {
                     Some(_) => DropReason::Closed,
                 }
             }
-            Err(reason) => reason,
+            Err(reason) => {
+                if matches!(reason, DropReason::Silent | DropReason::WriteStalled) {
+                    self.shared.with(|registry, now| registry.handle_silent(now, self.id));
+                }
+                reason
+            }
         }
     }
 
@@ -180,6 +186,8 @@ impl Served<'_> {
         loop {
             match receiver.receive().await {
                 Ok(Some(message)) => self.handle(&message),
+                // What the kernel says when nothing that was sent is acknowledged.
+                Err(session::SessionError::Io(error)) if is_silence(&error) => return DropReason::Silent,
                 Ok(None) | Err(session::SessionError::Io(_) | session::SessionError::Cut) => return DropReason::Closed,
                 Err(_) => return DropReason::Malformed,
             }
@@ -206,4 +214,9 @@ impl Served<'_> {
             Err(_) => self.shared.with(|registry, now| registry.end(now, self.id, Some(Refusal::Malformed))),
         }
     }
+}
+
+/// Whether a connection broke because nothing was heard of the peer, not because the peer, or somebody in its place, closed it.
+fn is_silence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable)
 }

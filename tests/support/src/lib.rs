@@ -4,6 +4,7 @@
 //! Nothing here uses a fixed port or a directory of its own choosing, so suites run beside each other and beside themselves.
 
 mod client;
+mod endings;
 mod home;
 mod inspect;
 mod netns;
@@ -20,6 +21,7 @@ mod servers;
 mod terminal;
 
 pub use client::{HttpReply, connect, echoes, http_get};
+pub use endings::{ENDINGS, Ending, EndingServer, NOBODY, Patience, nobody_there};
 pub use home::TestHome;
 pub use inspect::{command_lines, contains, files_below, found_in_memory, resident};
 pub use netns::{Namespace, unavailable as namespaces_unavailable};

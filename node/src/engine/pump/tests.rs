@@ -342,3 +342,51 @@ async fn two_hundred_broken_paths_change_no_byte() {
         broken += finder.found.load(Ordering::Relaxed);
     }
 }
+
+/// Bytes that are late, while nothing else happens, on a clock that goes as fast as the test.
+async fn after(pause: Duration, from: &mut TcpStream, to: &mut TcpStream) -> io::Result<()> {
+    tokio::time::sleep(pause).await;
+    from.write_all(b"late").await?;
+    to.read_exact(&mut [0; 4]).await.map(|_| ())
+}
+
+/// A half-closed connection waits for an answer for as long as it lasts, if something comes once in an hour.
+#[tokio::test(start_paused = true)]
+async fn a_half_closed_connection_waits_long_for_its_answer() {
+    let Portal { mut client, mut server, inlet, outlet, finder: _finder } = portal().await;
+    client.write_all(b"question").await.unwrap();
+    client.shutdown().await.unwrap();
+    server.read_to_end(&mut Vec::new()).await.unwrap();
+    for minutes in [10, 59, 59] {
+        after(Duration::from_secs(minutes * 60), &mut server, &mut client).await.unwrap();
+    }
+    server.shutdown().await.unwrap();
+    assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    assert!(matches!((inlet.await.unwrap().0, outlet.await.unwrap().0), (End::Clean, End::Clean)));
+}
+
+/// And is reset at both ends where nothing comes.
+#[tokio::test(start_paused = true)]
+async fn a_half_closed_connection_is_not_kept_for_ever() {
+    let Portal { mut client, mut server, inlet, outlet, finder: _finder } = portal().await;
+    client.write_all(b"question").await.unwrap();
+    client.shutdown().await.unwrap();
+    server.read_to_end(&mut Vec::new()).await.unwrap();
+    let begun = Instant::now();
+    assert_eq!(client.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    let waited = begun.elapsed();
+    assert!(waited >= HALF_CLOSED_TIMEOUT && waited < HALF_CLOSED_TIMEOUT + Duration::from_secs(60), "{waited:?}");
+    assert!(server.write_all(b"too late").await.is_err() || server.read(&mut [0]).await.is_err());
+    let ends = (inlet.await.unwrap().0, outlet.await.unwrap().0);
+    assert!(!matches!(ends.0, End::Clean) && !matches!(ends.1, End::Clean), "{ends:?}");
+}
+
+/// One that is open at both ends may be silent for as long as it likes.
+#[tokio::test(start_paused = true)]
+async fn an_open_connection_may_be_silent_for_a_week() {
+    let Portal { mut client, mut server, inlet: _inlet, outlet: _outlet, finder: _finder } = portal().await;
+    for _ in 0..2 {
+        after(Duration::from_secs(7 * 24 * 3600), &mut client, &mut server).await.unwrap();
+        after(Duration::from_secs(7 * 24 * 3600), &mut server, &mut client).await.unwrap();
+    }
+}

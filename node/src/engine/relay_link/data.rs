@@ -47,7 +47,8 @@ impl RelayLink {
             match frames.open(sealed).map_err(|error| lost(&error))? {
                 Frame::Joined { identifier: joined, instance: run } if (joined, run) == (identifier, instance) => Ok(socket),
                 Frame::Refused(refusal @ (Refusal::NotConnected | Refusal::NoLink)) => {
-                    Err(Failure::new(Step::Peer, code::NOT_CONNECTED, format!("the peer's node is not there: {refusal}")))
+                    let code = if refusal == Refusal::NoLink { code::NO_LINK } else { code::NOT_CONNECTED };
+                    Err(Failure::new(Step::Peer, code, format!("the peer's node is not there: {refusal}")))
                 }
                 Frame::Refused(refusal) => {
                     Err(Failure::new(Step::Relay, code::RELAY_REFUSED, format!("the relay refused: {refusal}")))

@@ -30,6 +30,9 @@ pub enum DialError {
     /// Something answered that nobody listens there.
     #[error("{address} refuses connections")]
     Refused { address: SocketAddr },
+    /// A connection was made and broken off at once: by who listens there, or by something on the way.
+    #[error("{address} breaks connections off")]
+    Reset { address: SocketAddr },
     /// The network has no way there.
     #[error("{address} cannot be reached")]
     Unreachable { address: SocketAddr, source: io::Error },
@@ -45,7 +48,8 @@ impl DialError {
     /// The error of one attempt at one address.
     fn of_attempt(address: SocketAddr, source: io::Error) -> Self {
         match source.kind() {
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Self::Refused { address },
+            io::ErrorKind::ConnectionRefused => Self::Refused { address },
+            io::ErrorKind::ConnectionReset => Self::Reset { address },
             io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkUnreachable
             | io::ErrorKind::NetworkDown
@@ -59,7 +63,7 @@ impl DialError {
     const fn weight(&self) -> u8 {
         match self {
             Self::Local { .. } => 5,
-            Self::Refused { .. } => 4,
+            Self::Refused { .. } | Self::Reset { .. } => 4,
             Self::Unreachable { .. } => 3,
             Self::Timeout { .. } => 2,
             Self::Forbidden { .. } => 1,

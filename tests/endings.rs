@@ -1,0 +1,93 @@
+//! Every way in which a TCP connection can end, through a portal: what both applications see is what they see with plain TCP. The cases
+//! stand in `tests/support`, where the bench takes them for other programs. (Issue: correct endings; behaviour 16.)
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use postern_test_support::{
+    ENDINGS, EndingServer, PATIENCE, Patience, Project, Reserved, TestHome, echoes, eventually, nobody_there,
+};
+
+const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
+
+/// A refusal reaches the client as fast as the network and the target say it.
+const SOON: Duration = Duration::from_secs(1);
+
+/// How late a late answer is: `POSTERN_TEST_PAUSE` (seconds) makes it as late as one likes.
+fn patience() -> Patience {
+    let pause = std::env::var("POSTERN_TEST_PAUSE").ok().and_then(|text| text.parse().ok()).map(Duration::from_secs);
+    let usual = Patience::default();
+    Patience { pause: pause.unwrap_or(usual.pause), step: PATIENCE }
+}
+
+/// Tries all of them twice, so that the second time streams use the paths of those before them.
+#[track_caller]
+fn all_endings(server: &EndingServer, inlet: SocketAddr) {
+    for round in 1..=2 {
+        for ending in ENDINGS {
+            let tried = server.tries(ending, inlet, patience());
+            tried.unwrap_or_else(|fault| panic!("{}, round {round}: {fault}", ending.name));
+        }
+    }
+}
+
+/// A member's inlets by relay, or directly, to the outlets of `vendor`.
+#[track_caller]
+fn inlets<const N: usize>(project: &Project, to: [String; N]) -> (TestHome, [SocketAddr; N]) {
+    let customer = project.member(&[]);
+    let addresses = to.map(|to| {
+        let flags = ["tcp-inlet", "create", "--to", &to];
+        let by_relay: &[&str] = if to.starts_with('/') { &[] } else { &["--via", "vendor"] };
+        customer.ok(&[&flags[..], by_relay].concat()).parse().expect("an address")
+    });
+    (customer, addresses)
+}
+
+#[test]
+fn as_with_plain_tcp_by_relay_and_directly() {
+    let server = EndingServer::start();
+    let project = Project::new(POSTERN);
+    let vendor = project.member(&["--relay", "vendor"]);
+    let configuration = format!(
+        "{{name: vendor, relay: vendor, tcp-listener-address: '127.0.0.1:0', tcp-outlet: {{from: service, to: {}}}}}",
+        server.address().port()
+    );
+    vendor.ok(&["node", "create", "--configuration", &configuration]);
+    let listener = vendor.json(&["node", "show", "vendor"])["tcp_listener_address"].as_str().expect("an address").to_owned();
+    let listener: SocketAddr = listener.parse().expect("an address");
+    let direct = format!("/ip4/127.0.0.1/tcp/{}/service/service", listener.port());
+    let (_customer, [by_relay, directly]) = inlets(&project, ["service".to_owned(), direct]);
+    all_endings(&server, by_relay);
+    all_endings(&server, directly);
+}
+
+#[test]
+fn a_target_that_is_not_there() {
+    let nobody = Reserved::new();
+    // Set aside for documentation (RFC 3849): where the network has no way there, it says so.
+    let nowhere: SocketAddr = "[2001:db8::1]:9".parse().expect("an address");
+    let has_no_way = TcpStream::connect_timeout(&nowhere, SOON)
+        .is_err_and(|error| matches!(error.kind(), ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable));
+    let project = Project::new(POSTERN);
+    let vendor = project.member(&["--relay", "vendor"]);
+    let outlets = format!("{{refuses: {{to: {}}}, nowhere: {{to: '{nowhere}'}}}}", nobody.port());
+    vendor.ok(&["node", "create", "--configuration", &format!("{{name: vendor, relay: vendor, tcp-outlets: {outlets}}}")]);
+    let (customer, [refuses, unreachable, missing]) =
+        inlets(&project, ["refuses".to_owned(), "nowhere".to_owned(), "missing".to_owned()]);
+    eventually(PATIENCE, "the portal's target is asked", || (customer.run(&["status"]).stdout.contains("target")).then_some(()));
+    for (what, inlet) in
+        [("refuses", refuses), ("is not told from one that is denied", missing), ("cannot be reached", unreachable)]
+    {
+        if inlet == unreachable && !has_no_way {
+            println!("skipped: this network does not say that it has no way to {nowhere}");
+            continue;
+        }
+        // The first one has to make the channel.
+        nobody_there(inlet, patience()).unwrap_or_else(|fault| panic!("a target that {what}: {fault}"));
+        let took = nobody_there(inlet, patience()).unwrap_or_else(|fault| panic!("a target that {what}: {fault}"));
+        println!("a target that {what}: the client's connection broke after {took:?}");
+        assert!(took < SOON, "a target that {what}: {took:?}");
+        assert!(echoes(inlet, b"nobody").is_err());
+    }
+}
