@@ -122,7 +122,7 @@ async fn connect(member: &Member) -> Result<Session> {
         limit: MAX_CONTROL_MESSAGE,
     };
     let (mut session, _) = session::connect(socket, how).await?;
-    session.sender.send_message(&ToRelay::Register { request: 1, name: member.name.clone() }).await?;
+    session.sender.send_message(&ToRelay::Register { request: 1, name: member.name.clone(), weight: None }).await?;
     loop {
         match tokio::time::timeout(DEADLINE, session.receiver.receive_message::<FromRelay>()).await?? {
             Some(FromRelay::Answer { request: 1, refused: None }) => return Ok(session),
