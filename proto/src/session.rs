@@ -148,6 +148,10 @@ impl SessionOpener {
                 _ => return Err(SessionError::Malformed("an unknown frame type")),
             }
         }
+        if self.consumed == self.input.len() {
+            // Nothing is on its way: a session that waits keeps no room for what came last.
+            (self.input, self.consumed) = (Vec::new(), 0);
+        }
         Ok(None)
     }
 }

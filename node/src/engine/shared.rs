@@ -101,17 +101,12 @@ impl Shared {
 
     /// Runs `task` until it ends or the engine stops. A panic in it ends it alone.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stop.clone();
-        let task = Box::pin(task);
-        self.supervisor.spawn(name, async move { _ = stop.run_until_cancelled_owned(task).await });
+        self.supervisor.spawn_until(&self.stop, name, task);
     }
 
     /// As [`Self::spawn`], for what moves bytes: on one of the threads for that. Sockets from elsewhere are adopted there.
     pub fn spawn_worker(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stop.clone();
-        // What is wrapped further is a pointer: tasks are large, and each wrapper would move them.
-        let task = Box::pin(task);
-        self.workers.spawn(&self.supervisor, name, async move { _ = stop.run_until_cancelled_owned(task).await });
+        self.workers.spawn_until(&self.supervisor, &self.stop, name, task);
     }
 
     pub fn changed(&self) {

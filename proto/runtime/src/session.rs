@@ -2,7 +2,11 @@
 //!
 //! Handshake bodies travel as `u16 length ‖ body`; what comes after is [`postern_proto::session`].
 
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use postern_proto::aead::Suite;
@@ -13,7 +17,7 @@ use postern_proto::handshake::{
 use postern_proto::id::StaticPublic;
 use postern_proto::preface::Service;
 use postern_proto::session::{SessionError as FramingError, SessionOpener, SessionSealer, session};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::Instant;
 
 /// How long a handshake may take. Two round trips and three X25519 a side take far less on any network that carries a portal.
@@ -170,7 +174,7 @@ impl Session {
         let (reader, writer) = tokio::io::split(stream);
         Self {
             sender: SessionSender { sealer, writer: Box::new(writer), outgoing: Vec::new(), written: 0 },
-            receiver: SessionReceiver { opener, reader: Box::new(reader), buffer: vec![0; READ] },
+            receiver: SessionReceiver { opener, reader: Box::new(reader) },
             finished,
         }
     }
@@ -221,7 +225,8 @@ impl SessionSender {
                 written => self.written += written,
             }
         }
-        self.outgoing.clear();
+        // Most messages are small and far between: a session that waits keeps no room for the last one.
+        self.outgoing = Vec::new();
         self.written = 0;
         Ok(self.writer.flush().await?)
     }
@@ -231,7 +236,6 @@ impl SessionSender {
 pub struct SessionReceiver {
     opener: SessionOpener,
     reader: Box<dyn AsyncRead + Send + Unpin>,
-    buffer: Vec<u8>,
 }
 
 impl SessionReceiver {
@@ -245,12 +249,21 @@ impl SessionReceiver {
             if let Some(message) = self.opener.poll_message()? {
                 return Ok(Some(message));
             }
-            match self.reader.read(&mut self.buffer).await? {
+            match poll_fn(|context| self.poll_read(context)).await? {
                 0 if self.opener.is_between_messages() => return Ok(None),
                 0 => return Err(SessionError::Cut),
-                read => self.opener.handle_input(&self.buffer[..read]),
+                _ => {}
             }
         }
+    }
+
+    /// Reads what has arrived, through a buffer that is on the stack only while it is read: a session that waits holds none.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut buffer = [MaybeUninit::uninit(); READ];
+        let mut buffer = ReadBuf::uninit(&mut buffer);
+        ready!(Pin::new(&mut self.reader).poll_read(context, &mut buffer))?;
+        self.opener.handle_input(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
     }
 
     /// As [`Self::receive`], in CBOR, all of the message.

@@ -3,9 +3,10 @@
 use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,8 @@ use tracing::Instrument as _;
 
 /// How long aborted tasks get to be dropped. They end at their next await; one that computes is left to the end of the process.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
+
+type BoxedTask = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How a shutdown went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,12 +75,36 @@ impl Supervisor {
 
     /// Runs `task` under this node. It is expected to heed [`Self::stopping`]. A panic in it ends it alone, and is counted.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_boxed(name, None, Box::pin(task));
+    }
+
+    /// As [`Self::spawn`], for a task that need not heed anything: it is dropped when `stop` is cancelled.
+    pub fn spawn_until(&self, stop: &CancellationToken, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_boxed(name, Some(stop.clone()), Box::pin(task));
+    }
+
+    /// The task stands in an allocation of its own: a future that is handed on by value through several others takes its room once in
+    /// each of them, for as long as it lives.
+    fn spawn_boxed(&self, name: &'static str, stop: Option<CancellationToken>, mut task: BoxedTask) {
         // Tracked by every node above, so that a parent drains when its children have.
-        let tracked: Vec<_> = self.lineage.iter().map(TaskTracker::token).collect();
+        let tracked: Box<[_]> = self.lineage.iter().map(TaskTracker::token).collect();
         let (abort, panics) = (self.abort.clone(), Arc::clone(&self.panics));
         let task = async move {
-            let caught = abort.run_until_cancelled_owned(catching(task)).await;
-            if let Some(Err(panic)) = caught {
+            let stopped = async {
+                match &stop {
+                    Some(stop) => stop.cancelled().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let caught = tokio::select! {
+                biased;
+                () = abort.cancelled() => Ok(()),
+                () = stopped => Ok(()),
+                caught = poll_fn(|context| catching(&mut task, context)) => caught,
+            };
+            // Its state goes first: whoever waits for the end of a task relies on that.
+            drop(task);
+            if let Err(panic) = caught {
                 panics.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(task = name, panic = panic_text(panic.as_ref()), "a task panicked; only what it served is lost");
             }
@@ -117,14 +144,12 @@ impl Supervisor {
     }
 }
 
-/// `task`, with a panic caught. Its state is dropped with it, so nothing half changed is seen again.
-async fn catching(task: impl Future<Output = ()>) -> Result<(), Box<dyn Any + Send>> {
-    let mut task = pin!(task);
-    poll_fn(move |context| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
+/// Polls `task`, with a panic caught. It is not polled again after one, so nothing half changed is seen again.
+fn catching(task: &mut BoxedTask, context: &mut Context<'_>) -> Poll<Result<(), Box<dyn Any + Send>>> {
+    match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
         Ok(poll) => poll.map(Ok),
-        Err(panic) => std::task::Poll::Ready(Err(panic)),
-    })
-    .await
+        Err(panic) => Poll::Ready(Err(panic)),
+    }
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -40,6 +40,15 @@ impl Load {
         worker.load.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(&worker.load))
     }
+
+    fn carry(self, task: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send + 'static {
+        // In an allocation of its own: awaited where it is captured, its room would be taken twice.
+        let task = Box::pin(task);
+        async move {
+            task.await;
+            drop(self);
+        }
+    }
 }
 
 impl Drop for Load {
@@ -71,17 +80,33 @@ impl Workers {
 
     /// Runs `task` under `supervisor` on the thread that has the fewest; on the one that calls, if there is none with fewer.
     pub fn spawn(&self, supervisor: &Supervisor, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let worker = self.next();
+        let task = Load::on(worker).carry(task);
+        let _context = worker.handle.enter();
+        supervisor.spawn(name, task);
+    }
+
+    /// As [`Self::spawn`]; the task is dropped when `stop` is cancelled.
+    pub fn spawn_until(
+        &self,
+        supervisor: &Supervisor,
+        stop: &CancellationToken,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let worker = self.next();
+        let task = Load::on(worker).carry(task);
+        let _context = worker.handle.enter();
+        supervisor.spawn_until(stop, name, task);
+    }
+
+    fn next(&self) -> &Worker {
         let here = thread::current().id();
         let Some(worker) = self.threads.iter().min_by_key(|worker| (worker.load.load(Ordering::Relaxed), worker.id != here))
         else {
             unreachable!("there is at least one thread");
         };
-        let load = Load::on(worker);
-        let _context = worker.handle.enter();
-        supervisor.spawn(name, async move {
-            task.await;
-            drop(load);
-        });
+        worker
     }
 }
 

@@ -1,6 +1,7 @@
 //! A control link: the handshake, then messages until either side ends it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,11 +11,12 @@ use postern_proto::id::{SessionId, StaticPublic};
 use postern_proto::link::{FromRelay, Hello, MAX_CONTROL_MESSAGE, Refusal, ToRelay};
 use postern_runtime::net::Accepted;
 use postern_runtime::session::{self, Accept, ConnectError, HANDSHAKE_DEADLINE, SessionReceiver, SessionSender};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, timeout};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use super::Shared;
+use super::descriptors::Descriptor;
 use super::drops::DropReason;
 use super::link::{Link, WRITE_DEADLINE};
 use crate::registry::Peer;
@@ -32,6 +34,25 @@ pub(super) struct Control {
 
 /// Serves a control link until it ends, and says why.
 pub(super) async fn serve(shared: &Arc<Shared>, link: Link) -> DropReason {
+    // In an allocation of its own that is gone once the node has proven who it is, so that a session holds no room for its beginning.
+    match Box::pin(admit(shared, link)).await {
+        Ok(Admitted { served, mut conversation, observed, span }) => {
+            served.run(observed, &mut conversation).instrument(span).await
+        }
+        Err(reason) => reason,
+    }
+}
+
+/// A node whose session the registry knows.
+struct Admitted<'a> {
+    served: Served<'a>,
+    conversation: Conversation,
+    observed: SocketAddr,
+    span: Span,
+}
+
+/// Does the handshake, and opens the session that the node's credential is good for.
+async fn admit(shared: &Arc<Shared>, link: Link) -> Result<Admitted<'_>, DropReason> {
     let Link { accepted: Accepted { stream, peer: address, permit }, counted } = link;
     let half_open = shared.half_open_sessions.enter(address.ip());
     let statics: Vec<&StaticKey> = shared.statics.iter().collect();
@@ -46,24 +67,24 @@ pub(super) async fn serve(shared: &Arc<Shared>, link: Link) -> DropReason {
     shared.metrics.handshake(matches!(accepted, Ok(Ok(_))));
     let (session, hello) = match accepted {
         Ok(Ok(admitted)) => admitted,
-        Ok(Err(ConnectError::Timeout)) => return DropReason::Deadline,
+        Ok(Err(ConnectError::Timeout)) => return Err(DropReason::Deadline),
         Ok(Err(error)) => {
             tracing::debug!(peer = %address, %error, "a handshake failed");
-            return DropReason::Handshake;
+            return Err(DropReason::Handshake);
         }
-        Err(_) => return DropReason::Evicted,
+        Err(_) => return Err(DropReason::Evicted),
     };
     drop((half_open, statics));
 
     let (remote_static, links) = (session.finished.remote_static, session.finished.secret.link_session());
     let mut conversation = Conversation { sender: session.sender, receiver: session.receiver };
-    let Ok(Hello { credential, node_id, instance }) = minicbor::decode(&hello) else { return DropReason::Handshake };
+    let Ok(Hello { credential, node_id, instance }) = minicbor::decode(&hello) else { return Err(DropReason::Handshake) };
     let credential = match verify(shared, &credential, remote_static) {
         Ok(credential) => credential,
         Err(reason) => {
             shared.with(|registry, _| registry.count_refusal(reason));
             conversation.close(Some(reason)).await;
-            return DropReason::Closed;
+            return Err(DropReason::Closed);
         }
     };
     let identifier = credential.subject();
@@ -71,23 +92,13 @@ pub(super) async fn serve(shared: &Arc<Shared>, link: Link) -> DropReason {
     let control = Arc::new(Control::default());
     let id = links.id;
     let peer = Peer { identifier, node_id, instance, credential };
-    let served = Served { shared, id, control: Arc::clone(&control), remote_static };
-    let opened = shared.with(|registry, now| registry.handle_open(now, peer, links, control));
-    let reason = async {
-        if let Err(reason) = opened {
-            tracing::info!(%reason, "a node was refused");
-            conversation.close(Some(reason)).await;
-            return DropReason::Closed;
-        }
-        tracing::info!(%address, "a node connected");
-        let reason = served.run(address.to_string(), &mut conversation).await;
-        tracing::info!(?reason, "a node's session ended");
-        reason
+    let served = Served { shared, id, control: Arc::clone(&control), remote_static, _held: (permit, counted) };
+    if let Err(reason) = shared.with(|registry, now| registry.handle_open(now, peer, links, control)) {
+        span.in_scope(|| tracing::info!(%reason, "a node was refused"));
+        conversation.close(Some(reason)).await;
+        return Err(DropReason::Closed);
     }
-    .instrument(span)
-    .await;
-    drop((permit, counted));
-    reason
+    Ok(Admitted { served, conversation, observed: address, span })
 }
 
 fn verify(shared: &Shared, credential: &[u8], remote_static: StaticPublic) -> Result<VerifiedCredential, Refusal> {
@@ -126,6 +137,8 @@ struct Served<'a> {
     id: SessionId,
     control: Arc<Control>,
     remote_static: StaticPublic,
+    /// What its connection counts as, for as long as the session lives.
+    _held: (OwnedSemaphorePermit, Descriptor),
 }
 
 impl Drop for Served<'_> {
@@ -136,7 +149,14 @@ impl Drop for Served<'_> {
 }
 
 impl Served<'_> {
-    async fn run(&self, observed: String, conversation: &mut Conversation) -> DropReason {
+    async fn run(self, observed: SocketAddr, conversation: &mut Conversation) -> DropReason {
+        tracing::info!(address = %observed, "a node connected");
+        let reason = self.converse(observed, conversation).await;
+        tracing::info!(?reason, "a node's session ended");
+        reason
+    }
+
+    async fn converse(&self, observed: SocketAddr, conversation: &mut Conversation) -> DropReason {
         let Conversation { sender, receiver } = conversation;
         let ended = tokio::select! {
             ended = self.speak(observed, sender) => ended,
@@ -144,7 +164,7 @@ impl Served<'_> {
         };
         match ended {
             Ok(last) => {
-                conversation.close(last).await;
+                Box::pin(conversation.close(last)).await;
                 match last {
                     None => DropReason::Silent,
                     Some(Refusal::ShuttingDown) => DropReason::Draining,
@@ -162,16 +182,12 @@ impl Served<'_> {
     }
 
     /// Says what there is to say, until the registry ends the session: then returns the last word.
-    async fn speak(&self, observed: String, sender: &mut SessionSender) -> Result<Option<Refusal>, DropReason> {
-        let mut next = Some(FromRelay::Welcome { observed });
+    async fn speak(&self, observed: SocketAddr, sender: &mut SessionSender) -> Result<Option<Refusal>, DropReason> {
+        let mut next = Some(FromRelay::Welcome { observed: observed.to_string() });
         loop {
-            while let Some(message) = next.take() {
-                match timeout(WRITE_DEADLINE, sender.send_message(&message)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => return Err(DropReason::Closed),
-                    Err(_) => return Err(DropReason::WriteStalled),
-                }
-                next = self.shared.with(|registry, now| registry.poll_transmit(now, self.id));
+            if let Some(message) = next.take() {
+                // What is said stands apart: while a session waits it holds no room for that.
+                Box::pin(self.say(message, sender)).await?;
             }
             if let Some(last) = self.control.end.get() {
                 return Ok(*last);
@@ -179,6 +195,20 @@ impl Served<'_> {
             self.control.notify.notified().await;
             next = self.shared.with(|registry, now| registry.poll_transmit(now, self.id));
         }
+    }
+
+    /// Says `message`, and what else there is to say.
+    async fn say(&self, message: FromRelay, sender: &mut SessionSender) -> Result<(), DropReason> {
+        let mut next = Some(message);
+        while let Some(message) = next.take() {
+            match timeout(WRITE_DEADLINE, sender.send_message(&message)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(DropReason::Closed),
+                Err(_) => return Err(DropReason::WriteStalled),
+            }
+            next = self.shared.with(|registry, now| registry.poll_transmit(now, self.id));
+        }
+        Ok(())
     }
 
     /// Hears what comes, until the node closes the link. Returns no more once the registry has ended the session.

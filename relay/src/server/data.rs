@@ -15,7 +15,7 @@ use super::Shared;
 use super::drops::DropReason;
 use super::link::{Link, Opened, Verdict};
 use crate::ending;
-use crate::registry::{First, LinkId, Whom};
+use crate::registry::{self, LinkId, Whom};
 use crate::splice::End;
 
 /// From the first byte to an authentic frame; a node sends it all at once.
@@ -25,33 +25,14 @@ const FIRST_FLIGHT: Duration = Duration::from_secs(5);
 const FIRST_LEN: usize = Opening::LEN + Frame::SEALED_LEN;
 
 /// Serves a data link until it ends or is joined; says why, where it was dropped.
-pub(super) async fn serve(shared: &Arc<Shared>, mut link: Link) -> Option<DropReason> {
-    let half_open = shared.half_open_links.enter(link.accepted.peer.ip());
-    let mut first = [0; FIRST_LEN];
-    match half_open.run(timeout(FIRST_FLIGHT, link.accepted.stream.read_exact(&mut first))).await {
-        Ok(Ok(Ok(_))) => {}
-        Ok(Ok(Err(_))) => return Some(DropReason::Closed),
-        Ok(Err(_)) => return Some(DropReason::Deadline),
-        Err(_) => return Some(DropReason::Evicted),
-    }
-    drop(half_open);
-
-    let (opening, sealed) = first.split_first_chunk::<{ Opening::LEN }>()?;
-    let Opening { session, counter } = Opening::decode(opening);
-    let Some(key) = shared.with(|registry, _| registry.link_session(session).cloned()) else {
-        return Some(DropReason::UnknownSession);
+///
+/// What is over before a long wait, and what comes after it, stand in allocations of their own: a parked link is as small as its wait.
+pub(super) async fn serve(shared: &Arc<Shared>, link: Link) -> Option<DropReason> {
+    let First { opened, session, id, mut verdict } = match Box::pin(first_flight(shared, link)).await {
+        Ok(first) => first,
+        Err(reason) => return Some(reason),
     };
-    let mut frames = LinkFrames::new(&key, counter, Side::Responder);
-    drop(key);
-    let Ok(frame) = frames.open(sealed.try_into().ok()?) else { return Some(DropReason::NotAuthentic) };
-    let mut opened = Opened { link, frames };
-    if matches!(frame, Frame::Join { .. }) && !shared.admits_join() {
-        refuse(opened, Refusal::Limit).await;
-        return Some(DropReason::Full);
-    }
-    let (handle, mut verdict) = oneshot::channel();
-    let parked = shared.with(|registry, now| registry.handle_frame(now, First { session, counter, frame }, handle));
-    let verdict = match parked {
+    let verdict = match id {
         Some(id) => match wait_parked(shared, session, id, &opened, &mut verdict).await {
             Ok(verdict) => verdict,
             Err(reason) => return Some(reason),
@@ -61,15 +42,60 @@ pub(super) async fn serve(shared: &Arc<Shared>, mut link: Link) -> Option<DropRe
     match verdict {
         // Its session ended, or its number had been used before.
         None => Some(DropReason::Closed),
-        Some(Verdict::Refused(reason)) => {
+        Some(verdict) => Box::pin(carry_out(shared, opened, verdict)).await,
+    }
+}
+
+/// A data link that the registry knows.
+struct First {
+    opened: Opened,
+    session: SessionId,
+    /// Where it is parked.
+    id: Option<LinkId>,
+    verdict: oneshot::Receiver<Verdict>,
+}
+
+/// Reads what opens a link, and hands its first frame to the registry.
+async fn first_flight(shared: &Arc<Shared>, mut link: Link) -> Result<First, DropReason> {
+    let half_open = shared.half_open_links.enter(link.accepted.peer.ip());
+    let mut first = [0; FIRST_LEN];
+    match half_open.run(timeout(FIRST_FLIGHT, link.accepted.stream.read_exact(&mut first))).await {
+        Ok(Ok(Ok(_))) => {}
+        Ok(Ok(Err(_))) => return Err(DropReason::Closed),
+        Ok(Err(_)) => return Err(DropReason::Deadline),
+        Err(_) => return Err(DropReason::Evicted),
+    }
+    drop(half_open);
+
+    let (opening, sealed) = first.split_first_chunk::<{ Opening::LEN }>().ok_or(DropReason::NotAuthentic)?;
+    let Opening { session, counter } = Opening::decode(opening);
+    let Some(key) = shared.with(|registry, _| registry.link_session(session).cloned()) else {
+        return Err(DropReason::UnknownSession);
+    };
+    let mut frames = LinkFrames::new(&key, counter, Side::Responder);
+    drop(key);
+    let sealed = sealed.try_into().map_err(|_| DropReason::NotAuthentic)?;
+    let Ok(frame) = frames.open(sealed) else { return Err(DropReason::NotAuthentic) };
+    let opened = Opened { link, frames };
+    if matches!(frame, Frame::Join { .. }) && !shared.admits_join() {
+        refuse(opened, Refusal::Limit).await;
+        return Err(DropReason::Full);
+    }
+    let (handle, verdict) = oneshot::channel();
+    let id = shared.with(|registry, now| registry.handle_frame(now, registry::First { session, counter, frame }, handle));
+    Ok(First { opened, session, id, verdict })
+}
+
+/// Tells a link that it is refused or joined, and joins it.
+async fn carry_out(shared: &Arc<Shared>, mut opened: Opened, verdict: Verdict) -> Option<DropReason> {
+    match verdict {
+        // The other task is gone only where the dialler is.
+        Verdict::HandOver(to) => to.send(opened).err().map(|_| DropReason::Closed),
+        Verdict::Refused(reason) => {
             refuse(opened, reason).await;
             None
         }
-        Some(Verdict::HandOver(to)) => {
-            // The other task is gone only where the dialler is.
-            to.send(opened).err().map(|_| DropReason::Closed)
-        }
-        Some(Verdict::Join { parked, dialled_by, parked_by }) => {
+        Verdict::Join { parked, dialled_by, parked_by } => {
             let Ok(mut parked) = parked.await else {
                 refuse(opened, Refusal::NoLink).await;
                 return None;

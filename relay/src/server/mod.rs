@@ -247,6 +247,8 @@ impl Shared {
         work: impl Future<Output = Option<DropReason>> + Send + 'static,
     ) {
         let shared = Arc::clone(self);
+        // In an allocation of its own: captured by value and then awaited, its room would be taken twice.
+        let work = Box::pin(work);
         self.supervisor.spawn(name, async move {
             if let Some(reason) = work.await {
                 shared.drops.count(reason, peer);
@@ -255,10 +257,7 @@ impl Shared {
     }
 
     fn spawn_until_stopped(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        let stopping = self.supervisor.stopping().clone();
-        self.supervisor.spawn(name, async move {
-            stopping.run_until_cancelled(work).await;
-        });
+        self.supervisor.spawn_until(self.supervisor.stopping(), name, work);
     }
 }
 

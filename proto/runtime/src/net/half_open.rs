@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::net::{IpAddr, Ipv6Addr};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -128,7 +129,8 @@ impl HalfOpenGuard {
     /// # Errors
     /// [`Evicted`]; `work` was dropped then.
     pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, Evicted> {
-        self.evicted.run_until_cancelled(work).await.ok_or(Evicted)
+        // Handed on by reference: by value, the room for it would be taken once more in each future that it passes.
+        self.evicted.run_until_cancelled(pin!(work)).await.ok_or(Evicted)
     }
 }
 
