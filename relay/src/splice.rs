@@ -89,7 +89,8 @@ impl Splicer {
     }
 
     /// Carries bytes both ways until a link ends, then closes both. Dropping the future closes both at once.
-    pub async fn join(&self, first: TcpStream, second: TcpStream) -> Report {
+    // No `async fn`: that would hold its arguments beside what is made of them.
+    pub fn join(&self, first: TcpStream, second: TcpStream) -> impl Future<Output = Report> + Send + use<> {
         let live = Live::new(&self.totals);
         let mut join = Join {
             first,
@@ -100,11 +101,13 @@ impl Splicer {
             pool: Arc::clone(&self.pool),
             totals: Arc::clone(&self.totals),
         };
-        let end = poll_fn(|cx| join.poll_carry(cx)).await;
-        // In an allocation of its own, so that the many joins that go on do not carry the room for their end.
-        let report = Box::pin(join.finish(end)).await;
-        drop(live);
-        report
+        async move {
+            let end = poll_fn(|cx| join.poll_carry(cx)).await;
+            // In an allocation of its own, so that the many joins that go on do not carry the room for their end.
+            let report = Box::pin(join.finish(end)).await;
+            drop(live);
+            report
+        }
     }
 }
 

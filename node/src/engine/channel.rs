@@ -519,7 +519,7 @@ impl Control {
             let ended = self.serve(&shared.trust, channel, &mut event).await;
             let Err(ChannelError::Link(error)) = ended else { break ended };
             debug!(channel = %channel.id(), %error, "the control stream lost its path");
-            if self.recover(shared, channel).await.is_none() {
+            if Box::pin(self.recover(shared, channel)).await.is_none() {
                 break Err(ChannelError::Link(error));
             }
         };

@@ -80,11 +80,12 @@ pub async fn run(shared: Arc<Shared>, inlet: Arc<Inlet>, acceptor: Acceptor) {
     }
 }
 
-async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, application: TcpStream) {
+pub(super) async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, application: TcpStream) {
     // A socket that no reactor takes is closed, which its application sees.
     let Ok(application) = adopt(application) else { return };
     let mut counted = inlet.counts.open();
-    match open(&shared, &inlet).await {
+    // In an allocation of its own: while bytes flow, or do not, nothing is held of how the path was found.
+    match Box::pin(open(&shared, &inlet)).await {
         Ok(Opened { channel, link, picked }) => {
             picked.count();
             carry(&shared, &inlet, (channel, link, picked), application, &mut counted).await;

@@ -267,4 +267,6 @@ impl Engine {
 }
 
 #[cfg(test)]
+mod sizes;
+#[cfg(test)]
 mod tests;

@@ -42,7 +42,7 @@ enum State {
 }
 
 /// One control link's session: what its data links are proven with.
-struct Session {
+pub(super) struct Session {
     link: LinkSession,
     /// Where the relay was reached.
     address: HostPort,

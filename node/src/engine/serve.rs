@@ -60,16 +60,17 @@ pub async fn serve_path(shared: Arc<Shared>, socket: TcpStream, joined: Option<(
             }
         };
         match header.kind {
-            Kind::Handshake => return serve_handshake(&shared, &frame[HEADER_LEN..], joined, link).await,
+            Kind::Handshake => return Box::pin(serve_handshake(&shared, &frame[HEADER_LEN..], joined, link)).await,
             Kind::Open | Kind::Attach => {
                 if let Some((channel, stream)) = carried.take() {
                     channel.forget_ended(stream);
                 }
-                let served = match header.kind {
-                    Kind::Open => serve_open(&shared, frame, link).await,
-                    _ => serve_attach(&shared, frame, link).await,
+                // Each in an allocation of its own: a stream that is carried holds nothing of how it was opened, nor does an idle path.
+                let carrying = match Box::pin(begin(&shared, header.kind, frame, link)).await {
+                    Some(begun) => Box::pin(carry(&shared, Box::new(begun))),
+                    None => return,
                 };
-                let Some(Carried { channel, stream, path }) = served else { return };
+                let Some(Carried { channel, stream, path }) = carrying.await else { return };
                 (link, carried) = (path, Some((channel, stream)));
             }
             Kind::Data | Kind::Control | Kind::NoChannel => {
@@ -82,7 +83,7 @@ pub async fn serve_path(shared: Arc<Shared>, socket: TcpStream, joined: Option<(
 }
 
 async fn serve_handshake(shared: &Arc<Shared>, offer: &[u8], joined: Option<(Identifier, InstanceId)>, link: Link) {
-    match channel::answer(&shared.trust, offer, joined, link).await {
+    match Box::pin(channel::answer(&shared.trust, offer, joined, link)).await {
         Ok((channel, control)) => {
             shared.metrics.handshake(Part::Responder, true);
             info!(peer = %channel.peer(), channel = %channel.id(), "a peer made a channel");
@@ -110,7 +111,7 @@ fn forget_earlier_runs(shared: &Shared, channel: &Channel) {
 }
 
 /// A stream that has ended cleanly, and the path that can carry another one.
-struct Carried {
+pub(super) struct Carried {
     channel: Arc<Channel>,
     stream: u64,
     path: Link,
@@ -124,7 +125,25 @@ struct Opened {
     open: Open,
 }
 
-async fn serve_open(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) -> Option<Carried> {
+/// A stream whose target was reached.
+pub(super) struct Begun {
+    opened: Opened,
+    application: TcpStream,
+    link: Link,
+    live: LiveGuard,
+    /// Dropped behind `live`: a stream that is counted as closed lives no more.
+    counted: Counted,
+}
+
+/// Does what the frame that opens or attaches a stream asks for; gives the stream, where it is one that is to be carried now.
+async fn begin(shared: &Arc<Shared>, kind: Kind, frame: Vec<u8>, link: Link) -> Option<Begun> {
+    match kind {
+        Kind::Open => serve_open(shared, frame, link).await,
+        _ => serve_attach(shared, frame, link).await,
+    }
+}
+
+async fn serve_open(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) -> Option<Begun> {
     let head = OpenHead::of_frame(&frame)?;
     let Some(channel) = shared.peers.by_id(head.channel) else {
         no_channel(&mut link).await;
@@ -140,7 +159,7 @@ async fn serve_open(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) ->
     }
 }
 
-async fn serve_attach(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) -> Option<Carried> {
+async fn serve_attach(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) -> Option<Begun> {
     let head = AttachHead::of_frame(&frame)?;
     let id = head.head.stream;
     let Some(channel) = shared.peers.by_id(head.head.channel) else {
@@ -163,8 +182,8 @@ async fn serve_attach(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) 
     None
 }
 
-/// Serves one stream to its end.
-async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> Option<Carried> {
+/// Judges a stream, reaches its target, and answers where it was not.
+async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> Option<Begun> {
     let Opened { channel, id, mut stream, open } = opened;
     // It counts, and a change of policies or credentials reaches it, from before it is judged: nothing falls in between, however
     // long the target takes.
@@ -214,7 +233,7 @@ async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> O
         return None;
     }
     let counted = shared.metrics.of(Through::Outlet(open.outlet.clone())).open();
-    carry(shared, Opened { channel, id, stream, open }, application, link, (counted, live)).await
+    Some(Begun { opened: Opened { channel, id, stream, open }, application, link, live, counted })
 }
 
 /// Decides about an open and dials the outlet's target. An unknown outlet and a denied one take the same steps and give the same
@@ -278,34 +297,30 @@ async fn flush(stream: &mut Stream, link: &mut Link) {
     }
 }
 
-async fn carry(
-    shared: &Shared,
-    opened: Opened,
-    application: TcpStream,
-    link: Link,
-    (mut counted, live): (Counted, LiveGuard),
-) -> Option<Carried> {
-    let Opened { channel, id, mut stream, open } = opened;
-    let (peer, outlet) = (channel.peer(), &open.outlet);
+/// Carries one stream to its end. What it is handed stays where it stands: an argument takes its room twice in a future.
+pub(super) async fn carry(shared: &Shared, mut begun: Box<Begun>) -> Option<Carried> {
+    let (channel, id, stream) = (&begun.opened.channel, begun.opened.id, &mut begun.opened.stream);
+    let (peer, outlet) = (channel.peer(), &begun.opened.open.outlet);
     debug!(%peer, %outlet, stream = id, "stream opened");
     let patience = shared.outlet(outlet).map_or(RESUME_TIMEOUT, |outlet| outlet.resume_timeout.get());
     let pump = Pump {
-        stream: &mut stream,
-        application: &application,
-        link,
-        signal: &live.signal,
+        stream,
+        application: &begun.application,
+        link: begun.link,
+        signal: &begun.live.signal,
         resume: None,
         patience,
         resumed: &shared.metrics.resumes,
     };
     let Outcome { end, path } = pump::run(pump, Vec::new()).await;
+    let stream = &begun.opened.stream;
     let (sent, received) = stream.bytes();
-    counted.ended(&end, (sent, received));
+    begun.counted.ended(&end, (sent, received));
     let how = match end {
         End::Clean => {
             debug!(%peer, %outlet, stream = id, sent, received, "stream ended");
             channel.remember(id, stream.attach_number(), Control::Finished { count: stream.sent() }, patience);
-            return path.map(|path| Carried { channel, stream: id, path });
+            return path.map(|path| Carried { channel: Arc::clone(channel), stream: id, path });
         }
         End::Reset { code, told } => {
             if matches!(code, ResetCode::Policy | ResetCode::Credential) {
@@ -329,7 +344,7 @@ async fn carry(
         }
     };
     channel.remember(id, stream.attach_number(), Control::Reset(how), patience);
-    reset_application(application);
+    reset_application(begun.application);
     None
 }
 

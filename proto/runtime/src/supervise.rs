@@ -16,6 +16,8 @@ use tracing::Instrument as _;
 /// How long aborted tasks get to be dropped. They end at their next await; one that computes is left to the end of the process.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
 
+type Panic = Box<dyn Any + Send>;
+
 type BoxedTask = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How a shutdown went.
@@ -85,26 +87,12 @@ impl Supervisor {
 
     /// The task stands in an allocation of its own: a future that is handed on by value through several others takes its room once in
     /// each of them, for as long as it lives.
-    fn spawn_boxed(&self, name: &'static str, stop: Option<CancellationToken>, mut task: BoxedTask) {
+    fn spawn_boxed(&self, name: &'static str, stop: Option<CancellationToken>, task: BoxedTask) {
         // Tracked by every node above, so that a parent drains when its children have.
         let tracked: Box<[_]> = self.lineage.iter().map(TaskTracker::token).collect();
         let (abort, panics) = (self.abort.clone(), Arc::clone(&self.panics));
         let task = async move {
-            let stopped = async {
-                match &stop {
-                    Some(stop) => stop.cancelled().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let caught = tokio::select! {
-                biased;
-                () = abort.cancelled() => Ok(()),
-                () = stopped => Ok(()),
-                caught = poll_fn(|context| catching(&mut task, context)) => caught,
-            };
-            // Its state goes first: whoever waits for the end of a task relies on that.
-            drop(task);
-            if let Err(panic) = caught {
+            if let Err(panic) = supervised(task, &abort, stop.as_ref()).await {
                 panics.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(task = name, panic = panic_text(panic.as_ref()), "a task panicked; only what it served is lost");
             }
@@ -144,8 +132,25 @@ impl Supervisor {
     }
 }
 
+/// Runs `task` to its end, its panic, or until either token is cancelled. Its state is dropped with this: whoever waits for the end of
+/// tasks relies on that.
+async fn supervised(mut task: BoxedTask, abort: &CancellationToken, stop: Option<&CancellationToken>) -> Result<(), Panic> {
+    let stopped = async {
+        match stop {
+            Some(stop) => stop.cancelled().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = abort.cancelled() => Ok(()),
+        () = stopped => Ok(()),
+        ended = poll_fn(|context| catching(&mut task, context)) => ended,
+    }
+}
+
 /// Polls `task`, with a panic caught. It is not polled again after one, so nothing half changed is seen again.
-fn catching(task: &mut BoxedTask, context: &mut Context<'_>) -> Poll<Result<(), Box<dyn Any + Send>>> {
+fn catching(task: &mut BoxedTask, context: &mut Context<'_>) -> Poll<Result<(), Panic>> {
     match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
         Ok(poll) => poll.map(Ok),
         Err(panic) => Poll::Ready(Err(panic)),
@@ -192,6 +197,17 @@ mod tests {
         assert!(notice.await.is_err(), "the task was dropped");
         assert!(child.stopping().is_cancelled());
         assert_eq!(root.running(), 0);
+    }
+
+    #[test]
+    fn what_a_task_takes_beside_its_own_is_small() {
+        fn size<F: Future>(
+            _: impl FnOnce(BoxedTask, &'static CancellationToken, Option<&'static CancellationToken>) -> F,
+        ) -> usize {
+            size_of::<F>()
+        }
+        let size = size(supervised);
+        assert!(size <= 320, "{size} bytes of at most 320");
     }
 
     #[tokio::test(start_paused = true)]

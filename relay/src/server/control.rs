@@ -36,8 +36,9 @@ pub(super) struct Control {
 pub(super) async fn serve(shared: &Arc<Shared>, link: Link) -> DropReason {
     // In an allocation of its own that is gone once the node has proven who it is, so that a session holds no room for its beginning.
     match Box::pin(admit(shared, link)).await {
-        Ok(Admitted { served, mut conversation, observed, span }) => {
-            served.run(observed, &mut conversation).instrument(span).await
+        Ok(admitted) => {
+            let span = admitted.span.clone();
+            admitted.run().instrument(span).await
         }
         Err(reason) => reason,
     }
@@ -52,7 +53,7 @@ struct Admitted<'a> {
 }
 
 /// Does the handshake, and opens the session that the node's credential is good for.
-async fn admit(shared: &Arc<Shared>, link: Link) -> Result<Admitted<'_>, DropReason> {
+async fn admit(shared: &Arc<Shared>, link: Link) -> Result<Box<Admitted<'_>>, DropReason> {
     let Link { accepted: Accepted { stream, peer: address, permit }, counted } = link;
     let half_open = shared.half_open_sessions.enter(address.ip());
     let statics: Vec<&StaticKey> = shared.statics.iter().collect();
@@ -98,7 +99,18 @@ async fn admit(shared: &Arc<Shared>, link: Link) -> Result<Admitted<'_>, DropRea
         conversation.close(Some(reason)).await;
         return Err(DropReason::Closed);
     }
-    Ok(Admitted { served, conversation, observed: address, span })
+    Ok(Box::new(Admitted { served, conversation, observed: address, span }))
+}
+
+impl Admitted<'_> {
+    /// Serves the node until either side ends its session.
+    async fn run(mut self: Box<Self>) -> DropReason {
+        tracing::info!(address = %self.observed, "a node connected");
+        let Self { served, conversation, observed, .. } = &mut *self;
+        let reason = served.converse(*observed, conversation).await;
+        tracing::info!(?reason, "a node's session ended");
+        reason
+    }
 }
 
 fn verify(shared: &Shared, credential: &[u8], remote_static: StaticPublic) -> Result<VerifiedCredential, Refusal> {
@@ -149,13 +161,6 @@ impl Drop for Served<'_> {
 }
 
 impl Served<'_> {
-    async fn run(self, observed: SocketAddr, conversation: &mut Conversation) -> DropReason {
-        tracing::info!(address = %observed, "a node connected");
-        let reason = self.converse(observed, conversation).await;
-        tracing::info!(?reason, "a node's session ended");
-        reason
-    }
-
     async fn converse(&self, observed: SocketAddr, conversation: &mut Conversation) -> DropReason {
         let Conversation { sender, receiver } = conversation;
         let ended = tokio::select! {

@@ -149,16 +149,18 @@ async fn refuse(mut opened: Opened, reason: Refusal) {
 impl Shared {
     /// Splices two links, in a task of its own: what their tasks needed until here is freed.
     fn join(self: &Arc<Self>, dialler: Link, parked: Link) {
+        let Link { accepted: first, counted: first_counted } = dialler;
+        let Link { accepted: second, counted: second_counted } = parked;
         let shared = Arc::clone(self);
+        let (one, other) = (first.stream, second.stream);
+        let held = (first.permit, second.permit, first_counted, second_counted);
         self.workers.spawn(&self.supervisor, "relay: join", async move {
-            let Link { accepted: first, counted: first_counted } = dialler;
-            let Link { accepted: second, counted: second_counted } = parked;
             let mut counted = shared.metrics.join();
             // Where one cannot be taken to this thread, both are closed, and their nodes dial anew.
-            let (Ok(one), Ok(other)) = (adopt(first.stream), adopt(second.stream)) else { return };
+            let (Ok(one), Ok(other)) = (adopt(one), adopt(other)) else { return };
             let report = shared.splicer.join(one, other).await;
             counted.ended(&report.end);
-            drop((first.permit, second.permit, first_counted, second_counted));
+            drop(held);
             let (to_parked, to_dialler) = (report.forward, report.backward);
             match report.end {
                 End::Closed(side) => tracing::debug!(?side, to_parked, to_dialler, "a join ended"),

@@ -344,4 +344,6 @@ async fn follow_trust(shared: Arc<Shared>) {
 }
 
 #[cfg(test)]
+mod sizes;
+#[cfg(test)]
 mod tests;

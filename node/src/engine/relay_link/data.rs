@@ -78,9 +78,10 @@ impl RelayLink {
     }
 
     /// Parks one link, and serves it once it is joined.
-    async fn park(self: Arc<Self>, shared: Arc<Shared>, session: Arc<Session>) {
-        let parked = async {
-            let (mut socket, mut frames) = self.open_data_link(&session, &Frame::Park).await?;
+    pub(in super::super) async fn park(self: Arc<Self>, shared: Arc<Shared>, session: Arc<Session>) {
+        // What is over once the link is parked, and all of it once the link is joined, stands in allocations of its own.
+        let parked = Box::pin(async {
+            let (mut socket, mut frames) = Box::pin(self.open_data_link(&session, &Frame::Park)).await?;
             shared.metrics.link(LinkKind::Parked);
             let mut sealed = [0; Frame::SEALED_LEN];
             let surplus = session.parked.load(Ordering::Relaxed) > PARKED_FLOOR;
@@ -94,7 +95,7 @@ impl RelayLink {
                 Ok(_) => Err(lost("an unexpected frame")),
                 Err(error) => Err(lost(&error.to_string())),
             }
-        };
+        });
         let joined = tokio::select! {
             () = session.ended.cancelled() => None,
             parked = parked => match parked {
