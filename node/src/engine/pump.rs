@@ -109,14 +109,15 @@ struct Lost {
     since: Instant,
     attempts: u32,
     error: io::Error,
-    /// The peer's run is said to be gone.
-    gone: bool,
+    /// Since when the peer's run is said to be gone.
+    gone: Option<Instant>,
 }
 
 impl Lost {
     /// When the stream is given up.
     fn until(&self, patience: Duration) -> Instant {
-        self.since + if self.gone { GONE_PATIENCE.min(patience) } else { patience }
+        let until = self.since + patience;
+        self.gone.map_or(until, |gone| until.min(gone + GONE_PATIENCE))
     }
 }
 
@@ -373,7 +374,7 @@ impl State<'_> {
         let Some(resume) = self.resume.filter(|_| self.link.is_none()) else { return Ok(()) };
         self.take_path(link);
         if let Some(lost) = &mut self.lost {
-            lost.gone = false;
+            lost.gone = None;
         }
         resume.attach(self.stream, &mut self.small).map_err(End::Protocol)?;
         self.asked = Some(Instant::now());
@@ -394,10 +395,11 @@ impl State<'_> {
         if gone {
             lost.error = io::Error::other(failure.reason);
         }
-        lost.gone = gone;
+        lost.gone = gone.then(|| lost.gone.unwrap_or_else(Instant::now));
         lost.attempts += 1;
         if let Some(resume) = self.resume {
-            resume.ask(lost.attempts, lost.since);
+            // There is not long to find out whether it comes back.
+            resume.ask(if gone { lost.attempts.min(2) } else { lost.attempts }, lost.since);
         }
         Ok(())
     }
@@ -438,7 +440,7 @@ impl State<'_> {
             None => {
                 debug!(%error, "the stream lost its path");
                 let now = Instant::now();
-                self.lost = Some(Lost { since: now, attempts: 0, error, gone: false });
+                self.lost = Some(Lost { since: now, attempts: 0, error, gone: None });
                 (0, now)
             }
         };

@@ -186,13 +186,13 @@ impl<C: Clone, L> Registry<C, L> {
     }
 
     /// The links of a session that is gone: parked ones die with it, and who waited for it hears so.
-    pub(super) fn remove_links(&mut self, parked: Vec<(LinkId, L)>, waiting: VecDeque<Waiting<L>>) {
+    pub(super) fn remove_links(&mut self, parked: Vec<(LinkId, L)>, waiting: VecDeque<Waiting<L>>, reason: Refusal) {
         self.counts.parked -= parked.len();
         self.counts.waiting -= waiting.len();
         self.commands.extend(parked.into_iter().map(|(_, link)| Command::Drop(link)));
         for waiting in waiting {
             self.undial(waiting.dialler);
-            self.refuse(waiting.link, Refusal::NotConnected);
+            self.refuse(waiting.link, reason);
         }
     }
 }

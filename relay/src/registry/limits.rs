@@ -52,6 +52,10 @@ pub const WAIT: Duration = Duration::from_secs(3);
 /// A node pings every 10 s; two lost pings and a slow network fit.
 pub const RECEIPT: Duration = Duration::from_secs(25);
 
+/// A node pings every 10 s, give or take one. A control link that closes after a longer silence is one that the node gave up because the
+/// network had fallen silent: the word of that comes late.
+pub const QUIET: Duration = Duration::from_secs(12);
+
 /// Least time between two updates of one name to one watcher.
 pub const UPDATE_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -199,6 +199,10 @@ impl<C: Clone, L> Registry<C, L> {
 
     /// The control link of `session` ended by itself.
     pub fn handle_closed(&mut self, now: Now, session: SessionId) {
+        let heard = self.sessions.get(&session).map(|session| session.heard);
+        if heard.is_some_and(|heard| now.instant >= heard + limits::QUIET) {
+            self.note_away(now, session);
+        }
         self.remove(now, session);
     }
 
@@ -255,7 +259,8 @@ impl<C: Clone, L> Registry<C, L> {
             self.mark(now, name, now.instant + limits::SETTLE);
         }
         self.counts.registrations -= session.names.len();
-        self.remove_links(session.parked, session.waiting);
+        let reason = if self.away.has(now.instant, peer.whom()) { Refusal::NoLink } else { Refusal::NotConnected };
+        self.remove_links(session.parked, session.waiting, reason);
         Some(session.control)
     }
 

@@ -729,11 +729,26 @@ fn a_silent_node_is_away_and_not_gone() {
     let mut bench = Bench::new();
     let callee = peer(1, 1, 1, &[]);
     let (outlet, inlet) = (bench.open(callee.clone()).unwrap(), bench.open(peer(2, 2, 2, &[])).unwrap());
+    bench.link(inlet, join_to(&callee), 19);
     bench.registry.handle_silent(bench.now, outlet);
     bench.link(inlet, join_to(&callee), 20);
-    assert_eq!(bench.collect(), [Command::Refuse { link: 20, reason: Refusal::NoLink }]);
+    let refused = |link| Command::Refuse { link, reason: Refusal::NoLink };
+    assert_eq!(bench.collect(), [refused(19), refused(20)]);
     // In another run it is back, and the earlier one is over.
     bench.open(peer(1, 1, 3, &[])).unwrap();
     bench.link(inlet, join_to(&callee), 21);
     assert_eq!(bench.collect(), [Command::Refuse { link: 21, reason: Refusal::NotConnected }]);
+}
+
+/// A node that gives a silent network up closes its link, and the word of that arrives when the network is back.
+#[test]
+fn a_late_close_is_of_a_node_that_is_away() {
+    let mut bench = Bench::new();
+    let callee = peer(1, 1, 1, &[]);
+    let outlet = bench.open(callee.clone()).unwrap();
+    bench.pass(limits::QUIET);
+    let inlet = bench.open(peer(2, 2, 2, &[])).unwrap();
+    bench.registry.handle_closed(bench.now, outlet);
+    bench.link(inlet, join_to(&callee), 20);
+    assert_eq!(bench.collect(), [Command::Refuse { link: 20, reason: Refusal::NoLink }]);
 }

@@ -16,6 +16,15 @@ pub fn resident(pid: u32) -> u64 {
     kibibytes << 10
 }
 
+/// How many descriptors a process has open.
+///
+/// # Panics
+/// Where there is no such process.
+#[must_use]
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count()
+}
+
 /// Command lines of all processes that this user may see, with their ids.
 #[must_use]
 pub fn command_lines() -> Vec<(u32, Vec<u8>)> {

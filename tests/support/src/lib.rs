@@ -23,7 +23,7 @@ mod terminal;
 pub use client::{HttpReply, connect, echoes, http_get};
 pub use endings::{ENDINGS, Ending, EndingServer, NOBODY, Patience, nobody_there};
 pub use home::TestHome;
-pub use inspect::{command_lines, contains, files_below, found_in_memory, resident};
+pub use inspect::{command_lines, contains, descriptors, files_below, found_in_memory, resident};
 pub use netns::{Namespace, unavailable as namespaces_unavailable};
 pub use pattern::Pattern;
 pub use poll::{PATIENCE, eventually, holds};
