@@ -3,10 +3,10 @@
 use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -77,22 +77,27 @@ impl Supervisor {
 
     /// Runs `task` under this node. It is expected to heed [`Self::stopping`]. A panic in it ends it alone, and is counted.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.spawn_boxed(name, None, Box::pin(task));
+        self.spawn_boxed(name, self.abort.clone(), Box::pin(task));
     }
 
-    /// As [`Self::spawn`], for a task that need not heed anything: it is dropped when `stop` is cancelled.
+    /// As [`Self::spawn`], for a task that need not heed anything: it is dropped when `stop` is cancelled, which is
+    /// [`Self::stopping`] or descends from it.
     pub fn spawn_until(&self, stop: &CancellationToken, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.spawn_boxed(name, Some(stop.clone()), Box::pin(task));
+        // Nothing is aborted before it was told to stop.
+        self.spawn_boxed(name, stop.clone(), Box::pin(task));
     }
 
     /// The task stands in an allocation of its own: a future that is handed on by value through several others takes its room once in
     /// each of them, for as long as it lives.
-    fn spawn_boxed(&self, name: &'static str, stop: Option<CancellationToken>, task: BoxedTask) {
+    fn spawn_boxed(&self, name: &'static str, end: CancellationToken, mut task: BoxedTask) {
         // Tracked by every node above, so that a parent drains when its children have.
         let tracked: Box<[_]> = self.lineage.iter().map(TaskTracker::token).collect();
-        let (abort, panics) = (self.abort.clone(), Arc::clone(&self.panics));
+        let panics = Arc::clone(&self.panics);
         let task = async move {
-            if let Err(panic) = supervised(task, &abort, stop.as_ref()).await {
+            let ended = supervised(&mut task, &end).await;
+            // Its state goes first: whoever waits for the end of tasks relies on that.
+            drop(task);
+            if let Err(panic) = ended {
                 panics.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(task = name, panic = panic_text(panic.as_ref()), "a task panicked; only what it served is lost");
             }
@@ -132,29 +137,20 @@ impl Supervisor {
     }
 }
 
-/// Runs `task` to its end, its panic, or until either token is cancelled. Its state is dropped with this: whoever waits for the end of
-/// tasks relies on that.
-async fn supervised(mut task: BoxedTask, abort: &CancellationToken, stop: Option<&CancellationToken>) -> Result<(), Panic> {
-    let stopped = async {
-        match stop {
-            Some(stop) => stop.cancelled().await,
-            None => std::future::pending().await,
+/// Runs `task` until it ends or panics, or `end` is cancelled.
+async fn supervised(task: &mut BoxedTask, end: &CancellationToken) -> Result<(), Panic> {
+    let mut cancelled = pin!(end.cancelled());
+    poll_fn(|context| {
+        if cancelled.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Ok(()));
         }
-    };
-    tokio::select! {
-        biased;
-        () = abort.cancelled() => Ok(()),
-        () = stopped => Ok(()),
-        ended = poll_fn(|context| catching(&mut task, context)) => ended,
-    }
-}
-
-/// Polls `task`, with a panic caught. It is not polled again after one, so nothing half changed is seen again.
-fn catching(task: &mut BoxedTask, context: &mut Context<'_>) -> Poll<Result<(), Panic>> {
-    match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
-        Ok(poll) => poll.map(Ok),
-        Err(panic) => Poll::Ready(Err(panic)),
-    }
+        match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Ok),
+            // It is not polled again, so nothing half changed is seen again.
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    })
+    .await
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
@@ -201,13 +197,11 @@ mod tests {
 
     #[test]
     fn what_a_task_takes_beside_its_own_is_small() {
-        fn size<F: Future>(
-            _: impl FnOnce(BoxedTask, &'static CancellationToken, Option<&'static CancellationToken>) -> F,
-        ) -> usize {
+        fn size<F: Future>(_: impl FnOnce(&'static mut BoxedTask, &'static CancellationToken) -> F) -> usize {
             size_of::<F>()
         }
         let size = size(supervised);
-        assert!(size <= 320, "{size} bytes of at most 320");
+        assert!(size <= 160, "{size} bytes of at most 160");
     }
 
     #[tokio::test(start_paused = true)]

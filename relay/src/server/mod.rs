@@ -43,7 +43,7 @@ const HALF_OPEN_SESSIONS_PER_SOURCE: usize = 256;
 const HALF_OPEN_LINKS: usize = 4096;
 const HALF_OPEN_LINKS_PER_SOURCE: usize = 1024;
 
-/// Sessions in total. Each holds some 30 KiB with its buffers.
+/// Sessions in total. Each holds some 8 KiB.
 const SESSIONS: usize = 10_000;
 
 /// What a relay needs.
