@@ -48,6 +48,7 @@ use postern_runtime::home::{Home, IdentityHome, NodeHome};
 use postern_runtime::membership::Membership;
 use postern_runtime::metrics::Exposition;
 use postern_runtime::net::{Acceptor, BindError, SocketKind, bind};
+use postern_runtime::open_files;
 use postern_runtime::supervise::Supervisor;
 use postern_runtime::workers::Workers;
 use tokio::sync::watch;
@@ -62,7 +63,8 @@ use self::inlet::Inlet;
 use self::live::Through;
 use self::shared::Shared;
 
-/// Most connections that one inlet serves at once; further ones wait in the kernel's queue.
+/// Most connections that one inlet serves at once; further ones wait in the kernel's queue. Fewer where the process may not have
+/// as many open files: each has a socket and a path, and a fifth stays for what else there is, so that none of them lacks its path.
 const MAX_INLET_CONNECTIONS: usize = 8_192;
 
 /// Most direct paths that are served at once.
@@ -110,6 +112,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     /// Where the listener for peers is bound.
     listener: SocketAddr,
+    /// Most connections of one inlet.
+    most_connections: usize,
 }
 
 impl Engine {
@@ -119,6 +123,7 @@ impl Engine {
     /// [`EngineError`] where the listener for peers cannot be bound.
     pub async fn start(settings: Settings) -> Result<Self, EngineError> {
         let address = settings.listener.clone().unwrap_or_else(presence::default_listener);
+        let most_connections = MAX_INLET_CONNECTIONS.min(open_files::raise_limit() * 2 / 5);
         let acceptor = Acceptor::new(bind(&address).await?, SocketKind::Link, MAX_DIRECT_PATHS);
         let bound = acceptor.local_addr()?;
         let shared = Arc::new(Shared::new(settings, Workers::start().map_err(EngineError::Workers)?));
@@ -130,7 +135,7 @@ impl Engine {
         shared.spawn("credential expiry", Arc::clone(&shared).watch_expiry());
         let stop = shared.stop.child_token();
         shared.spawn_worker("direct listener", direct::listen(Arc::clone(&shared), acceptor, stop));
-        Ok(Self { shared, listener: bound })
+        Ok(Self { shared, listener: bound, most_connections })
     }
 
     /// The node's identity joined a project, or learned something new about it.
@@ -176,7 +181,7 @@ impl Engine {
     /// [`EngineError::Listen`].
     pub async fn add_inlet(&self, spec: InletSpec) -> Result<InletSpec, EngineError> {
         self.remove_inlet(&spec.alias).await;
-        let acceptor = Acceptor::new(bind(&spec.from).await?, SocketKind::Application, MAX_INLET_CONNECTIONS);
+        let acceptor = Acceptor::new(bind(&spec.from).await?, SocketKind::Application, self.most_connections);
         let bound = acceptor.local_addr()?;
         let spec = InletSpec { from: spec.from.with_port(bound.port()), ..spec };
         info!(inlet = %spec.alias, from = %bound, to = %spec.to, "inlet added");

@@ -13,6 +13,7 @@ pub mod lock;
 pub mod membership;
 pub mod metrics;
 pub mod net;
+pub mod open_files;
 pub mod session;
 pub mod supervise;
 pub mod telemetry;

@@ -3,13 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use postern_runtime::open_files;
 
 /// Descriptors that are not links or pipes: listeners, sessions with the authority, files, logs, and room.
 const OTHERS: usize = 64;
-
-/// Where the operating system sets no limit.
-const UNLIMITED: usize = 1 << 20;
 
 /// Parked links take at most one descriptor in this many.
 const PARKED_SHARE: usize = 5;
@@ -25,14 +22,7 @@ impl Descriptors {
     /// As many as the process may have: its soft limit is raised to its hard one.
     #[must_use]
     pub fn of_process() -> Self {
-        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-        if current != maximum
-            && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-        {
-            tracing::warn!(%error, "cannot raise the limit of open files to the one that the system permits");
-        }
-        let limit = getrlimit(Resource::Nofile).current.map_or(UNLIMITED, |limit| usize::try_from(limit).unwrap_or(UNLIMITED));
-        Self::with_limit(limit)
+        Self::with_limit(open_files::raise_limit())
     }
 
     /// As many as `limit`.

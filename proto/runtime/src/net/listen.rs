@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use postern_proto::address::HostPort;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::time::Instant;
 
 use super::SocketKind;
 
@@ -15,6 +16,13 @@ use super::SocketKind;
 /// without it the loop would spin, since the connection stays in the queue.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Each connection that ends makes room for one, so a process without descriptors may fail to accept again and again: that is said
+/// once in so long.
+const SAID_AGAIN: Duration = Duration::from_secs(60);
+
+/// That all permits are taken is said again after so many were free meanwhile.
+const ROOM_AGAIN: usize = 16;
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +83,10 @@ pub struct Acceptor {
     permits: Arc<Semaphore>,
     /// The next pause, while accepting fails.
     pause: Option<Duration>,
+    /// When it was last said that accepting fails, while that is not over.
+    said: Option<Instant>,
+    /// It was said that there are no permits, and most of them have not come back yet.
+    full: bool,
 }
 
 impl Acceptor {
@@ -87,7 +99,7 @@ impl Acceptor {
     /// As [`Self::new`], with permits that several listeners share.
     #[must_use]
     pub const fn sharing(listener: TcpListener, kind: SocketKind, permits: Arc<Semaphore>) -> Self {
-        Self { listener, kind, permits, pause: None }
+        Self { listener, kind, permits, pause: None, said: None, full: false }
     }
 
     /// As an acceptor of the calling thread's reactor, where it was another's.
@@ -108,14 +120,14 @@ impl Acceptor {
     /// skipped, and where descriptors have run out this waits, and says so once. Cancelling loses nothing.
     pub async fn accept(&mut self) -> Accepted {
         loop {
-            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
+            let Some(permit) = self.permit().await else {
                 // A closed semaphore: whoever closed it wants no more connections.
                 return std::future::pending().await;
             };
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     if self.pause.take().is_some() {
-                        tracing::info!("accepting connections again");
+                        tracing::debug!("accepting connections again");
                     }
                     match self.kind.apply(&stream) {
                         Ok(()) => return Accepted { stream, peer, permit },
@@ -127,7 +139,8 @@ impl Acceptor {
                 }
                 Err(error) => {
                     let pause = self.pause.map_or(FIRST_PAUSE, |last| (last * 2).min(LONGEST_PAUSE));
-                    if self.pause.is_none() {
+                    if self.pause.is_none() && self.said.is_none_or(|said| said.elapsed() >= SAID_AGAIN) {
+                        self.said = Some(Instant::now());
                         tracing::error!(%error, "cannot accept connections; those that wait are accepted when this ends");
                     }
                     self.pause = Some(pause);
@@ -136,6 +149,27 @@ impl Acceptor {
                 }
             }
         }
+    }
+}
+
+impl Acceptor {
+    /// Leave to take one more connection; `None` where there will be none any more.
+    async fn permit(&mut self) -> Option<OwnedSemaphorePermit> {
+        match Arc::clone(&self.permits).try_acquire_owned() {
+            Ok(permit) => {
+                if self.full && self.permits.available_permits() > ROOM_AGAIN {
+                    self.full = false;
+                }
+                return Some(permit);
+            }
+            Err(TryAcquireError::Closed) => return None,
+            Err(TryAcquireError::NoPermits) => {}
+        }
+        if !std::mem::replace(&mut self.full, true) {
+            let listener = self.listener.local_addr().ok();
+            tracing::warn!(?listener, "as many connections as are served at once; further ones wait until others end");
+        }
+        Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 }
 
