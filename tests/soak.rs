@@ -13,8 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use postern_test_support::{
-    PATIENCE, Pattern, Portal, Project, RelayServer, TcpServer, TestHome, connect, descriptors, eventually, holds, http_get, reset,
-    resident,
+    PATIENCE, Pattern, Portal, Project, RelayServer, TcpServer, TestHome, connect, descriptors, eventually, holds, http_get,
+    reset, resident,
 };
 
 /// Between two faults.
@@ -139,10 +139,12 @@ fn a_long_time_with_faults() {
     let project = Project::new(binary);
     let mut second = RelayServer::join(&project);
     let vendor = project.member(&["--relay", "vendor"]);
-    let outlet = format!("{{name: vendor, relay: vendor, http-server-port: 0, tcp-outlet: {{from: service, to: {}}}}}", server.port());
+    let outlet =
+        format!("{{name: vendor, relay: vendor, http-server-port: 0, tcp-outlet: {{from: service, to: {}}}}}", server.port());
     vendor.ok(&["node", "create", "--configuration", &outlet]);
     let customer = project.member(&[]);
-    let inlet = "{name: customer, http-server-port: 0, tcp-inlet: {alias: service, from: '127.0.0.1:0', via: vendor, to: service}}";
+    let inlet =
+        "{name: customer, http-server-port: 0, tcp-inlet: {alias: service, from: '127.0.0.1:0', via: vendor, to: service}}";
     customer.ok(&["node", "create", "--configuration", inlet]);
     let portal = Portal { inlet: customer.inlet("service"), customer, vendor, project };
     portal.vendor.registered_at("vendor", 2);

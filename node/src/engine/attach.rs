@@ -62,8 +62,7 @@ pub fn delay(attempt: u32) -> Duration {
 }
 
 /// Whether `failure` says that the run of the peer's node is gone for good: another one has its place, nothing listens any more
-/// where it did, or relays that were connected all along since before the path was lost know
-/// nothing of it.
+/// where it did, or relays that were connected since before the path was lost know nothing of it.
 fn is_gone(shared: &Shared, failure: &Failure, since: Instant) -> bool {
     failure.code == code::OTHER_NODE
         || failure.code == code::NOT_LISTENING

@@ -179,6 +179,8 @@ async fn carry(
         resume: Some(&opener),
         patience: inlet.spec.resume_timeout.get(),
         resumed: &shared.metrics.resumes,
+        counted,
+        held: shared.holdings.of(peer),
     };
     let Outcome { end, path } = pump::run(pump, first).await;
     let (sent, received) = stream.bytes();
@@ -198,6 +200,8 @@ async fn carry(
         }
         End::NotOpened(failure) => {
             picked.failed(shared, inlet);
+            // The answer may be what got lost: the peer's node may have reached the target and would wait for another path.
+            channel.say_reset(id, ResetCode::Timeout);
             refuse(inlet, failure);
         }
         End::Protocol(StreamError::UnexpectedKind(Kind::NoChannel)) => {
@@ -223,7 +227,12 @@ async fn carry(
             warn!(%peer, inlet = %inlet.spec.alias, stream = id, sent, received, %error, "a stream lost its path, and there was no other one in time");
             channel.say_reset(id, ResetCode::LinkLost);
         }
-        other => debug!(%peer, inlet = %inlet.spec.alias, stream = id, sent, received, end = ?other, "stream broke"),
+        other => {
+            debug!(%peer, inlet = %inlet.spec.alias, stream = id, sent, received, end = ?other, "stream broke");
+            if matches!(other, End::Protocol(_)) {
+                channel.say_reset(id, ResetCode::Protocol);
+            }
+        }
     }
     reset_application(application);
 }

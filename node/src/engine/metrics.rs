@@ -36,8 +36,8 @@ postern_runtime::metrics! {
     OPENED: Counter "postern_node_connections_opened_total" [RESOURCE_TYPE, RESOURCE], "Connections of applications: that an inlet accepted, and that an outlet made to its target.";
     CLOSED: Counter "postern_node_connections_closed_total" [RESOURCE_TYPE, RESOURCE, CAUSE], "Connections of applications that have ended, each once. What was opened and not closed is open now.";
     REFUSED: Counter "postern_node_connections_refused_total" [RESOURCE_TYPE, RESOURCE, CODE], "Connections that were not carried: of an inlet, those closed by the cause `refused`; of an outlet, what peers asked for and did not get, probes of `status` among them. Without a resource: an outlet that is not there was asked for.";
-    SENT: Counter "postern_node_sent_bytes_total" [RESOURCE_TYPE, RESOURCE], "Bytes of applications that were sent to the peer; those of a connection are counted when it ends.";
-    RECEIVED: Counter "postern_node_received_bytes_total" [RESOURCE_TYPE, RESOURCE], "Bytes for applications that were received from the peer; those of a connection are counted when it ends.";
+    SENT: Counter "postern_node_sent_bytes_total" [RESOURCE_TYPE, RESOURCE], "Bytes of applications that were sent to the peer, counted while they flow.";
+    RECEIVED: Counter "postern_node_received_bytes_total" [RESOURCE_TYPE, RESOURCE], "Bytes for applications that were received from the peer, counted while they flow.";
     STREAMS: Gauge "postern_node_streams" [], "Streams that are open now, through inlets and outlets.";
     RESUMED: Counter "postern_node_streams_resumed_total" [], "Streams that lost their path and went on over another one.";
     INLET_UP: Gauge "postern_node_inlet_up" [INLET], "1 where the peer was found and the last connection, if there was one, was carried; else 0.";
@@ -182,8 +182,12 @@ pub struct Counted {
 impl Counted {
     /// What the stream has carried since it was opened, sent and received.
     pub fn moved(&mut self, (sent, received): (u64, u64)) {
-        self.counts.sent.add(sent.saturating_sub(self.moved.0));
-        self.counts.received.add(received.saturating_sub(self.moved.1));
+        if sent > self.moved.0 {
+            self.counts.sent.add(sent - self.moved.0);
+        }
+        if received > self.moved.1 {
+            self.counts.received.add(received - self.moved.1);
+        }
         self.moved = (sent, received);
     }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use postern_proto::record::{HEADER_LEN, Kind, MAX_BODY, MAX_RECORD, OVERHEAD, PREFIX_LEN, RecordError, RejectCode, ResetCode};
 use postern_proto::stream::{Attachment, INITIAL_CREDIT, MAX_CREDIT, Outbox, Received, SMALL, Stream, StreamError};
+use postern_runtime::metrics::Count;
 use socket2::SockRef;
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
@@ -23,10 +24,10 @@ use self::backlog::Backlog;
 use super::buffers::{BUFFER_SIZE, Buffer, RECORDS_PER_BUFFER};
 use super::code;
 use super::failure::{Failure, Step};
-use super::held::{self, Held};
+use super::held::Held;
 use super::link::Link;
 use super::live::{Event, NoPath, Signal};
-use postern_runtime::metrics::Count;
+use super::metrics::Counted;
 
 /// How long the peer may wait for the count of records that were opened, where no acknowledgement was due before.
 const ACK_DELAY: Duration = Duration::from_secs(1);
@@ -102,6 +103,10 @@ pub struct Pump<'a> {
     pub patience: Duration,
     /// Counts each time that the stream goes on with another path.
     pub resumed: &'a Count,
+    /// Counts what the stream carries.
+    pub counted: &'a mut Counted,
+    /// Its part of what streams hold for others.
+    pub held: Held,
 }
 
 /// Since when, and why, a stream has no path that works.
@@ -157,6 +162,7 @@ struct State<'a> {
     idle_since: Instant,
     corruptions: u32,
     resumed: &'a Count,
+    counted: &'a mut Counted,
 }
 
 /// What became of a stream.
@@ -171,7 +177,7 @@ pub struct Outcome {
 ///
 /// `first` is sent before anything else: the frame that opens the stream, or nothing where the stream is accepted already.
 pub async fn run(pump: Pump<'_>, first: Vec<u8>) -> Outcome {
-    let Pump { stream, application, link, signal, resume, patience, resumed } = pump;
+    let Pump { stream, application, link, signal, resume, patience, resumed, counted, held } = pump;
     let now = Instant::now();
     let mut state = State {
         asked: (!stream.is_accepted()).then_some(now),
@@ -183,7 +189,7 @@ pub async fn run(pump: Pump<'_>, first: Vec<u8>) -> Outcome {
         link: Some(link),
         lost: None,
         outbox: Outbox::default(),
-        held: Held::default(),
+        held,
         small: first,
         small_position: 0,
         backlog: Backlog::default(),
@@ -196,6 +202,7 @@ pub async fn run(pump: Pump<'_>, first: Vec<u8>) -> Outcome {
         idle_since: now,
         corruptions: 0,
         resumed,
+        counted,
     };
     let end = state.run().await;
     Outcome { end, path: state.link }
@@ -214,6 +221,7 @@ impl State<'_> {
             if progress.moved {
                 rounds += 1;
                 if rounds % ROUNDS_PER_TURN == 0 {
+                    self.counted.moved(self.stream.bytes());
                     if let Some(event) = self.signal.take()
                         && let Err(end) = self.handle(event)
                     {
@@ -232,8 +240,9 @@ impl State<'_> {
 
     /// Buffers go back while nothing moves.
     fn release(&mut self) {
+        self.counted.moved(self.stream.bytes());
         self.held.set(self.outbox.kept() + usize::try_from(self.stream.buffered()).unwrap_or(usize::MAX));
-        self.stream.set_max_window(if held::is_scarce() { INITIAL_CREDIT } else { MAX_CREDIT });
+        self.stream.set_max_window(if self.held.is_scarce() { INITIAL_CREDIT } else { MAX_CREDIT });
         if let Some(link) = &mut self.link {
             link.release();
         }
@@ -418,7 +427,12 @@ impl State<'_> {
         if self.corruptions > MAX_CORRUPTIONS {
             return Err(self.protocol(error));
         }
-        warn!(%error, "the path changed what it carried");
+        // Once for each stream: a network that does this does it often.
+        if self.corruptions == 1 {
+            warn!(%error, "the path changed what it carried; the stream goes on with another one");
+        } else {
+            debug!(%error, count = self.corruptions, "the path changed what it carried");
+        }
         self.path_lost(io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
@@ -601,7 +615,7 @@ impl State<'_> {
             && self.lost.is_none()
             && self.stream.budget() > 0
             && self.outbox.is_written()
-            && self.outbox.kept() < if held::is_scarce() { INITIAL_CREDIT as usize } else { MAX_KEPT }
+            && self.outbox.kept() < if self.held.is_scarce() { INITIAL_CREDIT as usize } else { MAX_KEPT }
     }
 
     /// application → path: several records with one read, sealed where they were read to.

@@ -311,6 +311,8 @@ pub(super) async fn carry(shared: &Shared, mut begun: Box<Begun>) -> Option<Carr
         resume: None,
         patience,
         resumed: &shared.metrics.resumes,
+        counted: &mut begun.counted,
+        held: shared.holdings.of(peer),
     };
     let Outcome { end, path } = pump::run(pump, Vec::new()).await;
     let stream = &begun.opened.stream;
@@ -340,6 +342,9 @@ pub(super) async fn carry(shared: &Shared, mut begun: Box<Begun>) -> Option<Carr
         }
         other => {
             debug!(%peer, %outlet, stream = id, sent, received, end = ?other, "stream broke");
+            if matches!(other, End::Protocol(_)) {
+                channel.say_reset(id, ResetCode::Protocol);
+            }
             ResetCode::Protocol
         }
     };

@@ -23,6 +23,7 @@ use super::Settings;
 use super::channel::{Channel, Control, ControlEvent};
 use super::credentials::{NameAnswers, Names};
 use super::direct::Direct;
+use super::held::Holdings;
 use super::inlet::Inlet;
 use super::live::{LiveStreams, Through};
 use super::metrics::Metrics;
@@ -51,6 +52,7 @@ pub struct Shared {
     pub relays: RelayLinks,
     pub direct: Direct,
     pub live: Arc<LiveStreams>,
+    pub holdings: Holdings,
     pub metrics: Metrics,
     outlets: Mutex<BTreeMap<OutletName, OutletSpec>>,
     inlets: Mutex<BTreeMap<Alias, Arc<Inlet>>>,
@@ -86,6 +88,7 @@ impl Shared {
             relays: RelayLinks::default(),
             direct: Direct,
             live: Arc::default(),
+            holdings: Holdings::default(),
             metrics: Metrics::default(),
             outlets: Mutex::default(),
             inlets: Mutex::default(),

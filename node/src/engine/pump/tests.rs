@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use postern_proto::aead::Suite;
-use postern_proto::id::ChannelId;
+use postern_proto::id::{ChannelId, Identifier};
 use postern_proto::path::{AttachHead, Open, OpenHead};
 use postern_proto::secret::SecretBytes;
 use postern_proto::stream::{ControlKeys, Side, StreamKeys};
@@ -12,6 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::engine::held::Holdings;
+use crate::engine::metrics::ResourceCounts;
 
 async fn sockets() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -164,6 +166,8 @@ async fn faulty_portal(mut faults: Vec<Fault>, patience: Duration) -> Portal {
                 resume: opens.then_some(&*finder as &dyn Resume),
                 patience,
                 resumed: &Count::default(),
+                counted: &mut Arc::<ResourceCounts>::default().open(),
+                held: Holdings::default().of(Identifier::from_bytes([1; 32])),
             };
             let Outcome { end, path } = run(pump, Vec::new()).await;
             if !matches!(end, End::Clean) {
@@ -308,6 +312,8 @@ async fn a_stream_that_nobody_brings_back_is_reset() {
         resume: None,
         patience,
         resumed: &Count::default(),
+        counted: &mut Arc::<ResourceCounts>::default().open(),
+        held: Holdings::default().of(Identifier::from_bytes([1; 32])),
     };
     assert!(matches!(run(pump, Vec::new()).await.end, End::PathLost { .. }));
 }
