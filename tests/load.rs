@@ -1,15 +1,18 @@
 //! More than a node or a relay can take, or than one would expect of it: others are unaffected, memory stays within its bound, what is
-//! refused is refused at once and says why. (Issue: bounded memory. Readers that stall stand in `portals.rs`.)
+//! refused is refused at once and says why.
+//!
+//! `POSTERN_LOAD_STREAMS` and `POSTERN_LOAD_STALLED` set how many streams are open at once, and how many readers stall.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use postern_test_support::{
-    EchoServer, PATIENCE, Portal, Project, Reserved, TcpServer, TestHome, connect, descriptors, echoes, eventually, reset,
+    EchoServer, PATIENCE, Pattern, Portal, Project, Reserved, TcpServer, TestHome, connect, descriptors, echoes, eventually,
+    reset,
 };
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
@@ -24,12 +27,17 @@ fn says(mut stream: &TcpStream, what: &[u8]) -> std::io::Result<()> {
     if back == what { Ok(()) } else { Err(std::io::Error::other("other bytes came back")) }
 }
 
-/// How many streams this process can hold both ends of: 4,000 where its limit of open files allows that.
+/// A number that the environment may set.
+fn number(variable: &str, default: usize) -> usize {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// How many streams are opened: as many as this process can hold both ends of.
 fn streams() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     // A relay takes joins until four fifths are used, of which each stream has two; and there are nodes, links and paths that wait.
     let fit = usize::try_from(limit / 2).unwrap_or(usize::MAX).saturating_sub(500) / 2;
-    fit.min(4_000)
+    fit.min(number("POSTERN_LOAD_STREAMS", 4_000))
 }
 
 #[test]
@@ -72,6 +80,57 @@ fn thousands_of_streams_at_once() {
         // Paths wait for their next streams for a minute, 256 of a channel at most; all else is closed.
         eventually(PATIENCE, "the descriptors are given back", || (descriptors(pid) < 700).then_some(()));
     }
+}
+
+/// The readers of one member stall, many at once: what the nodes hold for them is bounded, and another member notices nothing.
+#[test]
+fn a_member_whose_readers_stall() {
+    /// A stream's largest window.
+    const WINDOW: u64 = 4 * MIB;
+    const SIZE: u64 = 24 * MIB;
+    let stalled = number("POSTERN_LOAD_STALLED", 16);
+    // The client's first byte says what the server does: send a pattern, or more than anybody reads.
+    let server = TcpServer::start(|mut stream| {
+        stream.set_write_timeout(None)?;
+        let mut kind = [0];
+        stream.read_exact(&mut kind)?;
+        let size = if &kind == b"p" { SIZE } else { u64::MAX };
+        std::io::copy(&mut Pattern::new(7, size), &mut stream)?;
+        stream.shutdown(Shutdown::Write)
+    });
+    let portal = Portal::to(POSTERN, server.port());
+    let (_other, other) = Portal::customer(&portal.project);
+    let begin = |inlet, kind: &[u8]| {
+        let mut stream = connect(inlet).expect("the inlet listens");
+        stream.write_all(kind).expect("it is taken");
+        stream
+    };
+    let download = || {
+        let begun = Instant::now();
+        Pattern::new(7, SIZE).check(&mut begin(other, b"p")).expect("a whole download");
+        begun.elapsed()
+    };
+    download();
+    // The fastest of a few, because the machine has other things to do.
+    let alone = (0..3).map(|_| download()).min().expect("three");
+    let before = portal.resident();
+    let readers: Vec<TcpStream> = (0..stalled)
+        .map(|_| {
+            let mut stream = begin(portal.inlet, b"f");
+            // It begins to read, and then stops.
+            stream.read_exact(&mut vec![0; MIB as usize]).expect("a flood");
+            stream
+        })
+        .collect();
+    let during = (0..4).map(|_| download()).min().expect("four");
+    println!("{SIZE} bytes in {alone:?} alone, in {during:?} beside {stalled} stalled readers");
+    assert!(during < 2 * alone + Duration::from_millis(200), "{during:?} beside stalled readers, {alone:?} alone");
+    for ((process, before), after) in ["inlet node", "relay", "outlet node"].iter().zip(before).zip(portal.resident()) {
+        let (grown, bound) = (after.saturating_sub(before), stalled as u64 * WINDOW + 32 * MIB);
+        println!("{process}: {} MiB more, of at most {}", grown / MIB, bound / MIB);
+        assert!(grown < bound, "the {process} grew by {} MiB", grown / MIB);
+    }
+    readers.iter().for_each(reset);
 }
 
 #[test]
@@ -157,7 +216,13 @@ fn a_node_without_descriptors() {
     // The kernel takes them; the node cannot.
     let crowd: Vec<TcpStream> = (0..LIMIT).filter_map(|_| connect(inlet).ok()).collect();
     crowd.iter().for_each(|stream| drop((&*stream).write_all(b"anybody there?")));
-    let lines = || customer.node_log("customer").lines().filter(|line| line.contains("connections as are served")).count();
+    let lines = || {
+        customer
+            .node_log("customer")
+            .lines()
+            .filter(|line| line.contains("as many connections as this node has open files for"))
+            .count()
+    };
     eventually(PATIENCE, "the log says that others wait", || (lines() > 0).then_some(()));
     for _ in 0..20 {
         says(&live, b"what lives goes on").expect("it goes on");
@@ -197,9 +262,10 @@ fn a_full_relay() {
     });
     println!("{} streams, then: {refused}", open.len());
     assert!(open.len() > 10);
-    let slowest = (0..5).map(|_| refused_within(portal.inlet)).max().expect("some");
-    println!("a refusal takes {slowest:?}");
-    assert!(slowest < Duration::from_millis(500), "a refusal took {slowest:?}");
+    // The fastest of a few, because the machine has other things to do.
+    let fastest = (0..8).map(|_| refused_within(portal.inlet)).min().expect("some");
+    println!("a refusal takes {fastest:?}");
+    assert!(fastest < Duration::from_millis(100), "a refusal took {fastest:?}");
     let log = portal.customer.node_log("customer");
     assert!(log.contains("limit") || log.contains("full"), "the log says why:\n{log}");
     for stream in &open {

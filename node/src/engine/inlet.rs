@@ -72,10 +72,14 @@ pub async fn run(shared: Arc<Shared>, inlet: Arc<Inlet>, acceptor: Acceptor) {
             () = inlet.stop.cancelled() => return,
             accepted = acceptor.accept() => accepted,
         };
+        let place = tokio::select! {
+            () = inlet.stop.cancelled() => return,
+            place = shared.places.wait() => place,
+        };
         let (shared_too, inlet) = (Arc::clone(&shared), Arc::clone(&inlet));
         shared.spawn_worker("inlet connection", async move {
             connection(shared_too, inlet, accepted.stream).await;
-            drop(accepted.permit);
+            drop((accepted.permit, place));
         });
     }
 }

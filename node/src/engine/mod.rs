@@ -17,6 +17,7 @@ mod link;
 mod live;
 pub mod metrics;
 mod peers;
+mod places;
 mod policy;
 mod presence;
 mod pump;
@@ -63,11 +64,11 @@ use self::inlet::Inlet;
 use self::live::Through;
 use self::shared::Shared;
 
-/// Most connections that one inlet serves at once; further ones wait in the kernel's queue. Fewer where the process may not have
-/// as many open files: each has a socket and a path, and a fifth stays for what else there is, so that none of them lacks its path.
+/// Most connections that one inlet serves at once; further ones wait in the kernel's queue. All inlets together serve as many as
+/// there are [`places`].
 const MAX_INLET_CONNECTIONS: usize = 8_192;
 
-/// Most direct paths that are served at once.
+/// Most direct paths that are served at once, and no more than a quarter of the open files.
 const MAX_DIRECT_PATHS: usize = 4_096;
 
 /// How long telling peers that their streams end may take when the node stops.
@@ -112,8 +113,6 @@ pub struct Engine {
     shared: Arc<Shared>,
     /// Where the listener for peers is bound.
     listener: SocketAddr,
-    /// Most connections of one inlet.
-    most_connections: usize,
 }
 
 impl Engine {
@@ -123,10 +122,10 @@ impl Engine {
     /// [`EngineError`] where the listener for peers cannot be bound.
     pub async fn start(settings: Settings) -> Result<Self, EngineError> {
         let address = settings.listener.clone().unwrap_or_else(presence::default_listener);
-        let most_connections = MAX_INLET_CONNECTIONS.min(open_files::raise_limit() * 2 / 5);
-        let acceptor = Acceptor::new(bind(&address).await?, SocketKind::Link, MAX_DIRECT_PATHS);
+        let open_files = open_files::raise_limit();
+        let acceptor = Acceptor::new(bind(&address).await?, SocketKind::Link, MAX_DIRECT_PATHS.min(open_files / 4));
         let bound = acceptor.local_addr()?;
-        let shared = Arc::new(Shared::new(settings, Workers::start().map_err(EngineError::Workers)?));
+        let shared = Arc::new(Shared::new(settings, Workers::start().map_err(EngineError::Workers)?, open_files));
         presence::publish(&shared, bound);
         info!(listener = %bound, instance = %shared.trust.instance, "node started");
         shared.spawn("credentials", credentials::run(Arc::clone(&shared)));
@@ -135,7 +134,7 @@ impl Engine {
         shared.spawn("credential expiry", Arc::clone(&shared).watch_expiry());
         let stop = shared.stop.child_token();
         shared.spawn_worker("direct listener", direct::listen(Arc::clone(&shared), acceptor, stop));
-        Ok(Self { shared, listener: bound, most_connections })
+        Ok(Self { shared, listener: bound })
     }
 
     /// The node's identity joined a project, or learned something new about it.
@@ -181,7 +180,7 @@ impl Engine {
     /// [`EngineError::Listen`].
     pub async fn add_inlet(&self, spec: InletSpec) -> Result<InletSpec, EngineError> {
         self.remove_inlet(&spec.alias).await;
-        let acceptor = Acceptor::new(bind(&spec.from).await?, SocketKind::Application, self.most_connections);
+        let acceptor = Acceptor::new(bind(&spec.from).await?, SocketKind::Application, MAX_INLET_CONNECTIONS);
         let bound = acceptor.local_addr()?;
         let spec = InletSpec { from: spec.from.with_port(bound.port()), ..spec };
         info!(inlet = %spec.alias, from = %bound, to = %spec.to, "inlet added");

@@ -13,6 +13,7 @@ use postern_proto::spec::ResourceType;
 use postern_proto::stream::Stream;
 use postern_runtime::net::{SocketKind, dial};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
 
 use super::attach::RESUME_TIMEOUT;
@@ -36,13 +37,6 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Most portals that one connection may pass, one behind the other.
 const MAX_HOPS: u8 = 8;
-
-/// Most streams through one node at once, also those whose target is still being dialled. Each costs two descriptors; the rest stay
-/// for links.
-const MAX_STREAMS: usize = 16_384;
-
-/// Most of them that one identity may have opened, so that a member that floods leaves room for others.
-const MAX_STREAMS_OF_PEER: usize = MAX_STREAMS / 2;
 
 /// Serves a path until it is closed or breaks. `joined` is whom the relay says that it joined, if there is a relay.
 pub async fn serve_path(shared: Arc<Shared>, socket: TcpStream, joined: Option<(Identifier, InstanceId)>) {
@@ -133,6 +127,7 @@ pub(super) struct Begun {
     live: LiveGuard,
     /// Dropped behind `live`: a stream that is counted as closed lives no more.
     counted: Counted,
+    _place: OwnedSemaphorePermit,
 }
 
 /// Does what the frame that opens or attaches a stream asks for; gives the stream, where it is one that is to be carried now.
@@ -217,8 +212,8 @@ async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> O
             }
         }
     };
-    let application = match reached {
-        Ok(application) => application,
+    let (application, place) = match reached {
+        Ok(reached) => reached,
         Err(code) => {
             channel.remember(id, stream.attach_number(), Control::Reject(code), RESUME_TIMEOUT);
             stream.reject(code);
@@ -233,12 +228,12 @@ async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> O
         return None;
     }
     let counted = shared.metrics.of(Through::Outlet(open.outlet.clone())).open();
-    Some(Begun { opened: Opened { channel, id, stream, open }, application, link, live, counted })
+    Some(Begun { opened: Opened { channel, id, stream, open }, application, link, live, counted, _place: place })
 }
 
 /// Decides about an open and dials the outlet's target. An unknown outlet and a denied one take the same steps and give the same
 /// code; only this node's log tells them apart.
-async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<TcpStream, RejectCode> {
+async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<(TcpStream, OwnedSemaphorePermit), RejectCode> {
     let peer = channel.peer();
     let outlet = shared.outlet(&open.outlet);
     let allow = outlet.as_ref().and_then(|outlet| outlet.allow.as_ref());
@@ -268,11 +263,12 @@ async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<TcpStr
         refused(code::LOOP);
         return Err(RejectCode::Loop);
     }
-    if shared.live.total() > MAX_STREAMS || shared.live.of_peer(peer) > MAX_STREAMS_OF_PEER {
+    let place = Some(()).filter(|()| shared.live.of_peer(peer) <= shared.places.of_peer()).and_then(|()| shared.places.take());
+    let Some(place) = place else {
         warn!(%peer, outlet = %open.outlet, "refused a stream: too many live streams");
         refused(code::BUSY);
         return Err(RejectCode::Busy);
-    }
+    };
     let application = dial(&outlet.to, SocketKind::Application, DIAL_DEADLINE).await.map_err(|error| {
         warn!(%peer, outlet = %open.outlet, target = %outlet.to, %error, "the outlet's target was not reached");
         let reject = reject_of_dial(&error);
@@ -284,7 +280,7 @@ async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<TcpStr
         refused(code::LOOP);
         return Err(RejectCode::Loop);
     }
-    Ok(application)
+    Ok((application, place))
 }
 
 /// Writes what the stream has to say. A path that does not take it is lost, which is found out when it is read.

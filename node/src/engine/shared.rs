@@ -28,6 +28,7 @@ use super::inlet::Inlet;
 use super::live::{LiveStreams, Through};
 use super::metrics::Metrics;
 use super::peers::Peers;
+use super::places::Places;
 use super::policy::Policies;
 use super::relays::RelayLinks;
 use super::trust::Trust;
@@ -53,6 +54,7 @@ pub struct Shared {
     pub direct: Direct,
     pub live: Arc<LiveStreams>,
     pub holdings: Holdings,
+    pub places: Places,
     pub metrics: Metrics,
     outlets: Mutex<BTreeMap<OutletName, OutletSpec>>,
     inlets: Mutex<BTreeMap<Alias, Arc<Inlet>>>,
@@ -69,7 +71,7 @@ pub struct Shared {
 
 impl Shared {
     #[must_use]
-    pub fn new(settings: Settings, workers: Arc<Workers>) -> Self {
+    pub fn new(settings: Settings, workers: Arc<Workers>, open_files: usize) -> Self {
         let trust = Trust::new(settings.identity.identifier(), settings.node_id, settings.static_key, settings.clock);
         let stop = settings.supervisor.stopping().child_token();
         Self {
@@ -89,6 +91,7 @@ impl Shared {
             direct: Direct,
             live: Arc::default(),
             holdings: Holdings::default(),
+            places: Places::new(open_files),
             metrics: Metrics::default(),
             outlets: Mutex::default(),
             inlets: Mutex::default(),

@@ -336,3 +336,47 @@ async fn a_peer_that_asks_for_credentials_without_end_loses_its_channel() {
     };
     tokio::time::timeout(Duration::from_secs(5), lost).await.unwrap();
 }
+
+/// An inlet whose open was answered, and did not hear it, says that it gave up: the target need not wait for another path.
+#[tokio::test]
+async fn a_stream_that_was_given_up_unheard_leaves_its_target() {
+    let home = TestHome::new();
+    let (a, b) = (home.node("a").await, home.node("b").await);
+    let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let outlet = OutletSpec {
+        name: "echo".parse().unwrap(),
+        to: HostPort::from(target.local_addr().unwrap()),
+        allow: None,
+        resume_timeout: ResumeTimeout::DEFAULT,
+    };
+    b.add_outlet(outlet).await;
+    let far = b.shared.presence_of(&"b".parse().unwrap()).unwrap().address.to_string();
+    let network = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let route = format!("/ip4/127.0.0.1/tcp/{}/service/echo", network.local_addr().unwrap().port());
+    let inlet = a.add_inlet(inlet("in", &route)).await.unwrap();
+    let mut application = TcpStream::connect(inlet.from.to_string()).await.unwrap();
+
+    let (mut control, mut far_control) = (network.accept().await.unwrap().0, TcpStream::connect(&far).await.unwrap());
+    tokio::spawn(async move { tokio::io::copy_bidirectional(&mut control, &mut far_control).await });
+    let (mut path, mut far_path) = (network.accept().await.unwrap().0, TcpStream::connect(&far).await.unwrap());
+    let carrying = tokio::spawn(async move {
+        let ((mut near_read, mut near_write), (mut far_read, mut far_write)) = (path.split(), far_path.split());
+        let back = async {
+            // The knock is answered at once; what comes behind that gets lost.
+            let mut answer = [0; 4096];
+            let length = far_read.read(&mut answer).await.unwrap();
+            near_write.write_all(&answer[..length]).await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            _ = tokio::io::copy(&mut near_read, &mut far_write) => {}
+            () = back => {}
+        }
+    });
+    let (mut reached, _) = target.accept().await.unwrap();
+    // The path is lost, and there is no other one.
+    drop(network);
+    carrying.abort();
+    assert!(application.read_exact(&mut [0]).await.is_err());
+    assert!(is_cut(&mut reached).await, "the target is held");
+}

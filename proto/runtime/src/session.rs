@@ -201,6 +201,14 @@ impl SessionSender {
         self.flush().await
     }
 
+    /// Puts a message behind those that wait for [`Self::flush`]. The caller sees to it that they are few.
+    ///
+    /// # Errors
+    /// [`SessionError::Framing`] where the message is over the limit, after which the session goes on.
+    pub fn queue_message<T: minicbor::Encode<()>>(&mut self, message: &T) -> Result<(), SessionError> {
+        Ok(self.sealer.seal(&encoded(message), &mut self.outgoing)?)
+    }
+
     /// As [`Self::send`], in CBOR.
     ///
     /// # Errors
@@ -218,7 +226,11 @@ impl SessionSender {
         Ok(self.writer.shutdown().await?)
     }
 
-    async fn flush(&mut self) -> Result<(), SessionError> {
+    /// Sends all that waits. Where this is cancelled, the rest goes out before the next message.
+    ///
+    /// # Errors
+    /// [`SessionError::Io`].
+    pub async fn flush(&mut self) -> Result<(), SessionError> {
         while self.written < self.outgoing.len() {
             match self.writer.write(&self.outgoing[self.written..]).await? {
                 0 => return Err(SessionError::Io(io::ErrorKind::WriteZero.into())),

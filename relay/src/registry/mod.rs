@@ -264,11 +264,15 @@ impl<C: Clone, L> Registry<C, L> {
         Some(session.control)
     }
 
-    /// Keeps `statements` as the newest of their kind, to be passed on to every node once.
+    /// Keeps `statements` as the newest of their kind, to be passed on to every node once. A heartbeat goes with the next answer to a
+    /// ping: nodes ping about as often, and a message of its own would double what an idle node costs.
     pub fn handle_statements(&mut self, kind: StatementKind, statements: Vec<Arc<[u8]>>) {
         let (version, kept) = &mut self.statements[kind as usize];
         *version += 1;
         *kept = statements;
+        if kind == StatementKind::Heartbeat {
+            return;
+        }
         self.commands.extend(self.sessions.values().map(|session| Command::Wake(session.control.clone())));
     }
 

@@ -24,6 +24,9 @@ use crate::registry::Peer;
 /// How long a node that was told the last word may take to close, so that no reset overtakes the word.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
+/// Most messages behind the first that leave with it. Each is at most [`MAX_CONTROL_MESSAGE`] long.
+const AT_ONCE: usize = 3;
+
 /// The registry's hold on a control link.
 #[derive(Default)]
 pub(super) struct Control {
@@ -202,16 +205,27 @@ impl Served<'_> {
         }
     }
 
-    /// Says `message`, and what else there is to say.
+    /// Says `message`, and what else there is to say, with as few writes as may be.
     async fn say(&self, message: FromRelay, sender: &mut SessionSender) -> Result<(), DropReason> {
         let mut next = Some(message);
         while let Some(message) = next.take() {
-            match timeout(WRITE_DEADLINE, sender.send_message(&message)).await {
+            // What does not leave with the others is not asked for before they have left.
+            let mut more = 0;
+            sender.queue_message(&message).map_err(|_| DropReason::Closed)?;
+            while more < AT_ONCE
+                && let Some(message) = self.shared.with(|registry, now| registry.poll_transmit(now, self.id))
+            {
+                sender.queue_message(&message).map_err(|_| DropReason::Closed)?;
+                more += 1;
+            }
+            match timeout(WRITE_DEADLINE, sender.flush()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(DropReason::Closed),
                 Err(_) => return Err(DropReason::WriteStalled),
             }
-            next = self.shared.with(|registry, now| registry.poll_transmit(now, self.id));
+            if more == AT_ONCE {
+                next = self.shared.with(|registry, now| registry.poll_transmit(now, self.id));
+            }
         }
         Ok(())
     }
