@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,13 @@ use postern_test_support::{
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
 
 const MIB: u64 = 1 << 20;
+
+/// Each test loads the machine, and some measure it: they run one after another.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Bytes there and back on an open connection.
 fn says(mut stream: &TcpStream, what: &[u8]) -> std::io::Result<()> {
@@ -42,6 +50,7 @@ fn streams() -> usize {
 
 #[test]
 fn thousands_of_streams_at_once() {
+    let _alone = alone();
     let server = EchoServer::start();
     let portal = Portal::to(POSTERN, server.port());
     echoes(portal.inlet, b"first").expect("all is well");
@@ -88,6 +97,7 @@ fn a_member_whose_readers_stall() {
     /// A stream's largest window.
     const WINDOW: u64 = 4 * MIB;
     const SIZE: u64 = 24 * MIB;
+    let _alone = alone();
     let stalled = number("POSTERN_LOAD_STALLED", 16);
     // The client's first byte says what the server does: send a pattern, or more than anybody reads.
     let server = TcpServer::start(|mut stream| {
@@ -135,6 +145,7 @@ fn a_member_whose_readers_stall() {
 
 #[test]
 fn a_flood_of_opens_and_resets() {
+    let _alone = alone();
     let server = EchoServer::start();
     let portal = Portal::to(POSTERN, server.port());
     echoes(portal.inlet, b"first").expect("all is well");
@@ -204,6 +215,7 @@ fn run_with_open_files(limit: usize, home: &TestHome, arguments: &[&str]) {
 #[test]
 fn a_node_without_descriptors() {
     const LIMIT: usize = 200;
+    let _alone = alone();
     let server = EchoServer::start();
     let project = Project::new(POSTERN);
     let _vendor = Portal::vendor(&project, server.port());
@@ -239,6 +251,7 @@ fn a_node_without_descriptors() {
 #[test]
 fn a_full_relay() {
     const LIMIT: usize = 150;
+    let _alone = alone();
     let server = TcpServer::start(|stream| {
         let mut writer = stream.try_clone()?;
         std::io::copy(&mut &stream, &mut writer).map(drop)
