@@ -15,6 +15,7 @@ mod process;
 mod results;
 mod run;
 mod service;
+mod storm;
 mod table;
 mod targets;
 mod warden;
@@ -35,6 +36,8 @@ fn main() -> std::process::ExitCode {
         Some(Internal::Hop { listen, target }) => hop::run(*listen, *target),
         Some(Internal::IdleNodes(wanted)) => idle_nodes::measure(&options, wanted),
         Some(Internal::IdleLoad { ticket, nodes }) => idle_nodes::load(ticket, *nodes),
+        Some(Internal::Storm(wanted)) => storm::measure(&options, wanted),
+        Some(Internal::StormLoad { ticket, nodes }) => storm::load(ticket, *nodes),
         Some(Internal::Warden) => warden::run(),
     };
     match done {

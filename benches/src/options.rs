@@ -88,6 +88,11 @@ pub enum Internal {
     /// Holds the control links of NODES nodes that enrol with the ticket in a file
     #[command(hide = true)]
     IdleLoad { ticket: PathBuf, nodes: usize },
+    /// What happens when the servers of many nodes are killed and come back: how long nodes are away, streams lost
+    Storm(Storm),
+    /// Holds links and sessions of NODES nodes that enrol with the ticket in a file, and brings them back
+    #[command(hide = true)]
+    StormLoad { ticket: PathBuf, nodes: usize },
     /// One plaintext hop: splices each connection to TARGET
     #[command(hide = true)]
     Hop { listen: IpAddr, target: SocketAddr },
@@ -103,6 +108,24 @@ pub struct IdleNodes {
 
     #[arg(long, default_value_t = 30.0)]
     pub minutes: f64,
+
+    /// Processes that the nodes are spread over
+    #[arg(long, default_value_t = 2, value_parser = loads)]
+    pub loads: usize,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Storm {
+    #[arg(long, default_value_t = 2_000)]
+    pub nodes: usize,
+
+    /// Streams that are open meanwhile, through a portal of two further nodes
+    #[arg(long, default_value_t = 500)]
+    pub streams: usize,
+
+    /// Seconds until the servers are started again
+    #[arg(long, default_value_t = 5.0, value_parser = away)]
+    pub away: f64,
 
     /// Processes that the nodes are spread over
     #[arg(long, default_value_t = 2, value_parser = loads)]
@@ -190,6 +213,10 @@ impl Effort {
 
 fn loads(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|number| (1..=64).contains(number)).ok_or_else(|| "1 to 64".to_owned())
+}
+
+fn away(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|seconds| (0.0..=50.0).contains(seconds)).ok_or_else(|| "0 to 50 seconds".to_owned())
 }
 
 /// A number of bytes, with a binary unit or none.

@@ -1,7 +1,7 @@
 //! Processes of the ways: starting them so that they end with the bench, and what the kernel tells about them.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,13 @@ impl Owned {
     /// Ends its standard input.
     pub fn end_input(&mut self) {
         self.stdin = None;
+    }
+
+    /// Writes a line to its standard input.
+    pub fn tell(&mut self, line: &str) -> Result<()> {
+        let input = self.stdin.as_mut().ok_or("its input has ended")?;
+        writeln!(input, "{line}")?;
+        Ok(input.flush()?)
     }
 
     pub fn pid(&self) -> u32 {

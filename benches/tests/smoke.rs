@@ -49,6 +49,17 @@ fn idle_nodes_stay() {
 }
 
 #[test]
+fn nodes_and_streams_come_back() {
+    let run = bench(&["--output", "json", "storm", "--nodes", "60", "--streams", "16", "--away", "0.5"]).success();
+    let document: Value = serde_json::from_slice(&run.get_output().stdout).expect("one document");
+    assert_eq!((&document["missing"], &document["streams_lost"]), (&0.into(), &0.into()), "{document:#}");
+    assert!(
+        document["targets"].as_array().is_some_and(|targets| targets.iter().all(|target| target["result"] == "met")),
+        "{document:#}"
+    );
+}
+
+#[test]
 fn a_missing_postern_is_told_with_how_to_build_it() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postern-bench"));
     let run = command.args(["--smoke", "--ways", "postern", "--postern", "/nowhere/postern"]).assert().failure();

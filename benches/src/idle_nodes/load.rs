@@ -17,6 +17,7 @@ use postern_proto::preface::Service;
 use postern_proto::ticket::Ticket;
 use postern_runtime::clock::Clock;
 use postern_runtime::enrol::enrol;
+use postern_runtime::membership::Membership;
 use postern_runtime::net::{SocketKind, dial};
 use postern_runtime::session::{self, Connect, Session};
 use postern_runtime::supervise::Supervisor;
@@ -37,8 +38,11 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(9);
 
 /// What the nodes of one identity share.
-struct Member {
-    static_key: StaticKey,
+pub struct Member {
+    pub identity: Identity,
+    pub node_id: NodeId,
+    pub static_key: StaticKey,
+    pub membership: Membership,
     credential: Vec<u8>,
     name: RelayName,
     relay: RelayRow,
@@ -92,13 +96,12 @@ pub fn run(ticket: &Path, nodes: usize) -> Result<()> {
 }
 
 /// An identity of its own, with a relay name of its own.
-async fn member(ticket: &Ticket) -> Result<Member> {
+pub async fn member(ticket: &Ticket) -> Result<Member> {
     let (supervisor, now) = (Supervisor::new(), Clock::new().now());
-    let (identity, static_key) = (Identity::generate(now), StaticKey::generate());
+    let (identity, static_key, node_id) = (Identity::generate(now), StaticKey::generate(), NodeId::random());
     let (label, name): (IdentityName, RelayName) =
         ("default".parse()?, format!("idle-{}", &identity.identifier().to_string()[1..13]).parse()?);
-    let (membership, authority, _pushed) =
-        enrol(&supervisor, (&identity, &label), (NodeId::random(), &static_key), ticket, now).await?;
+    let (membership, authority, _pushed) = enrol(&supervisor, (&identity, &label), (node_id, &static_key), ticket, now).await?;
     authority.call(Request::ClaimRelayName { name: name.clone() }).await?;
     let Answer::Credentials { relay: credential, .. } =
         authority.call(Request::Credentials { relay_names: vec![name.clone()] }).await?
@@ -106,11 +109,11 @@ async fn member(ticket: &Ticket) -> Result<Member> {
         return Err("the authority gave no credentials".into());
     };
     let relay = membership.info().relays.first().ok_or("the project has no relay")?.clone();
-    Ok(Member { static_key, credential, name, relay })
+    Ok(Member { identity, node_id, static_key, membership, credential, name, relay })
 }
 
 /// A control link whose name is registered.
-async fn connect(member: &Member) -> Result<Session> {
+pub async fn connect(member: &Member) -> Result<Session> {
     let socket = dial(&member.relay.address, SocketKind::Link, DEADLINE).await?;
     let hello = Hello { credential: member.credential.clone(), node_id: NodeId::random(), instance: InstanceId::random() };
     let how = Connect {
@@ -135,14 +138,18 @@ async fn connect(member: &Member) -> Result<Session> {
     }
 }
 
+/// A random number from 0 to 1.
+pub fn random() -> f64 {
+    let [first, second, ..] = *InstanceId::random().as_bytes();
+    f64::from(u16::from_le_bytes([first, second])) / 65_536.0
+}
+
 /// Pings until the link ends; says why it did.
-async fn hold(mut session: Session) -> String {
+pub async fn hold(mut session: Session) -> String {
     let mut number = 0_u64;
     let mut answered = 0;
     loop {
-        let spread =
-            f64::from(u16::from_le_bytes([InstanceId::random().as_bytes()[0], InstanceId::random().as_bytes()[1]])) / 65_536.0;
-        let next = Instant::now() + PING.mul_f64(0.9 + 0.2 * spread);
+        let next = Instant::now() + PING.mul_f64(0.9 + 0.2 * random());
         while let Ok(received) = tokio::time::timeout_at(next, session.receiver.receive_message::<FromRelay>()).await {
             match received {
                 Ok(Some(FromRelay::Pong { number })) => answered = number,

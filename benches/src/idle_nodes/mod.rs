@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-pub use load::run as load;
+pub use load::{Member, connect, hold, member, random, run as load};
 
 use crate::Result;
 use crate::machine::Machine;

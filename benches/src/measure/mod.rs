@@ -38,7 +38,7 @@ fn connect(entry: SocketAddr) -> Result<std::net::TcpStream> {
 }
 
 /// A connection of this kind that has carried one message to the service and back.
-fn exchange(entry: SocketAddr, kind: u8) -> Result<std::net::TcpStream> {
+pub fn exchange(entry: SocketAddr, kind: u8) -> Result<std::net::TcpStream> {
     let mut socket = connect(entry)?;
     let mut request = [0x5a; 1 + MESSAGE];
     request[0] = kind;

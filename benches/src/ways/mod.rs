@@ -16,7 +16,7 @@ use postern_test_support::Reserved;
 
 use held::{Held, STARTS, find, printed};
 
-pub use portal::{Home, binary as postern};
+pub use portal::{Home, binary as postern, nodes as portal_nodes};
 
 use crate::Result;
 use crate::hosts::{Hosts, Side};

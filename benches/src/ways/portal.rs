@@ -1,6 +1,7 @@
 //! A portal of Postern: inlet node, relay (in one process with the authority), outlet node, in three homes of one project.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
@@ -55,14 +56,7 @@ pub fn start(setting: &Setting<'_>) -> Result<Way> {
     let binary = binary(setting.options)?;
     let admin = Home::servers(&binary, setting)?;
     let what = admin.run(setting, &["--version"])?;
-    let vendor = Home::member(&admin, Side::Service, setting, &["--relay", "vendor"])?;
-    let outlet = format!("{{name: vendor, relay: vendor, tcp-outlet: {{from: service, to: '{}'}}}}", setting.service);
-    vendor.run(setting, &["node", "create", "--configuration", &outlet])?;
-    let customer = Home::member(&admin, Side::Client, setting, &[])?;
-    // A port that stays through a restart.
-    let entry = setting.free(Side::Client);
-    let inlet = format!("{{name: customer, tcp-inlet: {{alias: service, from: '{entry}', via: vendor, to: service}}}}");
-    customer.run(setting, &["node", "create", "--configuration", &inlet])?;
+    let (vendor, customer, entry) = nodes(setting, &admin)?;
     let parts = vec![
         Part { place: Place::Near, name: "inlet node", pid: customer.home.node_pid("customer") },
         Part { place: Place::Middle, name: "relay", pid: admin.home.servers_pid() },
@@ -83,6 +77,19 @@ pub fn start(setting: &Setting<'_>) -> Result<Way> {
         forget: Some(Box::new(forget)),
         _held: Box::new((customer, vendor, admin)),
     })
+}
+
+/// Two members of a project: the node `vendor` with an outlet to the service, the node `customer` with an inlet; and where that listens.
+pub fn nodes(setting: &Setting<'_>, admin: &Home) -> Result<(Home, Home, SocketAddr)> {
+    let vendor = Home::member(admin, Side::Service, setting, &["--relay", "vendor"])?;
+    let outlet = format!("{{name: vendor, relay: vendor, tcp-outlet: {{from: service, to: '{}'}}}}", setting.service);
+    vendor.run(setting, &["node", "create", "--configuration", &outlet])?;
+    let customer = Home::member(admin, Side::Client, setting, &[])?;
+    // A port that stays through a restart.
+    let entry = setting.free(Side::Client);
+    let inlet = format!("{{name: customer, tcp-inlet: {{alias: service, from: '{entry}', via: vendor, to: service}}}}");
+    customer.run(setting, &["node", "create", "--configuration", &inlet])?;
+    Ok((vendor, customer, entry))
 }
 
 /// The `postern` to measure: the one named, or the one that stands beside this program.
