@@ -174,3 +174,25 @@ fn garbage_on_the_port_is_closed_without_an_answer() {
     }
     home.ok(&["project", "ticket"]);
 }
+
+/// Nodes that lose their authority together do not all ask it to sign when it is back.
+#[test]
+fn nodes_that_come_back_ask_for_nothing_that_they_have() {
+    let project = Project::new(env!("CARGO_BIN_EXE_postern"));
+    let member = project.member(&["--relay", "*"]);
+    member.ok(&["node", "create", "--configuration", "{name: node, relay: name}"]);
+    member.registered_at("name", 1);
+    project.kill(project.servers_pid());
+    let servers = project.spawn(&["serve", "--metrics", "0"]);
+    let line = servers.line_with("metrics at http://", PATIENCE);
+    let metrics = line.split("http://").nth(1).and_then(|rest| rest.strip_suffix("/metrics")).expect("an address").to_owned();
+    let connected = || member.node_log("node").matches("connected to the authority").count() == 2;
+    eventually(PATIENCE, "the node is back at the authority", || connected().then_some(()));
+    member.registered_at("name", 1);
+    // A relay name more takes a new credential, which is asked for behind all else.
+    member.ok(&["relay", "create", "another"]);
+    member.registered_at("another", 1);
+    let text = http_get(&metrics, "/metrics").expect("an answer").text();
+    let issued = text.lines().find(|line| line.contains("request=\"issue-credentials\"") && line.contains("result=\"ok\""));
+    assert!(issued.is_some_and(|line| line.ends_with(" 1")), "{text}");
+}

@@ -15,7 +15,7 @@ use postern_proto::secret::SecretBytes;
 use postern_proto::sign::SigningKey;
 use postern_proto::statement;
 use postern_proto::time::Timestamp;
-use postern_runtime::authority::{AuthorityClient, AuthorityError, Pinned, Pushed};
+use postern_runtime::authority::{AuthorityClient, AuthorityError, Pinned};
 use postern_runtime::backoff::Backoff;
 use postern_runtime::enrol::hello;
 use postern_runtime::error::chain;
@@ -118,9 +118,9 @@ async fn in_project(shared: &Arc<Shared>, membership: Membership) {
     use_membership(shared, &membership);
     load_stored(shared);
     let mut membership = membership;
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut renewal) = (Backoff::default(), Renewal::default());
     loop {
-        let ended = session(shared, &mut membership, &mut backoff).await;
+        let ended = session(shared, &mut membership, &mut backoff, &mut renewal).await;
         let text = chain(&ended);
         if shared.set_authority_trouble(Some(text.clone())) {
             warn!(reason = %text, "the authority is not connected; trying again");
@@ -138,8 +138,35 @@ fn use_membership(shared: &Arc<Shared>, membership: &Membership) {
     shared.relays.set(shared, &membership.info().relays);
 }
 
+/// The last renewal, which outlives its session: nodes that lose their authority together come back to it together, and it need not
+/// sign for all of them at once.
+#[derive(Default)]
+struct Renewal {
+    /// When the next one is due; none before the first.
+    due: Option<Instant>,
+    /// The relay names that it brought.
+    names: Names,
+}
+
+impl Renewal {
+    /// When to renew next: now, where what it brought is not all that is wanted, or no longer good.
+    fn due(&self, shared: &Shared) -> Instant {
+        let holds = self.names == shared.wanted_names() && has_good_credential(shared);
+        self.due.filter(|_| holds).unwrap_or_else(Instant::now)
+    }
+}
+
+fn has_good_credential(shared: &Shared) -> bool {
+    shared.trust.own().is_some_and(|own| shared.trust.recheck(&own.member).is_ok())
+}
+
 /// One session with the authority; returns why it ended.
-async fn session(shared: &Arc<Shared>, membership: &mut Membership, backoff: &mut Backoff) -> AuthorityError {
+async fn session(
+    shared: &Arc<Shared>,
+    membership: &mut Membership,
+    backoff: &mut Backoff,
+    renewal: &mut Renewal,
+) -> AuthorityError {
     // A home that cannot be read now has nothing better than what is signed.
     let addresses = shared.home.authority_addresses(membership).unwrap_or_else(|_| membership.authority_addresses());
     let pinned = Pinned { addresses: &addresses, static_key: membership.authority_static() };
@@ -156,19 +183,26 @@ async fn session(shared: &Arc<Shared>, membership: &mut Membership, backoff: &mu
     info!("connected to the authority");
     shared.set_authority_trouble(None);
     let mut names = shared.names.subscribe();
-    // What was wanted before is asked for first.
-    names.mark_changed();
-    let mut renew_at = Instant::now();
+    shared.relays.set(shared, &membership.info().relays);
+    let mut renew_at = renewal.due(shared);
     loop {
         tokio::select! {
             ended = client.ended() => return ended,
             push = pushed.recv() => match push {
-                Some(push) => take_push(shared, membership, push),
+                Some(push) => {
+                    let was_good = has_good_credential(shared);
+                    take_push(shared, membership, push);
+                    // It may be this node's own credential that has become void.
+                    if was_good && !has_good_credential(shared) {
+                        renew_at = Instant::now();
+                    }
+                }
                 None => return client.ended().await,
             },
             () = tokio::time::sleep_until(renew_at) => {
-                if let Err(error) = renew(shared, &client, &mut pushed).await {
-                    return error;
+                match renew(shared, &client).await {
+                    Ok(names) => *renewal = Renewal { due: Some(Instant::now() + jittered(RENEWAL)), names },
+                    Err(error) => return error,
                 }
                 renew_at = Instant::now() + jittered(RENEWAL);
             }
@@ -191,8 +225,8 @@ async fn refresh(shared: &Arc<Shared>, membership: &mut Membership, client: &Aut
     Ok(())
 }
 
-/// Claims the wanted relay names and gets new credentials that hold them.
-async fn renew(shared: &Arc<Shared>, client: &AuthorityClient, _pushed: &mut Pushed) -> Result<(), AuthorityError> {
+/// Claims the wanted relay names and gets new credentials that hold them: all that were granted.
+async fn renew(shared: &Arc<Shared>, client: &AuthorityClient) -> Result<Names, AuthorityError> {
     let mut answers = NameAnswers::new();
     for name in shared.wanted_names() {
         let answer = match client.call(Request::ClaimRelayName { name: name.clone() }).await {
@@ -209,6 +243,7 @@ async fn renew(shared: &Arc<Shared>, client: &AuthorityClient, _pushed: &mut Pus
     }
     let relay_names: Vec<RelayName> = answers.iter().filter(|(_, answer)| answer.is_ok()).map(|(name, _)| name.clone()).collect();
     shared.set_name_answers(answers);
+    let granted = relay_names.iter().cloned().collect();
     match client.call(Request::Credentials { relay_names }).await? {
         Answer::Credentials { member, relay } => {
             match shared.trust.set_own(&member, &relay) {
@@ -220,7 +255,7 @@ async fn renew(shared: &Arc<Shared>, client: &AuthorityClient, _pushed: &mut Pus
         _ => warn!("the authority answered a renewal with something else"),
     }
     shared.changed();
-    Ok(())
+    Ok(granted)
 }
 
 fn take_push(shared: &Arc<Shared>, membership: &mut Membership, push: Answer) {
