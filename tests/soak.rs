@@ -4,6 +4,8 @@
 //! ```text
 //! POSTERN_SOAK_MINUTES=60 POSTERN_BINARY=target/release/postern cargo test -p postern-cli --test soak -- --nocapture
 //! ```
+//!
+//! `POSTERN_SOAK_PAUSE` is how many milliseconds each application rests between two connections, where the machine has other work.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -62,7 +64,11 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
 }
 
 fn work(inlet: SocketAddr, mut state: u64, stop: &AtomicBool, tally: &Tally) {
+    let pause = std::env::var("POSTERN_SOAK_PAUSE").ok().and_then(|text| text.parse().ok()).map(Duration::from_millis);
     while !stop.load(Ordering::Relaxed) {
+        if let Some(pause) = pause {
+            thread::sleep(pause);
+        }
         let size = match random(&mut state) % 4 {
             0 => 0,
             1 => random(&mut state) % 2_000,
