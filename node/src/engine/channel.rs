@@ -277,12 +277,20 @@ impl Channel {
     }
 
     /// The peer said on the control stream that it has given stream `id` up.
-    fn reset_by_peer(&self, id: u64, code: u8) {
+    pub(super) fn reset_by_peer(&self, id: u64, code: u8) {
         let Some(code) = ResetCode::from_wire(code) else { return };
         let signal = lock(&self.streams).live.get(&id).cloned();
-        if let Some(signal) = signal {
-            signal.send(Event::Reset(code));
+        match signal {
+            Some(signal) => signal.send(Event::Reset(code)),
+            // Its open may be on the way still, and must not reach a target any more. One that has ended has used its id already.
+            None if !self.is_own(id) => drop(lock(&self.opened).take(id)),
+            None => {}
         }
+    }
+
+    /// Whether stream `id` is one that this side opens.
+    const fn is_own(&self, id: u64) -> bool {
+        matches!(self.part, Part::Initiator) == id.is_multiple_of(2)
     }
 
     /// Keys of the control records of stream `id` on the path of attach number `attach`.
@@ -297,8 +305,7 @@ impl Channel {
     /// [`OpenError`]. There is no answer to any of these.
     pub fn accept_attach(&self, head: AttachHead, frame: &mut [u8]) -> Result<Attached, OpenError> {
         let id = head.head.stream;
-        let ours = matches!(self.part, Part::Initiator) == id.is_multiple_of(2);
-        if ours {
+        if self.is_own(id) {
             return Err(NotOnce::Used.into());
         }
         let attachment = Attachment::verify(&self.control_keys(id, head.attach), head, frame)?;
@@ -348,8 +355,7 @@ impl Channel {
     /// # Errors
     /// [`OpenError`].
     pub fn accept_open(&self, head: OpenHead, frame: &mut [u8]) -> Result<(Stream, Open), OpenError> {
-        let ours = matches!(self.part, Part::Initiator) == head.stream.is_multiple_of(2);
-        if ours {
+        if self.is_own(head.stream) {
             return Err(NotOnce::Used.into());
         }
         let mut stream = Stream::new(Side::Acceptor, StreamKeys::derive(&self.secret, head.stream, self.part));

@@ -130,7 +130,7 @@ pub fn judge(shared: &Shared, inlet: &Inlet, channel: &Channel) -> Result<(), Fa
 }
 
 /// A new stream with the frame that opens it.
-fn begin(channel: &Channel, outlet: &OutletName, probe: bool) -> Result<(u64, Stream, Vec<u8>), StreamError> {
+pub(super) fn begin(channel: &Channel, outlet: &OutletName, probe: bool) -> Result<(u64, Stream, Vec<u8>), StreamError> {
     let (id, mut stream) = channel.open_stream();
     let head = OpenHead { channel: channel.id(), stream: id }.to_bytes();
     let open = Open { outlet: outlet.clone(), probe, hops: 0 };

@@ -380,3 +380,19 @@ async fn a_stream_that_was_given_up_unheard_leaves_its_target() {
     assert!(application.read_exact(&mut [0]).await.is_err());
     assert!(is_cut(&mut reached).await, "the target is held");
 }
+
+/// An open that comes behind the word that its stream was given up reaches no target.
+#[tokio::test]
+async fn an_open_behind_its_reset_is_not_taken() {
+    use postern_proto::path::OpenHead;
+    use postern_proto::record::ResetCode;
+
+    let (_home, a, b, inlet) = echoing_pair().await;
+    assert_eq!(ask(&inlet, b"x").await.unwrap(), b"x");
+    let channel = channel_of(&a, &inlet).await;
+    let far = b.shared.peers.by_id(channel.id()).unwrap();
+    let (id, _, mut open) = super::inlet::begin(&channel, &"echo".parse().unwrap(), false).unwrap();
+    far.reset_by_peer(id, ResetCode::Timeout as u8);
+    assert!(far.accept_open(OpenHead::of_frame(&open).unwrap(), &mut open).is_err());
+    assert_eq!(ask(&inlet, b"x").await.unwrap(), b"x");
+}
