@@ -218,6 +218,11 @@ fn monitoring() {
 }
 
 #[test]
+fn audit() {
+    type_guide("audit");
+}
+
+#[test]
 fn troubleshooting() {
     type_guide("troubleshooting");
 }
@@ -232,7 +237,16 @@ fn every_guide_is_typed_and_every_placeholder_is_explained() {
     guides.sort();
     assert_eq!(
         guides,
-        ["benchmarks", "first-portal", "monitoring", "policies", "running-the-servers", "troubleshooting", "two-companies"]
+        [
+            "audit",
+            "benchmarks",
+            "first-portal",
+            "monitoring",
+            "policies",
+            "running-the-servers",
+            "troubleshooting",
+            "two-companies"
+        ]
     );
     let index = std::fs::read_to_string(folder().join("README.md")).unwrap();
     for name in Placeholders::new().names() {

@@ -118,6 +118,9 @@ impl Authority {
             // Last: a start that is interrupted before does it again, which harms nothing.
             dir.remove(RESTORED).map_err(KeysError::from)?;
         }
+        // Whoever connects is told what the log is from the first moment on.
+        authority.service.checkpoint().await?;
+        authority.server.keep_checkpoints();
         Ok(authority)
     }
 
@@ -244,7 +247,11 @@ async fn update(write: &mut Write, known: &Project, keys: &Keys, settings: &Sett
         write.update_project(addresses, &ring).await?;
         write.raise_sequence(now).await?;
         let listed: Vec<String> = addresses.iter().map(HostPort::to_string).collect();
-        write.audit(&Entry::ok(now, None, Action::ChangeProject, known.id).because(listed.join(", "))).await?;
+        let before = known.addresses.iter().map(HostPort::to_string).collect::<Vec<_>>().join(", ");
+        let what = if ring == known.key_ring { "addresses" } else { "key ring, addresses" };
+        write
+            .audit(&Entry::ok(now, None, Action::ChangeProject, known.id).because(what).before(before).after(listed.join(", ")))
+            .await?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use postern_proto::time::Timestamp;
 
 use crate::act::ActError;
 use crate::failpoint;
-use crate::store::{Action, Entry, Member, Store, Write, members, project, relay_names};
+use crate::store::{Action, Entry, Member, Store, Write, grants, members, project, relay_names};
 
 /// Who wants to join: what the handshake and the identity proved, and the name that it gives itself.
 #[derive(Debug, Clone)]
@@ -99,7 +99,10 @@ pub async fn redeem(
     };
     admit(&mut write, &member, newcomer.static_key, now).await?;
     failpoint::hit("redeem-admitted");
-    write.audit(&Entry::ok(now, Some(member.identifier), Action::RedeemTicket, ticket)).await?;
+    let reason = format!("{} joined, admitted by {}", member.name, member.attested_by);
+    let granted = grants(&member.attributes, &member.relays, &member.role);
+    let entry = Entry::ok(now, Some(member.identifier), Action::RedeemTicket, ticket).because(reason);
+    write.audit(&entry.after(granted)).await?;
     failpoint::hit("redeem-audited");
     write.commit().await?;
     failpoint::hit("redeem-committed");

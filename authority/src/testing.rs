@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use postern_proto::audit::check::{BadLog, Checker};
 use postern_proto::authority::{Answer, Attributes, Refusal, RelayPermission, Request, Role, TicketRequest};
 use postern_proto::handshake::StaticKey;
 use postern_proto::id::{Identifier, ProjectId, StaticPublic, TicketId};
@@ -16,7 +17,7 @@ use postern_runtime::files::Dir;
 use tempfile::TempDir;
 
 use crate::enrol::{self, Newcomer};
-use crate::store::{Member, NewTicket, Project, Store};
+use crate::store::{Member, NewTicket, Project, Store, audit_log};
 use crate::{Authority, Caller, Clock, Settings};
 
 pub const NOW: Timestamp = Timestamp::from_unix(1_800_000_000);
@@ -74,6 +75,19 @@ pub async fn store(directory: &Path) -> Store {
     enrol::admit(&mut write, &administrator, StaticPublic::from_bytes([0xad; 32]), NOW).await.unwrap();
     write.commit().await.unwrap();
     store
+}
+
+/// How many rows the audit log has, each with its hash and its place in the tree.
+pub async fn checked_log(store: &Store) -> Result<u64, BadLog> {
+    let mut read = store.read().await.unwrap();
+    let mut checker = Checker::default();
+    for row in audit_log::list(&mut read, 0, u32::MAX).await.unwrap() {
+        checker.row(&row)?;
+    }
+    let size = audit_log::size(&mut read).await.unwrap();
+    assert_eq!(size, checker.size());
+    assert_eq!(audit_log::root(&mut read, &(0..size)).await.unwrap(), checker.root());
+    Ok(size)
 }
 
 /// Records a ticket of the administrator.

@@ -95,6 +95,8 @@ pub enum Command {
     #[command(subcommand)]
     Ticket(commands::ticket::Command),
     #[command(subcommand)]
+    Audit(commands::audit::Command),
+    #[command(subcommand)]
     Identity(commands::identity::Command),
     Serve(commands::serve::Args),
     Reset(commands::reset::Args),

@@ -6,7 +6,7 @@ use postern_proto::handshake::StaticKey;
 use postern_proto::id::NodeId;
 use postern_proto::name::IdentityName;
 use postern_proto::ticket::{Ticket, TicketError};
-use postern_runtime::authority::{AuthorityClient, AuthorityError, Pinned};
+use postern_runtime::authority::{AuthorityClient, AuthorityError, Pinned, Pushed};
 use postern_runtime::enrol::{self, EnrolError};
 use postern_runtime::home::{Home, IdentityHome};
 use postern_runtime::membership::Membership;
@@ -19,6 +19,8 @@ use crate::error::CliError;
 /// A session with the authority, for the length of one command.
 pub struct Session {
     client: AuthorityClient,
+    /// What the caller knows of the project.
+    pub membership: Membership,
     _supervisor: Supervisor,
 }
 
@@ -30,6 +32,13 @@ impl Session {
         Ok(Self::of(context, &home, &identity, &membership)??)
     }
 
+    /// As [`Self::open`], for a command that listens to what the authority says unasked.
+    pub fn open_listening(context: &Context) -> Result<(Self, Pushed), CliError> {
+        let home = context.home()?;
+        let (identity, membership) = member(&home)?.ok_or_else(CliError::no_project)?;
+        Ok(Self::listening(context, &home, &identity, &membership)??)
+    }
+
     /// Connects as `identity`. The inner error is what became of the attempt.
     fn of(
         context: &Context,
@@ -37,6 +46,15 @@ impl Session {
         identity: &IdentityHome,
         membership: &Membership,
     ) -> Result<Result<Self, AuthorityError>, CliError> {
+        Ok(Self::listening(context, home, identity, membership)?.map(|(session, _pushed)| session))
+    }
+
+    fn listening(
+        context: &Context,
+        home: &Home,
+        identity: &IdentityHome,
+        membership: &Membership,
+    ) -> Result<Result<(Self, Pushed), AuthorityError>, CliError> {
         let addresses = home.authority_addresses(membership)?;
         let identity = identity.load()?;
         let key = StaticKey::generate();
@@ -46,7 +64,7 @@ impl Session {
             // A key of its own, for this session only: a command is no node.
             let hello = enrol::hello(&identity, NodeId::random(), &key, context.now());
             let connected = AuthorityClient::connect(&supervisor, pinned, &key, &hello).await;
-            connected.map(|(client, _pushed)| Self { client, _supervisor: supervisor })
+            connected.map(|(client, pushed)| (Self { client, membership: membership.clone(), _supervisor: supervisor }, pushed))
         })
     }
 

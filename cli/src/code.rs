@@ -51,5 +51,12 @@ postern_node::codes! {
     RELAY_STATE: Configuration, "The relay's files are damaged.";
     NO_TICKET: Configuration, "The relay has joined no project yet, and there is no ticket.";
 
+    // The audit.
+    AUDIT_CHANGED: Failure, "The audit log is not as it was written; the error names the first row that was changed or is missing.";
+    AUDIT_CHECKPOINT: Failure, "This is no checkpoint of the audit log that the project's authority signed.";
+    AUDIT_PROOF: Failure, "The file does not prove that its row is in the audit log.";
+    AUDIT_NO_STREAMS: Failure, "The file has no line of a node's stream log.";
+    AUDIT_NOT_SIGNED: TryLater, "No signed checkpoint has the row yet. One is signed every 10 s.";
+
     DEMO: Failure, "A step of the demo did not do what it should.";
 }

@@ -82,6 +82,15 @@ pub fn configuration(context: &Context, argument: &str) -> Result<Vec<u8>, CliEr
     }
 }
 
+/// Reads a text file of at most `limit` bytes.
+pub fn text_file(context: &Context, path: &Path, limit: u64) -> Result<String, CliError> {
+    if !path.exists() {
+        return Err(CliError::not_found("file", path.display()));
+    }
+    let bytes = read(context, &Place::File(path), limit, "file")?;
+    String::from_utf8(bytes).map_err(|error| CliError::from_error(code::UNREADABLE_FILE, &error))
+}
+
 /// Replaces `-` at the beginning of a route (`-/service/x`) by a line of standard input.
 pub fn route(argument: &str) -> Result<String, CliError> {
     let Some(rest) = argument.strip_prefix('-').filter(|rest| rest.is_empty() || rest.starts_with('/')) else {

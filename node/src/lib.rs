@@ -10,6 +10,7 @@ pub mod http;
 pub mod keeper;
 pub mod plan;
 pub mod store;
+pub mod stream_log;
 
 #[cfg(test)]
 mod testing;

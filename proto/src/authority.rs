@@ -7,7 +7,8 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::address::HostPort;
-use crate::id::{CredentialId, Identifier, KeyId, ProjectId, SigningPublic, StaticPublic, TicketId};
+use crate::audit::AuditRow;
+use crate::id::{CredentialId, Identifier, KeyId, ProjectId, SigningPublic, StaticPublic, TicketId, TreeHash};
 use crate::name::{IdentityName, ProjectName, RelayName};
 use crate::secret::{SecretBytes, SecretText};
 use crate::time::Timestamp;
@@ -138,6 +139,32 @@ pub enum Request {
     },
     #[n(12)]
     ListProjectPolicies,
+    /// Signed checkpoints of the audit log.
+    #[n(30)]
+    #[cbor(map)]
+    AuditCheckpoints {
+        /// Those of more rows than this.
+        #[n(0)]
+        after: u64,
+    },
+    /// The proof that the audit log of `from` rows is the beginning of the one of `to`.
+    #[n(31)]
+    #[cbor(map)]
+    AuditConsistency {
+        #[n(0)]
+        from: u64,
+        #[n(1)]
+        to: u64,
+    },
+    /// The proof that a row is in the audit log of `size` rows.
+    #[n(32)]
+    #[cbor(map)]
+    AuditInclusion {
+        #[n(0)]
+        seq: u64,
+        #[n(1)]
+        size: u64,
+    },
 }
 
 /// What the authority says: answers, and under number 0 what it pushes.
@@ -223,6 +250,35 @@ pub enum Answer {
     Voiding {
         #[cbor(n(0), with = "minicbor::bytes")]
         statement: Vec<u8>,
+    },
+    /// Signed [`crate::audit::AuditCheckpoint`]s, the smallest first.
+    #[n(30)]
+    #[cbor(map)]
+    AuditCheckpoints {
+        #[n(0)]
+        statements: Vec<minicbor::bytes::ByteVec>,
+        #[n(1)]
+        more: bool,
+    },
+    /// The hashes of a proof, in the order of [`crate::audit::merkle`].
+    #[n(31)]
+    #[cbor(map)]
+    AuditProof {
+        #[n(0)]
+        hashes: Vec<TreeHash>,
+    },
+    /// A signed [`crate::audit::AuditCheckpoint`], pushed when a session begins and for every new one.
+    #[n(32)]
+    #[cbor(map)]
+    AuditCheckpoint {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        statement: Vec<u8>,
+        /// The size of the checkpoint before it; whoever has that one needs no other proof than `proof`.
+        #[n(1)]
+        since: u64,
+        /// That the log of `since` rows is the beginning of this one.
+        #[n(2)]
+        proof: Vec<TreeHash>,
     },
 }
 
@@ -353,25 +409,6 @@ pub struct MemberRow {
     /// When the newest credential issued to it expires.
     #[n(7)]
     pub expires_at: Option<Timestamp>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
-#[cbor(map)]
-pub struct AuditRow {
-    #[n(0)]
-    pub seq: u64,
-    #[n(1)]
-    pub at: Timestamp,
-    #[n(2)]
-    pub actor: String,
-    #[n(3)]
-    pub action: String,
-    #[n(4)]
-    pub subject: String,
-    #[n(5)]
-    pub result: String,
-    #[n(6)]
-    pub reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]

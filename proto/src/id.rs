@@ -135,6 +135,10 @@ byte_id!(
     /// A key of an authority's key ring: the first 8 bytes of SHA-256 of the public key.
     KeyId, 8, "", "a key id"
 );
+byte_id!(
+    /// A hash of the audit's tree: of a row, or of the rows up to one.
+    TreeHash, 32, "", "a hash of the audit"
+);
 random_id!(ProjectId, 16);
 random_id!(NodeId, 16);
 random_id!(InstanceId, 16);

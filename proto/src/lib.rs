@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod aead;
+pub mod audit;
 pub mod authority;
 pub mod channel;
 pub mod credential;

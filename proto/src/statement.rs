@@ -4,6 +4,7 @@
 
 use minicbor::{Decode, Encode};
 
+use crate::audit::AuditCheckpoint;
 use crate::authority::{Heartbeat, ProjectInfo, Voiding};
 use crate::id::ProjectId;
 use crate::identity::{History, Identity};
@@ -56,6 +57,15 @@ impl Statement for Voiding {
     }
 }
 
+impl sealed::Sealed for AuditCheckpoint {}
+impl Statement for AuditCheckpoint {
+    const PURPOSE: Purpose = Purpose::AuditCheckpoint;
+
+    fn project(&self) -> ProjectId {
+        self.project
+    }
+}
+
 /// Why a statement was refused, or could not be made. In the order of the checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StatementError {
@@ -88,16 +98,28 @@ pub fn sign<T: Statement>(authority: &Identity, statement: &T) -> Result<Vec<u8>
 /// # Errors
 /// [`StatementError`] for the first check that fails.
 pub fn verify<T: Statement>(authority: &History, project: ProjectId, signed: &[u8]) -> Result<T, StatementError> {
-    let statement = verify_any_project::<T>(authority, signed)?;
+    let payload = authority.verify(T::PURPOSE, signed)?;
+    of_project(project, read::<T>(authority, &payload)?)
+}
+
+/// As [`verify`], by any key that the authority ever had: for statements that a newer one, verified with the key of now, confirms.
+///
+/// # Errors
+/// [`StatementError`] for the first check that fails.
+pub fn verify_past<T: Statement>(authority: &History, project: ProjectId, signed: &[u8]) -> Result<T, StatementError> {
+    let payload = authority.verify_past(T::PURPOSE, signed)?;
+    of_project(project, read::<T>(authority, &payload)?)
+}
+
+fn of_project<T: Statement>(project: ProjectId, statement: T) -> Result<T, StatementError> {
     if statement.project() != project {
         return Err(StatementError::OtherProject { expected: project, found: statement.project() });
     }
     Ok(statement)
 }
 
-fn verify_any_project<T: Statement>(authority: &History, signed: &[u8]) -> Result<T, StatementError> {
-    let payload = authority.verify(T::PURPOSE, signed)?;
-    let statement: T = minicbor::decode(&payload).map_err(|_| StatementError::Malformed)?;
+fn read<T: Statement>(authority: &History, payload: &[u8]) -> Result<T, StatementError> {
+    let statement: T = minicbor::decode(payload).map_err(|_| StatementError::Malformed)?;
     // What is signed has one encoding, and no field that this version does not know.
     if encode(&statement) != payload {
         return Err(StatementError::Malformed);

@@ -65,6 +65,30 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// Reads `2026-01-31T12:00:00Z`, as [`Timestamp`] is written, or seconds of Unix time. `None` for anything else.
+#[must_use]
+pub fn parse_timestamp(text: &str) -> Option<Timestamp> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse().ok().map(Timestamp);
+    }
+    let number = |from: usize, to: usize| -> Option<u64> {
+        let digits = text.get(from..to)?;
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+    };
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    // Days since the epoch of a civil date, counting years from March so that the leap day comes last.
+    let from_march = if month > 2 { month - 3 } else { month + 9 };
+    let years = year - u64::from(month <= 2);
+    let days = years * 365 + years / 4 - years / 100 + years / 400 + (153 * from_march + 2) / 5 + day - 1;
+    let time = Timestamp((days - 719_468) * 86_400 + hour * 3_600 + minute * 60 + second);
+    // A date that does not exist, or another form, is written otherwise.
+    (time.to_string() == text).then_some(time)
+}
+
 /// Why a text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a duration: write a number and a unit, such as 500ms, 10s, 5m, 24h or 7d (without a unit: seconds)")]
@@ -96,6 +120,26 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read_as_they_are_written() {
+        for seconds in [0, 1, 68_169_599, 951_782_400, 1_800_000_000, 4_102_444_799] {
+            let time = Timestamp::from_unix(seconds);
+            assert_eq!(parse_timestamp(&time.to_string()), Some(time));
+            assert_eq!(parse_timestamp(&seconds.to_string()), Some(time));
+        }
+        for bad in [
+            "",
+            "2026-02-30T00:00:00Z",
+            "2026-01-01",
+            "2026-01-01T00:00:00",
+            "2026-01-01 00:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "-1",
+        ] {
+            assert_eq!(parse_timestamp(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn durations() {

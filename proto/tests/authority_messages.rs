@@ -3,9 +3,10 @@
 use std::fmt::Debug;
 
 use minicbor::{Decode, Encode};
+use postern_proto::audit::{AuditRow, NO_ROW};
 use postern_proto::authority::{
-    Answer, Attributes, AuditRow, Call, Enrolment, Grant, Hello, MAX_MESSAGE, MemberRow, ProjectPolicyRow, Refusal,
-    RelayPermission, Reply, Request, Role, TicketRequest, TicketRow,
+    Answer, Attributes, Call, Enrolment, Grant, Hello, MAX_MESSAGE, MemberRow, ProjectPolicyRow, Refusal, RelayPermission, Reply,
+    Request, Role, TicketRequest, TicketRow,
 };
 use postern_proto::handshake::MAX_PAYLOAD_3;
 use postern_proto::id::{Identifier, NodeId, StaticPublic, TicketId};
@@ -104,7 +105,19 @@ fn answers() -> Vec<Answer> {
         expires_at: None,
     };
     let text = || "x".to_owned();
-    let audit = AuditRow { seq: 1, at: NOW, actor: text(), action: text(), subject: text(), result: text(), reason: text() };
+    let audit = AuditRow {
+        seq: 1,
+        at: NOW,
+        actor: text(),
+        action: text(),
+        subject: text(),
+        result: text(),
+        reason: text(),
+        before: None,
+        after: Some(text()),
+        previous: NO_ROW,
+        hash: NO_ROW,
+    };
     let mut answers = vec![
         Answer::Done,
         Answer::ProjectInfo { statement: vec![1], history: vec![2] },
@@ -114,6 +127,9 @@ fn answers() -> Vec<Answer> {
         Answer::Members { rows: vec![member], more: false },
         Answer::Audit { rows: vec![audit], more: false },
         Answer::Heartbeat { statement: vec![1] },
+        Answer::AuditCheckpoints { statements: vec![vec![1].into()], more: true },
+        Answer::AuditProof { hashes: vec![NO_ROW] },
+        Answer::AuditCheckpoint { statement: vec![1], since: 7, proof: vec![NO_ROW, NO_ROW] },
         Answer::Policies { rows: vec![ProjectPolicyRow { resource_type: text(), expression: text() }] },
     ];
     answers.extend(refusals().into_iter().map(Answer::Refused));

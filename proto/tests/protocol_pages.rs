@@ -1,5 +1,7 @@
 //! The pages of `docs/protocol/` against the code: every vector on them, and every limit and name in their tables.
 
+use postern_proto::audit::merkle::{MAX_PROOF, Tree};
+use postern_proto::audit::{AuditCheckpoint, AuditRow, NO_ROW};
 use postern_proto::authority::{
     Answer, Attributes, Call, Enrolment, Grant, Heartbeat, Hello, Refusal, RelayPermission, Reply, Request, RingKey, Role,
     TicketRequest,
@@ -87,6 +89,35 @@ fn claims(audience: Audience) -> Claims {
         attributes: Attributes::new(),
         relay_names: Vec::new(),
     }
+}
+
+#[test]
+fn audit() {
+    let page = page("audit");
+    let mut row = AuditRow {
+        seq: 1,
+        at: NOW,
+        actor: "authority".to_owned(),
+        action: "issue-ticket".to_owned(),
+        subject: TicketId::from_bytes([4; 16]).to_string(),
+        result: "ok".to_owned(),
+        reason: "member".to_owned(),
+        before: None,
+        after: Some("{}".to_owned()),
+        previous: NO_ROW,
+        hash: NO_ROW,
+    };
+    row.hash = row.compute_hash();
+    check(&page, "row", &row.leaf());
+    check(&page, "hash of the row", row.hash.as_bytes());
+    let mut tree = Tree::default();
+    tree.push(row.hash);
+    tree.push(row.hash);
+    check(&page, "root of two such rows", tree.root().as_bytes());
+    let checkpoint = AuditCheckpoint { project: PROJECT, size: 1, root: row.hash, time: NOW };
+    check(&page, "checkpoint", &statement::sign(&identity(), &checkpoint).unwrap());
+    mentions(&page, [Purpose::AuditCheckpoint.context()]);
+    mentions(&page, [MAX_PROOF]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use postern_proto::authority::TicketRequest;
 use tempfile::TempDir;
 
 use super::*;
-use crate::store::{audit, tickets};
+use crate::store::{audit_log, tickets};
 use crate::testing::{NOW, identifier, newcomer, request, store, ticket};
 
 async fn refusal(store: &Store, who: u8, ticket: TicketId, secret: &SecretBytes<32>, now: Timestamp) -> Refusal {
@@ -21,7 +21,7 @@ async fn counts(store: &Store, ticket: TicketId) -> (u64, u64, u64) {
     let members = members::count(&mut read).await.unwrap() - 1;
     let uses = tickets::find(&mut read, ticket).await.unwrap().unwrap();
     assert_eq!(uses.uses as usize, uses.used_by.len());
-    let audited = audit::list(&mut read, 0, 10_000).await.unwrap().iter().filter(|row| row.action == "redeem-ticket").count();
+    let audited = audit_log::list(&mut read, 0, 10_000).await.unwrap().iter().filter(|row| row.action == "redeem-ticket").count();
     (members, u64::from(uses.uses), audited as u64)
 }
 
@@ -195,9 +195,11 @@ async fn a_crash_leaves_all_or_nothing() {
         let names = relay_names::holders(&mut store.read().await.unwrap(), &name).await.unwrap().len() as u64;
         let done = u64::from(point == "redeem-committed");
         assert_eq!((members, uses, audited, names), (done, done, done, done), "after {point}");
+        assert_eq!(crate::testing::checked_log(&store).await, Ok(done), "after {point}");
 
         redeem(&store, &newcomer(1), CHILD_TICKET, &secret, NOW).await.unwrap();
         assert_eq!(counts(&store, CHILD_TICKET).await, (1, 1, 1), "after {point} and a second try");
+        assert_eq!(crate::testing::checked_log(&store).await, Ok(1), "after {point} and a second try");
         assert!(matches!(refusal(&store, 2, CHILD_TICKET, &secret, NOW).await, Refusal::TicketUsedUp { .. }));
     }
 }

@@ -114,6 +114,12 @@ impl Server {
         }
     }
 
+    /// Has the audit log signed for as long as the server runs.
+    pub(crate) fn keep_checkpoints(&self) {
+        let (service, stopping) = (self.0.service.clone(), self.0.stopping.clone());
+        self.0.running.spawn(async move { service.keep_checkpoints(stopping).await });
+    }
+
     /// How many sessions there are.
     #[must_use]
     pub fn sessions(&self) -> usize {

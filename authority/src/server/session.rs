@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::Server;
 use super::admission::Admitted;
 use crate::bucket::Bucket;
-use crate::service::{Published, Service, describe};
+use crate::service::{Published, Service, SignedCheckpoint, describe};
 
 /// How often every session is told the time and the epoch.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
@@ -29,11 +29,12 @@ const REQUEST_EVERY: Duration = Duration::from_millis(50);
 pub(super) struct Feed {
     published: watch::Receiver<Arc<Published>>,
     removals: broadcast::Receiver<Identifier>,
+    checkpoints: watch::Receiver<Option<Arc<SignedCheckpoint>>>,
 }
 
 impl Feed {
     pub fn subscribe(service: &Service) -> Self {
-        Self { published: service.published(), removals: service.removals() }
+        Self { published: service.published(), removals: service.removals(), checkpoints: service.checkpoints() }
     }
 }
 
@@ -108,6 +109,8 @@ impl Server {
         let mut heartbeat = tokio::time::interval(HEARTBEAT_EVERY);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         feed.published.mark_changed();
+        feed.checkpoints.mark_changed();
+        let mut greeted = false;
         loop {
             tokio::select! {
                 // A change is told before the answers that come after it.
@@ -129,10 +132,19 @@ impl Server {
                         send(sender, 0, Answer::Voiding { statement: statement.clone() }).await?;
                     }
                 }
-                _ = heartbeat.tick() => match self.0.service.heartbeat() {
-                    Ok(statement) => send(sender, 0, Answer::Heartbeat { statement }).await?,
-                    Err(error) => tracing::error!(%error, "a heartbeat could not be signed"),
-                },
+                _ = heartbeat.tick() => {
+                    match self.0.service.heartbeat() {
+                        Ok(statement) => send(sender, 0, Answer::Heartbeat { statement }).await?,
+                        Err(error) => tracing::error!(%error, "a heartbeat could not be signed"),
+                    }
+                    greeted = true;
+                }
+                Ok(()) = feed.checkpoints.changed(), if greeted => {
+                    let newest = feed.checkpoints.borrow_and_update().clone();
+                    if let Some(newest) = newest {
+                        send(sender, 0, newest.to_answer()).await?;
+                    }
+                }
                 call = receiver.receive_message::<Call>() => {
                     let Call { number, request } = call?.ok_or(End::Closed)?;
                     if number == 0 {

@@ -216,7 +216,7 @@ async fn a_removed_member_hears_why() {
     loop {
         match observed.recv().await.unwrap() {
             Answer::Voiding { .. } => break,
-            Answer::ProjectInfo { .. } | Answer::Heartbeat { .. } => {}
+            Answer::ProjectInfo { .. } | Answer::Heartbeat { .. } | Answer::AuditCheckpoint { .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -236,7 +236,7 @@ async fn changes_are_pushed() {
                 assert_ne!(statement, first);
                 break;
             }
-            Answer::Heartbeat { .. } => {}
+            Answer::Heartbeat { .. } | Answer::AuditCheckpoint { .. } => {}
             other => panic!("{other:?}"),
         }
     }

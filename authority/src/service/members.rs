@@ -10,7 +10,7 @@ use super::{Caller, PAGE_ROWS, Service, member, page, stored};
 use crate::ActError;
 use crate::enrol::{self, Newcomer};
 use crate::rules::{self, Scope};
-use crate::store::{Action, Entry, Member};
+use crate::store::{Action, Entry, Member, grants};
 
 impl Service {
     pub(super) async fn list_members(&self, caller: &Caller, after: Option<Identifier>) -> Result<Answer, ActError> {
@@ -44,8 +44,9 @@ impl Service {
         let valid_again = now.plus(std::time::Duration::from_secs(1));
         let forgotten = now.minus(MAX_LIFETIME + 2 * CLOCK_TOLERANCE);
         write.void(removed, valid_again, now, forgotten).await?;
+        let held = grants(&target.attributes, &target.relays, &target.role);
         let reason = format!("{}, enrolled by {}; {tickets} of its tickets revoked", target.name, target.attested_by);
-        write.audit(&Entry::ok(now, Some(caller.identifier), Action::DeleteMember, removed).because(reason)).await?;
+        write.audit(&Entry::ok(now, Some(caller.identifier), Action::DeleteMember, removed).because(reason).before(held)).await?;
         write.commit().await?;
         tracing::info!(member = %removed, by = %caller.identifier, "a member was removed");
         self.republish().await?;
@@ -78,7 +79,8 @@ impl Service {
             history: identity.history.clone(),
         };
         enrol::admit(&mut write, &administrator, identity.static_key, now).await?;
-        write.audit(&Entry::ok(now, None, Action::BootstrapAdministrator, identity.identifier)).await?;
+        let held = grants(&administrator.attributes, &administrator.relays, &administrator.role);
+        write.audit(&Entry::ok(now, None, Action::BootstrapAdministrator, identity.identifier).after(held)).await?;
         write.commit().await?;
         Ok(())
     }

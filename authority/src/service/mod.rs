@@ -1,6 +1,7 @@
 //! What members may ask, and how it is answered. A caller is who the handshake proved it to be; its role is read from the
 //! database in the transaction that does what it asks.
 
+mod audit;
 mod burst;
 mod credentials;
 mod members;
@@ -27,8 +28,9 @@ use crate::ActError;
 use crate::clock::Clock;
 use crate::enrol::{self, Newcomer, Redeemed};
 use crate::keys::Keys;
-use crate::store::{Action, Connection, Entry, Member, Outcome, Store, StoreError, audit, members as stored, project as kept};
+use crate::store::{Action, Connection, Entry, Member, Store, StoreError, members as stored, project as kept};
 
+pub use self::audit::SignedCheckpoint;
 pub use self::project::Published;
 
 /// How far back a credential's validity begins, for peers whose clock is behind.
@@ -64,6 +66,7 @@ struct Inner {
     clock: Clock,
     credential_lifetime: Duration,
     published: watch::Sender<Arc<Published>>,
+    checkpoint: watch::Sender<Option<Arc<SignedCheckpoint>>>,
     removed: broadcast::Sender<Identifier>,
     bursts: Mutex<Bursts>,
     writes: Mutex<Writes>,
@@ -94,6 +97,7 @@ impl Service {
             clock,
             credential_lifetime: credential_lifetime.clamp(Duration::from_secs(1), MAX_CREDENTIAL_LIFETIME),
             published: watch::Sender::new(Arc::new(published)),
+            checkpoint: watch::Sender::new(None),
             removed: broadcast::Sender::new(REMOVALS),
             bursts: Mutex::default(),
             writes: Mutex::default(),
@@ -144,6 +148,9 @@ impl Service {
                 self.set_policy(caller, &resource_type, expression.as_deref()).await
             }
             Request::ListProjectPolicies => self.list_policies(caller).await,
+            Request::AuditCheckpoints { after } => self.list_checkpoints(caller, after).await,
+            Request::AuditConsistency { from, to } => self.audit_consistency(caller, from, to).await,
+            Request::AuditInclusion { seq, size } => self.audit_inclusion(caller, seq, size).await,
         };
         match done {
             Ok(answer) => answer,
@@ -175,7 +182,14 @@ impl Service {
             Ok(redeemed) => Ok(redeemed),
             Err(error) => {
                 let actor = Some(newcomer.identifier);
-                Err(self.refuse(actor, Action::RedeemTicket, ticket.to_string(), error).await)
+                // Whoever comes after the last use has got hold of a ticket that was meant for another.
+                let action = if let ActError::Refused(Refusal::TicketUsedUp { .. }) = &error {
+                    tracing::warn!(%ticket, identifier = %newcomer.identifier, name = %newcomer.name, "a used-up ticket was tried again");
+                    Action::ReuseTicket
+                } else {
+                    Action::RedeemTicket
+                };
+                Err(self.refuse(actor, action, ticket.to_string(), error).await)
             }
         }
     }
@@ -225,9 +239,9 @@ impl Service {
             Ok(Order::Same) => {}
             Ok(Order::Newer) => {
                 write.set_history(identifier, &encoded).await?;
-                let reason = format!("change {}", history.sequence());
+                let change = |history: &History| format!("change {}", history.sequence());
                 let entry = Entry::ok(self.now(), Some(identifier), Action::ChangeIdentity, identifier);
-                write.audit(&entry.because(reason)).await?;
+                write.audit(&entry.before(change(&seen)).after(change(history))).await?;
                 write.commit().await?;
                 known.history = encoded;
             }
@@ -267,7 +281,7 @@ impl Service {
         if left_out > 0 {
             reason.push_str(&format!(" (and {left_out} more since the last row)"));
         }
-        let entry = Entry { at, actor, action, subject, outcome: Outcome::Refused, reason };
+        let entry = Entry::refused(at, actor, action, subject).because(reason);
         let written = async {
             let mut write = self.0.store.write().await?;
             write.audit(&entry).await?;
@@ -276,14 +290,6 @@ impl Service {
         if let Err(error) = written.await {
             tracing::error!(%action, error = &error as &dyn std::error::Error, "a refusal could not be written to the audit");
         }
-    }
-
-    async fn list_audit(&self, caller: &Caller, after: u64) -> Result<Answer, ActError> {
-        let mut read = self.0.store.read().await?;
-        let caller = member(&mut read, caller.identifier).await?;
-        crate::rules::administrators_only(&caller, "read the audit")?;
-        let (rows, more) = page(audit::list(&mut read, after, PAGE_ROWS).await?);
-        Ok(Answer::Audit { rows, more })
     }
 
     /// Signs the project information again if it changed, and tells every session.
@@ -307,8 +313,13 @@ async fn member(from: &mut impl Connection, identifier: Identifier) -> Result<Me
 }
 
 /// Cuts rows to what fits an answer. True where there may be more.
-fn page<T: minicbor::Encode<()>>(mut rows: Vec<T>) -> (Vec<T>, bool) {
-    let full = rows.len() as u64 == u64::from(PAGE_ROWS);
+fn page<T: minicbor::Encode<()>>(rows: Vec<T>) -> (Vec<T>, bool) {
+    page_of(rows, PAGE_ROWS)
+}
+
+/// As [`page`], of at most `most` rows that were read.
+fn page_of<T: minicbor::Encode<()>>(mut rows: Vec<T>, most: u32) -> (Vec<T>, bool) {
+    let full = rows.len() as u64 == u64::from(most);
     let mut bytes = 0;
     let fitting = rows
         .iter()
@@ -338,6 +349,9 @@ pub(crate) fn describe(request: &Request) -> (Action, String) {
         Request::ListAudit { .. } => (Action::ListAudit, String::new()),
         Request::SetProjectPolicy { resource_type, .. } => (Action::SetPolicy, resource_type.chars().take(80).collect()),
         Request::ListProjectPolicies => (Action::ListPolicies, String::new()),
+        Request::AuditCheckpoints { .. } | Request::AuditConsistency { .. } | Request::AuditInclusion { .. } => {
+            (Action::ProveAudit, String::new())
+        }
     }
 }
 

@@ -28,11 +28,16 @@ impl Service {
             .find(|known| known.as_str() == resource_type)
             .ok_or_else(|| Refusal::Invalid { reason: "the resource type is tcp-inlet, tcp-outlet or relay".to_owned() })?;
         let entry = Entry::ok(now, Some(caller.identifier), Action::SetPolicy, resource_type);
+        let known = policies::list(&mut write).await?.into_iter().find(|row| row.resource_type == resource_type.as_str());
+        let entry = match known {
+            Some(row) => entry.before(row.expression),
+            None => entry,
+        };
         let entry = match expression {
             Some(text) => {
                 let canonical = parse(text)?;
                 write.set_policy(resource_type.as_str(), &canonical).await?;
-                entry.because(canonical)
+                entry.after(canonical)
             }
             None if write.delete_policy(resource_type.as_str()).await? => entry.because("deleted"),
             None => return Err(Refusal::NotFound { what: format!("a policy for {resource_type}") }.into()),

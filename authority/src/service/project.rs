@@ -104,7 +104,8 @@ impl Service {
         write.update_project(addresses, &known.key_ring).await?;
         write.raise_sequence(now).await?;
         let listed: Vec<String> = addresses.iter().map(HostPort::to_string).collect();
-        write.audit(&Entry::ok(now, None, Action::ChangeProject, known.id).because(listed.join(", "))).await?;
+        let before = known.addresses.iter().map(HostPort::to_string).collect::<Vec<_>>().join(", ");
+        write.audit(&Entry::ok(now, None, Action::ChangeProject, known.id).before(before).after(listed.join(", "))).await?;
         write.commit().await?;
         self.republish().await
     }

@@ -1,6 +1,7 @@
 use std::fs;
 
-use postern_proto::authority::{AuditRow, Heartbeat, MemberRow, ProjectInfo, RelayPermission, TicketRequest, TicketRow, Voiding};
+use postern_proto::audit::AuditRow;
+use postern_proto::authority::{Heartbeat, MemberRow, ProjectInfo, RelayPermission, TicketRequest, TicketRow, Voiding};
 use postern_proto::credential::{Audience, CredentialError, Holder, KeyRing, VerifiedCredential, Verifier, Voided};
 use postern_proto::id::TicketId;
 use postern_proto::identity::ChangeReason;

@@ -11,7 +11,7 @@ use postern_proto::ticket::Ticket;
 use super::{Caller, PAGE_ROWS, Service, member, page};
 use crate::ActError;
 use crate::rules::{self, MAX_OPEN_TICKETS, Scope};
-use crate::store::{Action, Entry, NewTicket, StoreError, project, relay_names, tickets};
+use crate::store::{Action, Entry, NewTicket, StoreError, grants, project, relay_names, tickets};
 
 impl Service {
     pub(super) async fn issue_ticket(&self, caller: &Caller, request: &TicketRequest) -> Result<Answer, ActError> {
@@ -56,7 +56,9 @@ impl Service {
         };
         write.insert_ticket(&new).await?;
         let reason = format!("{}, {} uses, until {}", role_name(&request.role), request.max_uses, ticket.expires);
-        write.audit(&Entry::ok(now, Some(issuer.identifier), Action::IssueTicket, ticket.id).because(reason)).await?;
+        let granted = grants(&request.attributes, &request.relays, &request.role);
+        let entry = Entry::ok(now, Some(issuer.identifier), Action::IssueTicket, ticket.id);
+        write.audit(&entry.because(reason).after(granted)).await?;
         write.commit().await?;
         Ok(Answer::Ticket { ticket: text })
     }
@@ -96,11 +98,13 @@ impl Service {
         let scope = rules::scope(&caller)?;
         let found = tickets::find(&mut write, ticket).await?;
         // Somebody else's ticket is no more there than one that never was.
-        if !found.is_some_and(|row| scope == Scope::All || scope == Scope::Own(row.issued_by)) {
+        let Some(row) = found.filter(|row| scope == Scope::All || scope == Scope::Own(row.issued_by)) else {
             return Err(Refusal::NotFound { what: format!("ticket {ticket}") }.into());
-        }
+        };
         if write.revoke_ticket(ticket).await? {
-            write.audit(&Entry::ok(self.now(), Some(caller.identifier), Action::RevokeTicket, ticket)).await?;
+            let before = format!("valid for {} of {} uses", row.max_uses - row.uses, row.max_uses);
+            let entry = Entry::ok(self.now(), Some(caller.identifier), Action::RevokeTicket, ticket);
+            write.audit(&entry.before(before).after("revoked")).await?;
             write.commit().await?;
         }
         Ok(Answer::Done)

@@ -1,13 +1,10 @@
-//! The audit: one row for every act and every refusal, written in the transaction of the act.
+//! What the audit says of an act or a refusal. [`super::audit_log`] writes it, in the transaction of the act.
 
 use std::fmt;
 
-use postern_proto::authority::AuditRow;
+use postern_proto::authority::{Attributes, RelayPermission, Role};
 use postern_proto::id::Identifier;
 use postern_proto::time::Timestamp;
-
-use super::codec::{Columns, time};
-use super::{Connection, StoreError, Write};
 
 /// What was done or tried. The text form is stable: scripts and people search for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,6 +19,8 @@ pub enum Action {
     RevokeTicket,
     ListTickets,
     RedeemTicket,
+    /// A ticket that is used up was shown again, by somebody who has not joined with it.
+    ReuseTicket,
     ListMembers,
     DeleteMember,
     ChangeIdentity,
@@ -31,6 +30,7 @@ pub enum Action {
     SetPolicy,
     ListPolicies,
     ListAudit,
+    ProveAudit,
     ProjectInfo,
 }
 
@@ -48,6 +48,7 @@ impl Action {
             Self::RevokeTicket => "revoke-ticket",
             Self::ListTickets => "list-tickets",
             Self::RedeemTicket => "redeem-ticket",
+            Self::ReuseTicket => "reuse-ticket",
             Self::ListMembers => "list-members",
             Self::DeleteMember => "delete-member",
             Self::ChangeIdentity => "change-identity",
@@ -57,6 +58,7 @@ impl Action {
             Self::SetPolicy => "set-policy",
             Self::ListPolicies => "list-policies",
             Self::ListAudit => "list-audit",
+            Self::ProveAudit => "prove-audit",
             Self::ProjectInfo => "project-info",
         }
     }
@@ -84,12 +86,29 @@ pub struct Entry {
     pub subject: String,
     pub outcome: Outcome,
     pub reason: String,
+    /// What the act replaced or ended, and what holds since: as text, for people. Never a secret.
+    pub before: Option<String>,
+    pub after: Option<String>,
 }
 
 impl Entry {
     #[must_use]
     pub fn ok(at: Timestamp, actor: Option<Identifier>, action: Action, subject: impl fmt::Display) -> Self {
-        Self { at, actor, action, subject: subject.to_string(), outcome: Outcome::Ok, reason: String::new() }
+        Self {
+            at,
+            actor,
+            action,
+            subject: subject.to_string(),
+            outcome: Outcome::Ok,
+            reason: String::new(),
+            before: None,
+            after: None,
+        }
+    }
+
+    #[must_use]
+    pub fn refused(at: Timestamp, actor: Option<Identifier>, action: Action, subject: impl fmt::Display) -> Self {
+        Self { outcome: Outcome::Refused, ..Self::ok(at, actor, action, subject) }
     }
 
     #[must_use]
@@ -97,52 +116,25 @@ impl Entry {
         self.reason = reason.into();
         self
     }
-}
 
-impl Write {
-    /// # Errors
-    /// What SQLite reports.
-    pub async fn audit(&mut self, entry: &Entry) -> Result<(), StoreError> {
-        let actor = entry.actor.map_or_else(|| "authority".to_owned(), |actor| actor.to_string());
-        let result = match entry.outcome {
-            Outcome::Ok => "ok",
-            Outcome::Refused => "refused",
-        };
-        sqlx::query("INSERT INTO audit (at, actor, action, subject, result, reason) VALUES (?, ?, ?, ?, ?, ?)")
-            .bind(time(entry.at))
-            .bind(actor)
-            .bind(entry.action.as_str())
-            .bind(&entry.subject)
-            .bind(result)
-            .bind(&entry.reason)
-            .execute(self.connection())
-            .await?;
-        Ok(())
+    /// With what the act replaced or ended.
+    #[must_use]
+    pub fn before(mut self, before: impl fmt::Display) -> Self {
+        self.before = Some(before.to_string());
+        self
+    }
+
+    /// With what holds since the act.
+    #[must_use]
+    pub fn after(mut self, after: impl fmt::Display) -> Self {
+        self.after = Some(after.to_string());
+        self
     }
 }
 
-/// Up to `limit` rows with a larger `seq` than `after`, oldest first.
-///
-/// # Errors
-/// What SQLite reports.
-pub async fn list(from: &mut impl Connection, after: u64, limit: u32) -> Result<Vec<AuditRow>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM audit WHERE seq > ? ORDER BY seq LIMIT ?")
-        .bind(i64::try_from(after).unwrap_or(i64::MAX))
-        .bind(limit)
-        .fetch_all(from.connection())
-        .await?;
-    rows.iter()
-        .map(|row| {
-            let row = Columns(row);
-            Ok(AuditRow {
-                seq: row.number("seq")?,
-                at: row.time("at")?,
-                actor: row.text("actor")?,
-                action: row.text("action")?,
-                subject: row.text("subject")?,
-                result: row.text("result")?,
-                reason: row.text("reason")?,
-            })
-        })
-        .collect()
+/// What somebody is granted, as a row tells it.
+#[must_use]
+pub fn grants(attributes: &Attributes, relays: &[RelayPermission], role: &Role) -> String {
+    let grants = serde_json::json!({ "attributes": attributes, "relays": relays, "grants": role });
+    grants.to_string()
 }

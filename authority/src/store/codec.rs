@@ -53,6 +53,10 @@ impl Columns<'_> {
         Ok(self.0.try_get(column)?)
     }
 
+    pub fn optional_text(&self, column: &str) -> Result<Option<String>, StoreError> {
+        Ok(self.0.try_get(column)?)
+    }
+
     pub fn parsed<T: std::str::FromStr>(&self, column: &str) -> Result<T, StoreError> {
         self.0.try_get::<&str, _>(column)?.parse().map_err(|_| StoreError::damaged(format!("column `{column}`")))
     }

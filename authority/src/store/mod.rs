@@ -2,6 +2,7 @@
 //! holds the audit row of the act that it belongs to; reading goes over connections of its own and is never in the way.
 
 pub mod audit;
+pub mod audit_log;
 mod codec;
 mod credentials;
 mod error;
@@ -20,8 +21,9 @@ use std::time::Duration;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use tokio::sync::watch;
 
-pub use audit::{Action, Entry, Outcome};
+pub use audit::{Action, Entry, Outcome, grants};
 pub use credentials::{Issued, ShownTo};
 pub use error::StoreError;
 pub use members::Member;
@@ -50,11 +52,18 @@ const FILE_MODE: u32 = 0o600;
 pub struct Store {
     writer: SqlitePool,
     readers: SqlitePool,
+    /// How many rows the audit has, as far as writes of this process tell.
+    audited: watch::Sender<u64>,
 }
 
 /// A write transaction. Dropped without [`Write::commit`], it changes nothing.
 #[derive(Debug)]
-pub struct Write(Transaction<'static, Sqlite>);
+pub struct Write {
+    transaction: Transaction<'static, Sqlite>,
+    /// Number of the last audit row of this transaction; 0 for none.
+    appended: u64,
+    audited: watch::Sender<u64>,
+}
 
 /// A read transaction: what it reads is of one moment.
 #[derive(Debug)]
@@ -95,7 +104,7 @@ impl Store {
             .connect_with(options.pragma("query_only", "ON"))
             .await
             .map_err(StoreError::from)?;
-        Ok(Self { writer, readers })
+        Ok(Self { writer, readers, audited: watch::Sender::new(0) })
     }
 
     /// Begins a write; others wait until it ends.
@@ -104,7 +113,14 @@ impl Store {
     /// [`StoreError::Busy`] where it does not become free in time, and what SQLite reports.
     pub async fn write(&self) -> Result<Write, StoreError> {
         // IMMEDIATE takes the write lock at once: a transaction that begins as a reader and then writes can fail half-way.
-        Ok(Write(self.writer.begin_with("BEGIN IMMEDIATE").await?))
+        let transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        Ok(Write { transaction, appended: 0, audited: self.audited.clone() })
+    }
+
+    /// Tells how many rows the audit has, whenever some were committed.
+    #[must_use]
+    pub fn audited(&self) -> watch::Receiver<u64> {
+        self.audited.subscribe()
     }
 
     /// # Errors
@@ -145,7 +161,13 @@ impl Write {
     /// # Errors
     /// What SQLite reports; then nothing was written.
     pub async fn commit(self) -> Result<(), StoreError> {
-        Ok(self.0.commit().await?)
+        self.transaction.commit().await?;
+        self.audited.send_if_modified(|known| {
+            let more = self.appended > *known;
+            *known = self.appended.max(*known);
+            more
+        });
+        Ok(())
     }
 }
 
@@ -156,7 +178,7 @@ pub trait Connection {
 
 impl Connection for Write {
     fn connection(&mut self) -> &mut SqliteConnection {
-        &mut self.0
+        &mut self.transaction
     }
 }
 

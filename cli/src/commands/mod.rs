@@ -1,5 +1,6 @@
 //! A file per noun: its arguments, and what they do.
 
+pub mod audit;
 pub mod completion;
 pub mod demo;
 pub mod enroll;
@@ -37,6 +38,7 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode, CliError> {
         Command::Project(command) => project::run(context, command)?,
         Command::ProjectMember(command) => project_member::run(context, command)?,
         Command::Ticket(command) => ticket::run(context, command)?,
+        Command::Audit(command) => return audit::run(context, command),
         Command::Identity(command) => identity::run(context, command)?,
         Command::Status(args) => return status::run(context, &args),
         Command::Reset(args) => reset::run(context, &args)?,

@@ -120,7 +120,7 @@ fn rows(context: &Context, session: &Session) -> Result<Vec<MemberRow>, CliError
 }
 
 /// The one member that `text` names.
-fn find(context: &Context, session: &Session, text: &str) -> Result<MemberRow, CliError> {
+pub fn find(context: &Context, session: &Session, text: &str) -> Result<MemberRow, CliError> {
     let all = rows(context, session)?;
     let mut found: Vec<MemberRow> = match text.parse::<Identifier>() {
         Ok(identifier) => all.into_iter().filter(|row| row.identifier == identifier).collect(),

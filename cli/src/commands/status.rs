@@ -5,7 +5,7 @@ mod watch;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use postern_node::control::document::{Connection, NodeDocument, NodeState, NodeStatusDocument, PortalDocument};
+use postern_node::control::document::{AUDIT, Connection, NodeDocument, NodeState, NodeStatusDocument, PortalDocument};
 use postern_proto::address::HostPort;
 use postern_proto::time::parse_duration;
 use postern_runtime::home::{Home, servers};
@@ -138,14 +138,14 @@ fn servers_of(home: &Home) -> Result<Vec<ServersDocument>, CliError> {
 const ENROLMENT: &str = "enrolment";
 
 /// Whether all that was set up here does what it is for. A node whose relay name is down cannot be found, and the machine that would
-/// find that out is another one.
+/// find that out is another one; an audit log that was changed is for somebody to act on.
 fn well(document: &Document, nodes: &[NodeDocument]) -> bool {
     let empty = |node: &NodeDocument| node.inlets.is_empty() && node.outlets.is_empty() && node.relays.is_empty();
     let node_is_well = |node: &NodeDocument| match node.status {
         NodeState::Stopped => empty(node),
         NodeState::Running => {
             node.relays.iter().all(|relay| relay.connection_status == Connection::Up)
-                && node.waiting.iter().all(|waiting| waiting.what != ENROLMENT)
+                && node.waiting.iter().all(|waiting| waiting.what != ENROLMENT && waiting.what != AUDIT)
         }
     };
     document.portals.iter().all(|portal| portal.ok)

@@ -69,10 +69,13 @@ pub struct NodeDocument {
 /// What waits, where it is the authority that is not connected.
 pub const AUTHORITY: &str = "authority";
 
+/// What waits, where the authority's audit log is another one than the node has seen.
+pub const AUDIT: &str = "audit";
+
 /// A step that waits: not a failure, because the node goes on trying.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingDocument {
-    /// `enrolment`, `authority`, `relay NAME` or `tcp-inlet ALIAS`; `step` is the step within it.
+    /// `enrolment`, `authority`, `audit`, `relay NAME` or `tcp-inlet ALIAS`; `step` is the step within it.
     pub what: String,
     pub step: String,
     pub code: String,
@@ -471,7 +474,8 @@ impl WaitingDocument {
             code: code::AUTHORITY_DOWN.into(),
             reason: reason.clone(),
         });
-        authority.into_iter().chain(relays).chain(inlets).collect()
+        let audit = status.audit_fault.as_ref().map(|failure| Self { step: AUTHORITY.to_owned(), ..Self::new(AUDIT, failure) });
+        authority.into_iter().chain(audit).chain(relays).chain(inlets).collect()
     }
 }
 

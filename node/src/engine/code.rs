@@ -41,5 +41,7 @@ crate::codes! {
     STREAM_ID: Failure, "The two nodes disagree about a stream. A new connection tries again.";
     SHUTTING_DOWN: Failure, "The outlet's node is being stopped.";
     LOOP: Failure, "The outlet's target leads back into the same portal.";
+    AUDIT_SHRANK: Failure, "The authority's audit log has fewer rows than this node has seen: rows were cut off, or an older database was put in its place.";
+    AUDIT_FORKED: Failure, "The authority's audit log does not begin with the rows that this node has seen: rows were changed.";
     INTERNAL: Failure, "A fault of the program itself; the log says more.";
 }

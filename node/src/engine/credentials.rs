@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 
 use super::shared::Shared;
 use super::trust::Domain;
+use super::witness;
 
 /// Credentials are renewed so often, ± 10 %. Revocations do not wait for it.
 const RENEWAL: Duration = Duration::from_secs(3600);
@@ -189,6 +190,12 @@ async fn session(
         tokio::select! {
             ended = client.ended() => return ended,
             push = pushed.recv() => match push {
+                Some(Answer::AuditCheckpoint { statement, since, proof }) => {
+                    let pushed = witness::Pushed { statement, since, proof };
+                    if let Err(error) = witness::take(shared, membership, &client, pushed).await {
+                        return error;
+                    }
+                }
                 Some(push) => {
                     let was_good = has_good_credential(shared);
                     take_push(shared, membership, push);

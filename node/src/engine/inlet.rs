@@ -26,6 +26,7 @@ use super::metrics::{Cause, Counted, ResourceCounts};
 use super::pump::{self, End, Outcome, Pump, reset_application};
 use super::shared::Shared;
 use super::target::{Opened, Picked, Targets, open};
+use crate::stream_log::Side;
 
 /// How long the outlet's node may take to answer a probe: its dial's deadline, and the way there and back.
 const PROBE_DEADLINE: Duration = Duration::from_secs(12);
@@ -52,6 +53,12 @@ impl Inlet {
     #[must_use]
     pub fn last_failure(&self) -> Option<Failure> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The names of its outlets, for what is written of a connection that came to none.
+    fn outlets(&self) -> String {
+        let names: Vec<&str> = self.spec.to.iter().map(|to| to.outlet.as_str()).collect();
+        names.join(",")
     }
 
     fn note(&self, failure: Option<Failure>) {
@@ -88,6 +95,8 @@ pub(super) async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, applicati
     // A socket that no reactor takes is closed, which its application sees.
     let Ok(application) = adopt(application) else { return };
     let mut counted = inlet.counts.open();
+    counted.written =
+        Some(shared.stream_log.open(Side::Inlet, inlet.spec.alias.as_str(), &inlet.outlets(), shared.trust.identifier));
     // In an allocation of its own: while bytes flow, or do not, nothing is held of how the path was found.
     match Box::pin(open(&shared, &inlet)).await {
         Ok(Opened { channel, link, picked }) => {
@@ -96,6 +105,7 @@ pub(super) async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, applicati
         }
         Err(failure) => {
             counted.ends(Cause::Refused);
+            counted.refused(failure.code);
             refuse(&inlet, failure);
             reset_application(application);
         }
@@ -158,9 +168,14 @@ async fn carry(
         }
     };
     let peer = channel.peer();
+    if let Some(written) = &mut counted.written {
+        written.with(channel.id(), id, peer);
+        written.through(picked.target.share.to.outlet.as_str());
+    }
     let live = shared.live.enter(&channel, id, Through::Inlet(inlet.spec.alias.clone()));
     // From here on a change reaches it; one that came while its path was made has not.
     if let Err(failure) = judge(shared, inlet, &channel) {
+        counted.refused(failure.code);
         refuse(inlet, failure);
         return reset_application(application);
     }
@@ -200,12 +215,14 @@ async fn carry(
         }
         End::Rejected(code) => {
             picked.failed(shared, inlet);
+            counted.refused(Failure::rejected(code).code);
             refuse(inlet, Failure::rejected(code));
         }
         End::NotOpened(failure) => {
             picked.failed(shared, inlet);
             // The answer may be what got lost: the peer's node may have reached the target and would wait for another path.
             channel.say_reset(id, ResetCode::Timeout);
+            counted.refused(failure.code);
             refuse(inlet, failure);
         }
         End::Protocol(StreamError::UnexpectedKind(Kind::NoChannel)) => {

@@ -15,6 +15,7 @@ use super::pump::End;
 use super::shared::Shared;
 use super::status::RelayState;
 use crate::code::Code;
+use crate::stream_log::OpenStream;
 
 const RESOURCE_TYPE: Label = Label { name: "resource_type", values: "`tcp-inlet` or `tcp-outlet`" };
 const RESOURCE: Label = Label { name: "resource", values: "the alias of the inlet or the name of the outlet" };
@@ -160,7 +161,7 @@ impl ResourceCounts {
     #[must_use]
     pub fn open(self: &Arc<Self>) -> Counted {
         self.opened.one();
-        Counted { counts: Arc::clone(self), cause: Cause::ShuttingDown, moved: (0, 0) }
+        Counted { counts: Arc::clone(self), cause: Cause::ShuttingDown, moved: (0, 0), written: None }
     }
 
     /// A connection is not carried.
@@ -177,6 +178,8 @@ pub struct Counted {
     counts: Arc<ResourceCounts>,
     cause: Cause,
     moved: (u64, u64),
+    /// What is written down of it when it is dropped.
+    pub written: Option<OpenStream>,
 }
 
 impl Counted {
@@ -189,6 +192,13 @@ impl Counted {
             self.counts.received.add(received - self.moved.1);
         }
         self.moved = (sent, received);
+    }
+
+    /// Why it is not carried.
+    pub fn refused(&mut self, why: Code) {
+        if let Some(written) = &mut self.written {
+            written.refused(why.as_str());
+        }
     }
 
     /// How it ends; without this, it was cut with its task.
@@ -206,6 +216,12 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.counts.closed.one(self.cause as usize);
+        if let Some(mut written) = self.written.take() {
+            if self.cause == Cause::Refused {
+                written.refused_unless_said();
+            }
+            written.ended(self.cause.as_str(), self.moved);
+        }
     }
 }
 

@@ -29,6 +29,7 @@ mod shared;
 mod status;
 mod target;
 mod trust;
+mod witness;
 
 use std::io;
 use std::net::SocketAddr;
@@ -63,6 +64,7 @@ pub use self::target::ShareStatus;
 use self::inlet::Inlet;
 use self::live::Through;
 use self::shared::Shared;
+use crate::stream_log::StreamLog;
 
 /// Most connections that one inlet serves at once; further ones wait in the kernel's queue. All inlets together serve as many as
 /// there are [`places`].
@@ -125,7 +127,12 @@ impl Engine {
         let open_files = open_files::raise_limit();
         let acceptor = Acceptor::new(bind(&address).await?, SocketKind::Link, MAX_DIRECT_PATHS.min(open_files / 4));
         let bound = acceptor.local_addr()?;
-        let shared = Arc::new(Shared::new(settings, Workers::start().map_err(EngineError::Workers)?, open_files));
+        let (stream_log, writer) = StreamLog::new(Arc::clone(&settings.clock));
+        let shared = Arc::new(Shared::new(settings, Workers::start().map_err(EngineError::Workers)?, open_files, stream_log));
+        match shared.node_home.dir().try_clone() {
+            Ok(dir) => shared.supervisor.spawn("log of streams", writer.run(dir, shared.stop.child_token())),
+            Err(error) => tracing::error!(%error, "the log of streams cannot be written"),
+        }
         presence::publish(&shared, bound);
         info!(listener = %bound, instance = %shared.trust.instance, "node started");
         shared.spawn("credentials", credentials::run(Arc::clone(&shared)));

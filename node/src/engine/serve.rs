@@ -25,6 +25,7 @@ use super::live::{Event, LiveGuard, Through};
 use super::metrics::Counted;
 use super::pump::{self, End, Outcome, Pump, reset_application};
 use super::shared::Shared;
+use crate::stream_log::{OpenStream, Side};
 
 /// How long a path that was just joined may take to say what it is for.
 const FIRST_FRAME: Duration = Duration::from_secs(5);
@@ -218,6 +219,11 @@ async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> O
             channel.remember(id, stream.attach_number(), Control::Reject(code), RESUME_TIMEOUT);
             stream.reject(code);
             flush(&mut stream, &mut link).await;
+            if !open.probe {
+                let mut written = written(shared, &channel, id, &open);
+                written.refused(code.as_str());
+                written.ended("refused", (0, 0));
+            }
             return None;
         }
     };
@@ -227,8 +233,17 @@ async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> O
         flush(&mut stream, &mut link).await;
         return None;
     }
-    let counted = shared.metrics.of(Through::Outlet(open.outlet.clone())).open();
+    let mut counted = shared.metrics.of(Through::Outlet(open.outlet.clone())).open();
+    counted.written = Some(written(shared, &channel, id, &open));
     Some(Begun { opened: Opened { channel, id, stream, open }, application, link, live, counted, _place: place })
+}
+
+/// What is written down of stream `id`.
+fn written(shared: &Shared, channel: &Channel, id: u64, open: &Open) -> OpenStream {
+    let outlet = open.outlet.as_str();
+    let mut written = shared.stream_log.open(Side::Outlet, outlet, outlet, shared.trust.identifier);
+    written.with(channel.id(), id, channel.peer());
+    written
 }
 
 /// Decides about an open and dials the outlet's target. An unknown outlet and a denied one take the same steps and give the same

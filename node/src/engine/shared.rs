@@ -32,6 +32,8 @@ use super::places::Places;
 use super::policy::Policies;
 use super::relays::RelayLinks;
 use super::trust::Trust;
+use super::witness::Witness;
+use crate::stream_log::StreamLog;
 
 /// How late a stream may end after its peer's credential has.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(2);
@@ -56,6 +58,8 @@ pub struct Shared {
     pub holdings: Holdings,
     pub places: Places,
     pub metrics: Metrics,
+    pub witness: Witness,
+    pub stream_log: StreamLog,
     outlets: Mutex<BTreeMap<OutletName, OutletSpec>>,
     inlets: Mutex<BTreeMap<Alias, Arc<Inlet>>>,
     relay_specs: Mutex<BTreeMap<RelayName, RelaySpec>>,
@@ -71,7 +75,7 @@ pub struct Shared {
 
 impl Shared {
     #[must_use]
-    pub fn new(settings: Settings, workers: Arc<Workers>, open_files: usize) -> Self {
+    pub fn new(settings: Settings, workers: Arc<Workers>, open_files: usize, stream_log: StreamLog) -> Self {
         let trust = Trust::new(settings.identity.identifier(), settings.node_id, settings.static_key, settings.clock);
         let stop = settings.supervisor.stopping().child_token();
         Self {
@@ -93,6 +97,8 @@ impl Shared {
             holdings: Holdings::default(),
             places: Places::new(open_files),
             metrics: Metrics::default(),
+            witness: Witness::default(),
+            stream_log,
             outlets: Mutex::default(),
             inlets: Mutex::default(),
             relay_specs: Mutex::default(),

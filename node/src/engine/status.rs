@@ -16,6 +16,7 @@ use super::live::Through;
 use super::relay_link::{Registration, RelayLink};
 use super::shared::Shared;
 use super::target::ShareStatus;
+use super::witness::code_of;
 
 /// What runs, and how it is.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +28,8 @@ pub struct EngineStatus {
     pub credential_expires: Option<Timestamp>,
     /// Why the authority is not connected, where it should be.
     pub authority_trouble: Option<String>,
+    /// Why the authority's audit log is not believed.
+    pub audit_fault: Option<Failure>,
     /// Live streams.
     pub streams: usize,
 }
@@ -93,6 +96,7 @@ pub fn status(shared: &Shared) -> EngineStatus {
         relays: specs.into_iter().map(|spec| relay_status(shared, spec)).collect(),
         credential_expires: shared.trust.own().map(|own| own.member.expires()),
         authority_trouble: shared.authority_trouble(),
+        audit_fault: shared.witness.fault().map(|fault| Failure::new(Step::Credential, code_of(&fault), fault.to_string())),
         streams: shared.live.total(),
     }
 }

@@ -192,6 +192,15 @@ impl History {
         sign::verify(purpose, self.current_key(), signed)
     }
 
+    /// As [`Self::verify`], by any key that the identity ever had: for what a later statement confirms, and never for that one.
+    ///
+    /// # Errors
+    /// [`SignError`].
+    pub fn verify_past(&self, purpose: Purpose, signed: &[u8]) -> Result<Vec<u8>, SignError> {
+        let past = self.records().find_map(|record| sign::verify(purpose, &record.key, signed).ok());
+        past.map_or_else(|| self.verify(purpose, signed), Ok)
+    }
+
     /// The attestation in `signed`, if this identity signed it and it is valid now.
     ///
     /// # Errors

@@ -35,8 +35,28 @@ pub mod node {
     pub const EPOCH: &str = "epoch";
     /// The newest credentials, so that the node can start while its authority is away.
     pub const CREDENTIALS: &str = "credentials";
-    pub(in super::super) const ALL: &[&str] =
-        &[STORED, STATIC, NODE_ID, TICKET, CONTROL_SOCKET, LOG, PRESENCE, EPOCH, CREDENTIALS, LOCK];
+    /// The newest checkpoint of the authority's audit log that the node has seen.
+    pub const AUDIT: &str = "audit";
+    /// What streams the node carried or refused: the file that is written, and those that were put aside, newest first.
+    pub const STREAMS: [&str; 5] = ["streams.jsonl", "streams.1.jsonl", "streams.2.jsonl", "streams.3.jsonl", "streams.4.jsonl"];
+    pub(in super::super) const ALL: &[&str] = &[
+        STORED,
+        STATIC,
+        NODE_ID,
+        TICKET,
+        CONTROL_SOCKET,
+        LOG,
+        PRESENCE,
+        EPOCH,
+        CREDENTIALS,
+        AUDIT,
+        STREAMS[0],
+        STREAMS[1],
+        STREAMS[2],
+        STREAMS[3],
+        STREAMS[4],
+        LOCK,
+    ];
 }
 
 /// Files of `authority`.

@@ -62,7 +62,7 @@ impl Home {
             return Err(HomeError::NodeExists(name.clone()));
         }
         let dir = self.dir.dir_or_create(layout::NODES)?.dir_or_create(name.as_str())?;
-        reset::remove_known(&dir, &[node::STATIC, node::NODE_ID, node::TICKET, node::PRESENCE, node::EPOCH])?;
+        reset::remove_known(&dir, &[node::STATIC, node::NODE_ID, node::TICKET, node::PRESENCE, node::EPOCH, node::AUDIT])?;
         dir.write_new(node::STORED, stored)?;
         self.change_defaults(|defaults| {
             defaults.default_node.get_or_insert_with(|| name.clone());
@@ -189,6 +189,14 @@ impl NodeHome {
     pub fn remove_ticket(&self) -> Result<(), HomeError> {
         self.dir.remove(node::TICKET)?;
         Ok(())
+    }
+
+    /// The signed checkpoint of the authority's audit log that the node remembers.
+    ///
+    /// # Errors
+    /// Where it cannot be read or could be read by others.
+    pub fn audit_checkpoint(&self) -> Result<Option<Zeroizing<Vec<u8>>>, HomeError> {
+        Ok(self.dir.read(node::AUDIT, MAX_SMALL_FILE)?)
     }
 
     /// Takes the lock that says that this node runs.

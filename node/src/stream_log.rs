@@ -1,0 +1,106 @@
+//! What a node writes down of every stream that it carried or refused: a line of JSON each, when the stream is over, in its own directory. The
+//! peer's node writes the same stream under the same id, so that two companies can compare.
+//!
+//! Lines leave through a bounded queue, and a task writes them: nothing that moves bytes waits for a disk. What does not fit is counted,
+//! and a line says how many are missing.
+
+mod line;
+mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use postern_proto::id::{ChannelId, Identifier};
+use postern_runtime::clock::Clock;
+use tokio::sync::mpsc;
+
+pub use self::line::{Decision, Entry, Lost, Side, StreamLine};
+pub use self::writer::{FILES, Writer};
+
+/// Lines that wait to be written: what a busy node ends in a tenth of a second. A waiting line has about 400 bytes.
+const QUEUE: usize = 8_192;
+
+/// Where a node's streams are written down. Clones are the same log.
+#[derive(Debug, Clone)]
+pub struct StreamLog {
+    lines: mpsc::Sender<Box<StreamLine>>,
+    lost: Arc<AtomicU64>,
+    clock: Arc<Clock>,
+}
+
+/// A stream that is not over: what will be written of it.
+#[derive(Debug)]
+pub struct OpenStream {
+    log: StreamLog,
+    began: Instant,
+    line: Box<StreamLine>,
+}
+
+impl StreamLog {
+    /// A log, and what writes it into its file.
+    #[must_use]
+    pub fn new(clock: Arc<Clock>) -> (Self, Writer) {
+        let (lines, queue) = mpsc::channel(QUEUE);
+        let lost = Arc::new(AtomicU64::new(0));
+        let log = Self { lines, lost: Arc::clone(&lost), clock: Arc::clone(&clock) };
+        (log, Writer::new(queue, lost, clock))
+    }
+
+    /// A connection of an application begins, through the inlet or outlet `name` of this node's identity `own`.
+    #[must_use]
+    pub fn open(&self, side: Side, name: &str, outlet: &str, own: Identifier) -> OpenStream {
+        let now = self.clock.now().to_string();
+        let line = Box::new(StreamLine::new(side, name, outlet, own, now));
+        OpenStream { log: self.clone(), began: Instant::now(), line }
+    }
+
+    fn put(&self, line: Box<StreamLine>) {
+        // Full, or closed because the node is at its end.
+        if self.lines.try_send(line).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Lines that were not written since the node started, as far as no line says so yet.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl OpenStream {
+    /// It is stream `id` of a channel with `peer`.
+    pub fn with(&mut self, channel: ChannelId, id: u64, peer: Identifier) {
+        self.line.stream = Some(format!("{channel}-{id}"));
+        self.line.set_peer(peer);
+    }
+
+    /// The outlet that it leads to.
+    pub fn through(&mut self, outlet: &str) {
+        outlet.clone_into(&mut self.line.outlet);
+    }
+
+    /// It was refused, here or by the peer's node.
+    pub fn refused(&mut self, code: &str) {
+        self.line.decision = Decision::Refused;
+        self.line.code = Some(code.to_owned());
+    }
+
+    /// It was refused, for a reason that nobody has told.
+    pub fn refused_unless_said(&mut self) {
+        self.line.decision = Decision::Refused;
+    }
+
+    /// It is over: `cause` as metrics call it, `sent` to the peer and `received` from it.
+    pub fn ended(mut self, cause: &'static str, (sent, received): (u64, u64)) {
+        self.line.at = self.log.clock.now().to_string();
+        self.line.duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.line.end = cause.to_owned();
+        self.line.set_bytes(sent, received);
+        self.log.clone().put(self.line);
+    }
+}
+
+#[cfg(test)]
+mod tests;

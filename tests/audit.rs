@@ -1,0 +1,302 @@
+//! The audit, from a user's side: what it tells, that no change of it stays hidden from `audit verify` or from a node that has seen it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use postern_test_support::{EchoServer, PATIENCE, Portal, Project, TestHome, Value, echoes, eventually};
+use sqlx::{Connection, Executor, SqliteConnection};
+
+const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
+
+/// A checkpoint is signed every 10 s.
+const SIGNED: Duration = Duration::from_secs(40);
+
+#[track_caller]
+fn rows(home: &TestHome, filter: &[&str]) -> Vec<Value> {
+    let listed = home.invoke(["audit", "list"]).args(filter).run().success().json();
+    listed.as_array().unwrap().clone()
+}
+
+fn database(home: &TestHome) -> PathBuf {
+    home.path().join("authority/authority.db")
+}
+
+/// Stops the servers of `home`, changes its database file as whoever can write it can, and starts them again.
+fn while_stopped(home: &TestHome, change: impl FnOnce(&Path)) {
+    home.ok(&["serve", "stop"]);
+    change(&database(home));
+    home.ok(&["enroll"]);
+}
+
+fn sql(database: &Path, statements: &[String]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut connection = SqliteConnection::connect(&format!("sqlite://{}", database.display())).await.unwrap();
+        for trigger in ["audit_keeps_rows", "audit_keeps_text", "audit_checkpoints_stay"] {
+            let drop = format!("DROP TRIGGER IF EXISTS {trigger}");
+            connection.execute(sqlx::AssertSqlSafe(drop)).await.unwrap();
+        }
+        for statement in statements {
+            connection.execute(sqlx::AssertSqlSafe(statement.clone())).await.unwrap();
+        }
+        connection.close().await.unwrap();
+    });
+}
+
+/// Puts a copy of the database in its place.
+fn restore(database: &Path, copy: &Path) {
+    for beside in ["authority.db-wal", "authority.db-shm"] {
+        let _ = fs::remove_file(database.with_file_name(beside));
+    }
+    fs::copy(copy, database).unwrap();
+}
+
+#[track_caller]
+fn wait_until_signed(home: &TestHome, row: u64) {
+    eventually(SIGNED, "the rows to be signed", || {
+        (home.json(&["audit", "verify"])["signed_rows"].as_u64().unwrap() >= row).then_some(())
+    });
+}
+
+#[test]
+fn every_act_is_a_row_that_can_be_found_and_proven() {
+    let project = Project::new(POSTERN);
+    let ticket = project.ticket(&["--attribute", "app=billing", "--relay", "acme", "--usage-count", "1"]);
+    let member = project.stranger();
+    let file = member.file("join.ticket", &ticket);
+    member.invoke(["project", "enroll"]).arg(&file).run().success();
+    let thief = project.stranger();
+    thief.invoke(["project", "enroll"]).arg(&file).run().exits(77).says("TICKET_USED_UP");
+    let id = project.json(&["ticket", "list"])[0]["id"].as_str().unwrap().to_owned();
+    let identifier = member.json(&["identity", "show"])["identifier"].as_str().unwrap().to_owned();
+    let administrator = project.json(&["identity", "show"])["identifier"].as_str().unwrap().to_owned();
+
+    let all = rows(&project, &[]);
+    for (number, row) in all.iter().enumerate() {
+        assert_eq!(row["seq"], number as u64 + 1);
+        assert_eq!(row["api_version"], "1");
+        assert_eq!(row["previous"], if number == 0 { "0".repeat(64).into() } else { all[number - 1]["hash"].clone() });
+    }
+    let actions: Vec<&str> = all.iter().map(|row| row["action"].as_str().unwrap()).collect();
+    for action in ["create-project", "bootstrap-administrator", "admit-relay", "issue-ticket", "redeem-ticket", "reuse-ticket"] {
+        assert!(actions.contains(&action), "{action} in {actions:?}");
+    }
+    let issued = &rows(&project, &["--action", "issue-ticket"])[0];
+    assert_eq!((&issued["actor"], &issued["subject"]), (&Value::from(administrator.as_str()), &Value::from(id.as_str())));
+    assert!(issued["after"].as_str().unwrap().contains(r#""app":"billing""#), "{issued}");
+    let joined = &rows(&project, &["--actor", &identifier, "--result", "ok"])[0];
+    assert_eq!((&joined["action"], &joined["result"]), (&Value::from("redeem-ticket"), &Value::from("ok")));
+    let alarm = &rows(&project, &["--action", "reuse-ticket"])[0];
+    assert_eq!((&alarm["subject"], &alarm["result"]), (&Value::from(id.as_str()), &Value::from("refused")));
+    assert!(alarm["reason"].as_str().unwrap().contains(&identifier), "by whom it was used: {alarm}");
+    assert_eq!(rows(&project, &["--actor", "authority"]).len(), 3);
+    assert_eq!(rows(&project, &["--limit", "2"]), all[all.len() - 2..]);
+    assert_eq!(rows(&project, &["--since", "1h", "--subject", &id]).len(), 3);
+    assert!(rows(&project, &["--until", "1h"]).is_empty());
+    assert!(rows(&project, &["--since", "2100-01-01"]).is_empty());
+    let table = project.invoke(["audit", "list", "--output", "plain"]).run().success().stdout;
+    assert_eq!(table.lines().count(), all.len() + 1);
+    member.fails(&["audit", "list"], 77).says("NOT_PERMITTED");
+    member.fails(&["audit", "verify"], 77).says("NOT_PERMITTED");
+
+    let secret = &ticket["postern1_".len()..];
+    let text = serde_text(&all);
+    assert!(!text.contains(secret) && !text.contains(&secret[secret.len() / 2..]));
+
+    // A row is proven to somebody who only knows the authority.
+    let seq = joined["seq"].as_u64().unwrap();
+    let proof = project.run(&["audit", "prove", &seq.to_string()]).success().stdout;
+    let given = member.file("proof.json", &proof);
+    let path = given.to_str().unwrap();
+    let shown = member.json(&["audit", "verify", "--proof", path]);
+    assert_eq!((&shown["proven"], &shown["row"]["actor"]), (&Value::from(true), &Value::from(identifier.as_str())));
+    for lie in [("redeem-ticket", "issue-ticket"), ("\"seq\": ", "\"seq\": 1"), (&id, &"0".repeat(32))] {
+        member.file("proof.json", proof.replacen(lie.0, lie.1, 1));
+        member.fails(&["audit", "verify", "--proof", path], 1).says("AUDIT_PROOF");
+    }
+    thief.fails(&["audit", "verify", "--proof", path], 78).says("NO_PROJECT");
+    project.fails(&["audit", "prove", "99999"], 1).says("NOT_FOUND");
+    project.fails(&["audit", "prove", "0"], 1).says("NOT_FOUND");
+
+    // Any member can keep a checkpoint; a file of another project is none.
+    let checkpoint = member.run(&["audit", "checkpoint"]).success().stdout;
+    let kept = project.file("checkpoint.json", &checkpoint);
+    let verified = project.json(&["audit", "verify", "--checkpoint", kept.to_str().unwrap()]);
+    assert_eq!(verified["ok"], true);
+    assert_eq!(verified["witnesses"][0], kept.to_str().unwrap());
+    let other = Project::new(POSTERN);
+    let foreign = other.file("checkpoint.json", &checkpoint);
+    other.fails(&["audit", "verify", "--checkpoint", foreign.to_str().unwrap()], 1).says("AUDIT_CHECKPOINT");
+}
+
+fn serde_text(rows: &[Value]) -> String {
+    rows.iter().map(Value::to_string).collect()
+}
+
+#[test]
+fn what_was_changed_in_the_database_is_named() {
+    let project = Project::new(POSTERN);
+    for _ in 0..6 {
+        project.ticket(&[]);
+    }
+    let count = rows(&project, &[]).len() as u64;
+    wait_until_signed(&project, count);
+    project.ok(&["serve", "stop"]);
+    let copy = project.scratch().join("copy.db");
+    fs::copy(database(&project), &copy).unwrap();
+
+    let changes: [(&str, Vec<String>, u64, &str); 6] = [
+        ("a changed row", vec!["UPDATE audit SET actor = 'nobody' WHERE seq = 5".into()], 5, "row 5 was changed"),
+        ("a removed row", vec!["DELETE FROM audit WHERE seq = 6".into()], 6, "row 6 is missing"),
+        (
+            "two rows in another order",
+            vec![
+                "UPDATE audit SET seq = 9999 WHERE seq = 4".into(),
+                "UPDATE audit SET seq = 4 WHERE seq = 7".into(),
+                "UPDATE audit SET seq = 7 WHERE seq = 9999".into(),
+            ],
+            4,
+            "row 4 was changed",
+        ),
+        (
+            "a removed act and its place",
+            vec!["DELETE FROM audit WHERE seq = 3".into(), "UPDATE audit SET seq = seq - 1 WHERE seq > 3".into()],
+            3,
+            "row 3 was changed",
+        ),
+        ("the end", vec![format!("DELETE FROM audit WHERE seq > {}", count - 2)], count - 1, "is missing"),
+        (
+            "the end, and what was signed of it",
+            vec![format!("DELETE FROM audit WHERE seq > {}", count - 2), "DELETE FROM audit_checkpoints".into()],
+            0,
+            "",
+        ),
+    ];
+    let checkpoint = {
+        project.ok(&["enroll"]);
+        let text = project.run(&["audit", "checkpoint"]).success().stdout;
+        project.file("checkpoint.json", text)
+    };
+    for (what, statements, row, says) in changes {
+        while_stopped(&project, |database| {
+            restore(database, &copy);
+            sql(database, &statements);
+        });
+        if row == 0 {
+            // Only who kept a checkpoint can know.
+            project.ok(&["audit", "verify"]);
+        } else {
+            let failed = project.fails(&["audit", "verify"], 1);
+            let failed = failed.says("AUDIT_CHANGED").says(says);
+            // Signed rows before the cut are known to be whole; of the others, the first is named.
+            if what != "the end" {
+                failed.says(&format!("the first bad row is {row}"));
+            }
+        }
+        project.fails(&["audit", "verify", "--checkpoint", checkpoint.to_str().unwrap()], 1).says("AUDIT_CHANGED");
+    }
+    while_stopped(&project, |database| restore(database, &copy));
+    assert_eq!(project.json(&["audit", "verify", "--checkpoint", checkpoint.to_str().unwrap()])["ok"], true);
+}
+
+#[test]
+fn a_node_sees_a_database_from_before() {
+    let project = Project::new(POSTERN);
+    let member = project.stranger();
+    let ticket = member.file("node.ticket", project.ticket(&[]));
+    member.invoke(["node", "create", "n1", "--enrollment-ticket"]).arg(&ticket).run().success();
+    let remembered = member.path().join("nodes/n1/audit");
+    eventually(PATIENCE, "the node to see a checkpoint", || remembered.exists().then_some(()));
+    project.ok(&["serve", "stop"]);
+    let copy = project.scratch().join("copy.db");
+    fs::copy(database(&project), &copy).unwrap();
+    project.ok(&["enroll"]);
+
+    let seen = fs::read(&remembered).unwrap();
+    for _ in 0..5 {
+        project.ticket(&[]);
+    }
+    let signed = eventually(SIGNED, "the node to see a longer log", || fs::read(&remembered).ok().filter(|newer| *newer != seen));
+    member.run(&["status"]).success();
+
+    while_stopped(&project, |database| restore(database, &copy));
+    let told = |code: &str| {
+        let status = member.run(&["status"]).exits(1).json();
+        let waiting = &status["nodes"][0]["waiting"];
+        waiting.as_array().unwrap().iter().any(|step| step["what"] == "audit" && step["code"] == code)
+    };
+    eventually(SIGNED, "the node to tell that the log shrank", || {
+        (member.run(&["status"]).status != 0 && told("AUDIT_SHRANK")).then_some(())
+    });
+    assert!(member.node_log("n1").contains("AUDIT_SHRANK"));
+    assert_eq!(fs::read(&remembered).unwrap(), signed, "what was seen is not forgotten");
+    // Another history grows past what was seen.
+    for _ in 0..10 {
+        project.ticket(&[]);
+    }
+    eventually(SIGNED, "the node to tell that the log was forked", || told("AUDIT_FORKED").then_some(()));
+    // It stays so after a restart of the node.
+    member.ok(&["node", "stop", "n1"]);
+    member.ok(&["node", "start", "n1"]);
+    eventually(SIGNED, "the node to tell it again", || {
+        (member.run(&["status"]).status != 0 && told("AUDIT_FORKED")).then_some(())
+    });
+    assert_eq!(fs::read(&remembered).unwrap(), signed);
+}
+
+/// The lines of a node's stream log.
+fn streams(home: &TestHome, node: &str) -> Vec<Value> {
+    let text = fs::read_to_string(home.path().join("nodes").join(node).join("streams.jsonl")).unwrap_or_default();
+    text.lines().map(|line| line.parse().unwrap()).collect()
+}
+
+#[test]
+fn both_nodes_write_down_the_same_streams() {
+    let echo = EchoServer::start();
+    let portal = Portal::to(POSTERN, echo.address().port());
+    for _ in 0..3 {
+        echoes(portal.inlet, b"twelve bytes").unwrap();
+    }
+    let clean = |home: &TestHome, node: &str| {
+        let all = streams(home, node);
+        let clean = all.into_iter().filter(|line| line["end"] == "clean" && line["decision"] == "allowed");
+        clean.collect::<Vec<Value>>()
+    };
+    let written = |home: &TestHome, node: &str| {
+        eventually(PATIENCE, "three streams to be written down", || Some(clean(home, node)).filter(|lines| lines.len() == 3))
+    };
+    let (at_inlet, at_outlet) = (written(&portal.customer, "customer"), written(&portal.vendor, "vendor"));
+    let by_id = |lines: &[Value]| {
+        let mut lines: Vec<Value> = lines.to_vec();
+        lines.sort_by_key(|line| line["stream"].as_str().unwrap().to_owned());
+        lines
+    };
+    let identity = |home: &TestHome| home.json(&["identity", "show"])["identifier"].clone();
+    for (inlet, outlet) in by_id(&at_inlet).iter().zip(&by_id(&at_outlet)) {
+        for field in ["stream", "inlet_identity", "outlet_identity", "outlet", "bytes_to_outlet", "bytes_to_inlet", "end"] {
+            assert_eq!(inlet[field], outlet[field], "{field}");
+        }
+        assert_eq!((&inlet["side"], &outlet["side"]), (&Value::from("inlet"), &Value::from("outlet")));
+        assert_eq!((&inlet["bytes_to_outlet"], &inlet["bytes_to_inlet"]), (&Value::from(12), &Value::from(12)));
+        assert_eq!(inlet["inlet_identity"], identity(&portal.customer));
+        assert_eq!(inlet["outlet_identity"], identity(&portal.vendor));
+    }
+
+    // Each side compares its own with what the other hands over.
+    let log = |home: &TestHome, node: &str| fs::read(home.path().join("nodes").join(node).join("streams.jsonl")).unwrap();
+    let file = portal.vendor.file("theirs.jsonl", log(&portal.customer, "customer"));
+    let same = portal.vendor.json(&["audit", "reconcile", file.to_str().unwrap()]);
+    assert_eq!((&same["ok"], &same["agree"]), (&Value::from(true), &Value::from(3)), "{same}");
+    // The other side says less of one stream than this side has sent, and leaves one out.
+    let told = String::from_utf8(log(&portal.customer, "customer")).unwrap();
+    let mut lines: Vec<String> = told.lines().filter(|line| line.contains("\"end\":\"clean\"")).map(str::to_owned).collect();
+    lines[0] = lines[0].replace("\"bytes_to_inlet\":12", "\"bytes_to_inlet\":11");
+    lines.remove(1);
+    portal.vendor.file("theirs.jsonl", lines.join("\n"));
+    let differs = portal.vendor.run(&["audit", "reconcile", file.to_str().unwrap()]).exits(1).json();
+    assert_eq!(differs["differ"][0]["field"], "bytes_to_inlet");
+    assert_eq!(differs["only_here"].as_array().unwrap().len() + differs["not_compared"].as_u64().unwrap() as usize, 1);
+    portal.vendor.file("theirs.jsonl", "nothing\n");
+    portal.vendor.fails(&["audit", "reconcile", file.to_str().unwrap()], 1).says("AUDIT_NO_STREAMS");
+}
