@@ -226,6 +226,7 @@ async fn carry(
             refuse(inlet, failure);
         }
         End::Protocol(StreamError::UnexpectedKind(Kind::NoChannel)) => {
+            counted.refused(code::NO_CHANNEL);
             // The peer's node forgot the channel; the next connection makes a new one.
             channel.close();
             refuse(

@@ -21,7 +21,7 @@ pub fn ask(context: &Context, session: &Session, request: &Request) -> Result<An
         match session.call(context, request.clone()) {
             Err(error) if error.exit == Exit::TryLater && tries < PATIENCE => {
                 tries += 1;
-                context.block_on(tokio::time::sleep(Duration::from_secs(1)))?;
+                context.block_on(async { tokio::time::sleep(Duration::from_secs(1)).await })?;
             }
             answered => return answered,
         }

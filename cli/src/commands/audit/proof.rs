@@ -102,7 +102,7 @@ fn covering(context: &Context, session: &Session, seq: u64) -> Result<log::Verif
         if let Some(first) = log::checkpoints(context, session, seq - 1, false)?.first() {
             return log::verify(session, first);
         }
-        context.block_on(tokio::time::sleep(LOOK_AGAIN))?;
+        context.block_on(async { tokio::time::sleep(LOOK_AGAIN).await })?;
     }
     Err(CliError::new(code::AUDIT_NOT_SIGNED, format!("no checkpoint has row {seq} yet")).try_this("try again in a minute"))
 }
