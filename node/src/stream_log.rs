@@ -24,17 +24,18 @@ const QUEUE: usize = 8_192;
 /// Where a node's streams are written down. Clones are the same log.
 #[derive(Debug, Clone)]
 pub struct StreamLog {
-    lines: mpsc::Sender<Box<StreamLine>>,
+    lines: mpsc::Sender<StreamLine>,
     lost: Arc<AtomicU64>,
     clock: Arc<Clock>,
 }
 
-/// A stream that is not over: what will be written of it.
+/// A stream that is not over: what will be written of it. In an allocation of its own, because whatever carries a stream waits for long
+/// with it.
 #[derive(Debug)]
 pub struct OpenStream {
     log: StreamLog,
     began: Instant,
-    line: Box<StreamLine>,
+    line: StreamLine,
 }
 
 impl StreamLog {
@@ -49,13 +50,13 @@ impl StreamLog {
 
     /// A connection of an application begins, through the inlet or outlet `name` of this node's identity `own`.
     #[must_use]
-    pub fn open(&self, side: Side, name: &str, outlet: &str, own: Identifier) -> OpenStream {
+    pub fn open(&self, side: Side, name: &str, outlet: &str, own: Identifier) -> Box<OpenStream> {
         let now = self.clock.now().to_string();
-        let line = Box::new(StreamLine::new(side, name, outlet, own, now));
-        OpenStream { log: self.clone(), began: Instant::now(), line }
+        let line = StreamLine::new(side, name, outlet, own, now);
+        Box::new(OpenStream { log: self.clone(), began: Instant::now(), line })
     }
 
-    fn put(&self, line: Box<StreamLine>) {
+    fn put(&self, line: StreamLine) {
         // Full, or closed because the node is at its end.
         if self.lines.try_send(line).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
@@ -93,12 +94,13 @@ impl OpenStream {
     }
 
     /// It is over: `cause` as metrics call it, `sent` to the peer and `received` from it.
-    pub fn ended(mut self, cause: &'static str, (sent, received): (u64, u64)) {
+    pub fn ended(mut self: Box<Self>, cause: &'static str, (sent, received): (u64, u64)) {
         self.line.at = self.log.clock.now().to_string();
         self.line.duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.line.end = cause.to_owned();
         self.line.set_bytes(sent, received);
-        self.log.clone().put(self.line);
+        let Self { log, line, .. } = *self;
+        log.put(line);
     }
 }
 

@@ -179,7 +179,7 @@ pub struct Counted {
     cause: Cause,
     moved: (u64, u64),
     /// What is written down of it when it is dropped.
-    pub written: Option<OpenStream>,
+    pub written: Option<Box<OpenStream>>,
 }
 
 impl Counted {

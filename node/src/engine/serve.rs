@@ -239,7 +239,7 @@ async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> O
 }
 
 /// What is written down of stream `id`.
-fn written(shared: &Shared, channel: &Channel, id: u64, open: &Open) -> OpenStream {
+fn written(shared: &Shared, channel: &Channel, id: u64, open: &Open) -> Box<OpenStream> {
     let outlet = open.outlet.as_str();
     let mut written = shared.stream_log.open(Side::Outlet, outlet, outlet, shared.trust.identifier);
     written.with(channel.id(), id, channel.peer());

@@ -32,13 +32,13 @@ const LAST_LINES: Duration = Duration::from_millis(200);
 /// What takes lines from the queue and writes them.
 #[derive(Debug)]
 pub struct Writer {
-    queue: mpsc::Receiver<Box<StreamLine>>,
+    queue: mpsc::Receiver<StreamLine>,
     lost: Arc<AtomicU64>,
     clock: Arc<Clock>,
 }
 
 impl Writer {
-    pub(super) const fn new(queue: mpsc::Receiver<Box<StreamLine>>, lost: Arc<AtomicU64>, clock: Arc<Clock>) -> Self {
+    pub(super) const fn new(queue: mpsc::Receiver<StreamLine>, lost: Arc<AtomicU64>, clock: Arc<Clock>) -> Self {
         Self { queue, lost, clock }
     }
 
@@ -87,7 +87,7 @@ impl Writer {
     }
 }
 
-fn text(lines: &mut Vec<Box<StreamLine>>, lost: u64, clock: &Clock) -> Vec<u8> {
+fn text(lines: &mut Vec<StreamLine>, lost: u64, clock: &Clock) -> Vec<u8> {
     let mut text = Vec::with_capacity(lines.len() * 512);
     if lost > 0 {
         let line = Lost { api_version: ApiVersion, at: clock.now().to_string(), lost };

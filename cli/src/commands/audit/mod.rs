@@ -36,9 +36,10 @@ Examples:
     List(ListArgs),
     /// Check every row against its hash, the row before it, and what was signed
     #[command(after_help = "\
-Names the first row that is not as it was written. The log is also compared with the checkpoints that the
-nodes of this home remember, and with those of --checkpoint: rows that were cut off at the end are found by
-them alone. With --proof nobody is asked: the file is checked by itself.
+Names the first row that is not as it was written. The log is also compared with the
+checkpoints that the nodes of this home remember, and with those of --checkpoint: rows that were
+cut off at the end are found by them alone. With --proof nobody is asked: the file is checked by
+itself.
 
 Examples:
   postern audit verify
@@ -47,8 +48,8 @@ Examples:
     Verify(verify::Args),
     /// Prove that a row is in the log, for somebody who has a checkpoint
     #[command(after_help = "\
-Prints the row, a signed checkpoint, and the hashes between them. `postern audit verify --proof FILE` checks it
-in any home of the project; docs/protocol/audit.md says how another program does.
+Prints the row, a signed checkpoint, and the hashes between them. `postern audit verify --proof
+FILE` checks it in any home of the project; docs/protocol/audit.md says how another program does.
 
 Example:
   postern audit prove 17 > row-17.json")]
@@ -59,16 +60,17 @@ Example:
     },
     /// Print the newest signed checkpoint, for somebody to keep
     #[command(after_help = "\
-Any member may ask for it. Kept elsewhere, it shows later whether the log still begins with the same rows.
+Any member may ask for it. Kept elsewhere, it shows later whether the log still begins with the
+same rows.
 
 Example:
   postern audit checkpoint > checkpoint.json")]
     Checkpoint,
     /// Compare the stream log of the other side with the one of this home
     #[command(after_help = "\
-Every node writes down each stream that it carried or refused, in nodes/NAME/streams.jsonl of its home; both
-nodes of a stream give it the same id. Tells which streams only one side has, and what differs. The exit code
-is 0 only if nothing does.
+Every node writes down each stream that it carried or refused, in nodes/NAME/streams.jsonl of its
+home; both nodes of a stream give it the same id. Tells which streams only one side has, and what
+differs. The exit code is 0 only if nothing does.
 
 Example:
   postern audit reconcile streams-of-vendor.jsonl")]
