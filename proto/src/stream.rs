@@ -281,6 +281,7 @@ impl Stream {
         let mut record = [0; crate::record::OVERHEAD];
         self.send.sealer.seal(DataType::Fin, &mut record)?;
         self.send.fin = true;
+        self.acknowledge();
         Ok(record)
     }
 
@@ -323,6 +324,13 @@ impl Stream {
     #[must_use]
     pub const fn has_unacknowledged(&self) -> bool {
         self.receive.opener.count() > self.receive.acknowledged
+    }
+
+    /// Whether nothing but the accept or reject waits to be sent.
+    #[must_use]
+    pub const fn has_only_answer(&self) -> bool {
+        let Queue { attached, answer, pong, ack, reset } = &self.queue;
+        answer.is_some() && !*attached && pong.is_none() && !*ack && reset.is_none()
     }
 
     /// Queues an acknowledgement where one is due.
@@ -403,7 +411,8 @@ impl Stream {
             }
             DataType::Fin => {
                 receive.fin = true;
-                self.queue.ack = true;
+                // While this side's own direction goes on, its FIN or a grant takes the acknowledgement along.
+                self.queue.ack |= self.send.fin;
                 Ok(Received::Fin)
             }
         }

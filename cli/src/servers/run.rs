@@ -247,7 +247,7 @@ async fn accept(listener: TcpListener, to: Servers, supervisor: Supervisor) {
 async fn dispatch(accepted: Accepted, service: Service, to: &Servers) {
     match (service, &to.authority, &to.relay) {
         (Service::Authority, Some(authority), _) => {
-            let Accepted { stream, peer, permit } = accepted;
+            let Accepted { stream, peer, permit, .. } = accepted;
             authority.server().serve_connection(stream, peer).await;
             drop(permit);
         }

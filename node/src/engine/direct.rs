@@ -129,7 +129,7 @@ pub async fn listen(shared: Arc<Shared>, acceptor: Acceptor, stop: CancellationT
         let (shared_too, half_open) = (Arc::clone(&shared), Arc::clone(&half_open));
         shared.spawn_worker("direct path", async move {
             // A socket that no reactor takes is closed, which its peer sees.
-            let Ok(mut socket) = adopt(accepted.stream) else { return };
+            let Ok(mut socket) = adopt(accepted.stream, accepted.home) else { return };
             let guard = half_open.enter(accepted.peer.ip());
             let knock = answer_knock(&shared_too.trust, &mut socket);
             // In an allocation of its own: the path holds nothing of it afterwards.

@@ -85,15 +85,16 @@ pub async fn run(shared: Arc<Shared>, inlet: Arc<Inlet>, acceptor: Acceptor) {
         };
         let (shared_too, inlet) = (Arc::clone(&shared), Arc::clone(&inlet));
         shared.spawn_worker("inlet connection", async move {
-            connection(shared_too, inlet, accepted.stream).await;
+            // A socket that no reactor takes is closed, which its application sees.
+            if let Ok(application) = adopt(accepted.stream, accepted.home) {
+                connection(shared_too, inlet, application).await;
+            }
             drop((accepted.permit, place));
         });
     }
 }
 
 pub(super) async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, application: TcpStream) {
-    // A socket that no reactor takes is closed, which its application sees.
-    let Ok(application) = adopt(application) else { return };
     let mut counted = inlet.counts.open();
     counted.written =
         Some(shared.stream_log.open(Side::Inlet, inlet.spec.alias.as_str(), &inlet.outlets(), shared.trust.identifier));

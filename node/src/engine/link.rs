@@ -54,10 +54,7 @@ impl Link {
     /// # Errors
     /// Whatever the operating system says; the link is closed then.
     pub fn adopted(self) -> io::Result<Self> {
-        if self.is_at_home() {
-            return Ok(self);
-        }
-        Ok(Self { socket: adopt(self.socket)?, thread: thread::current().id(), ..self })
+        Ok(Self { socket: adopt(self.socket, self.thread)?, thread: thread::current().id(), ..self })
     }
 
     /// The bytes that were read and not yet used.

@@ -6,31 +6,36 @@
 //! held only while bytes flow.
 
 mod backlog;
+mod paths;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::time::Duration;
 
 use postern_proto::record::{HEADER_LEN, Kind, MAX_BODY, MAX_RECORD, OVERHEAD, PREFIX_LEN, RecordError, RejectCode, ResetCode};
-use postern_proto::stream::{Attachment, INITIAL_CREDIT, MAX_CREDIT, Outbox, Received, SMALL, Stream, StreamError};
+use postern_proto::stream::{INITIAL_CREDIT, MAX_CREDIT, Outbox, Received, SMALL, Stream, StreamError};
 use postern_runtime::metrics::Count;
 use socket2::SockRef;
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use self::backlog::Backlog;
+use self::paths::Lost;
 use super::buffers::{BUFFER_SIZE, Buffer, RECORDS_PER_BUFFER};
 use super::code;
 use super::failure::{Failure, Step};
 use super::held::Held;
 use super::link::Link;
-use super::live::{Event, NoPath, Signal};
+use super::live::{Event, Signal};
 use super::metrics::Counted;
 
 /// How long the peer may wait for the count of records that were opened, where no acknowledgement was due before.
 const ACK_DELAY: Duration = Duration::from_secs(1);
+
+/// How long the accept may wait for something that goes with it, as a target's first bytes: a record of its own costs each hop a wake-up.
+const ANSWER_DELAY: Duration = Duration::from_millis(1);
 
 /// How long a stream of which one direction has ended may stay without a byte in the other. Long enough for slow answers to a
 /// request that was sent whole, short enough that forgotten connections go away.
@@ -46,18 +51,11 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(20);
 /// within [`ACK_DELAY`].
 const DEAD_AFTER: Duration = Duration::from_secs(10);
 
-/// How long a stream whose peer's run is said to be gone waits for it to be seen again: a node that changes its network is away for
-/// as long as it takes to connect anew.
-const GONE_PATIENCE: Duration = Duration::from_secs(2);
-
 /// Rounds after which a busy stream lets others of its thread run.
 const ROUNDS_PER_TURN: u32 = 32;
 
 /// Small unacknowledged records may take this much more room than their bytes, which the credit bounds.
 const MAX_KEPT: usize = 8 * 1024 * 1024;
-
-/// Times that a path may change what it carries before the stream is given up.
-const MAX_CORRUPTIONS: u32 = 64;
 
 /// How a stream ended.
 #[derive(Debug)]
@@ -109,23 +107,6 @@ pub struct Pump<'a> {
     pub held: Held,
 }
 
-/// Since when, and why, a stream has no path that works.
-struct Lost {
-    since: Instant,
-    attempts: u32,
-    error: io::Error,
-    /// Since when the peer's run is said to be gone.
-    gone: Option<Instant>,
-}
-
-impl Lost {
-    /// When the stream is given up.
-    fn until(&self, patience: Duration) -> Instant {
-        let until = self.since + patience;
-        self.gone.map_or(until, |gone| until.min(gone + GONE_PATIENCE))
-    }
-}
-
 /// What one round did.
 #[derive(Default)]
 struct Progress {
@@ -155,6 +136,8 @@ struct State<'a> {
     /// When the open or attach that waits for its answer was said.
     asked: Option<Instant>,
     acknowledge_by: Option<Instant>,
+    /// Until when the accept waits.
+    answer_by: Option<Instant>,
     /// The path has brought something since [`Self::owed_since`] was set.
     heard: bool,
     /// Since when the peer owes something and was not heard.
@@ -179,6 +162,7 @@ pub struct Outcome {
 pub async fn run(pump: Pump<'_>, first: Vec<u8>) -> Outcome {
     let Pump { stream, application, link, signal, resume, patience, resumed, counted, held } = pump;
     let now = Instant::now();
+    let answer_by = stream.has_only_answer().then(|| now + ANSWER_DELAY);
     let mut state = State {
         asked: (!stream.is_accepted()).then_some(now),
         stream,
@@ -197,6 +181,7 @@ pub async fn run(pump: Pump<'_>, first: Vec<u8>) -> Outcome {
         told_end: false,
         began: now,
         acknowledge_by: None,
+        answer_by,
         heard: false,
         owed_since: None,
         idle_since: now,
@@ -266,7 +251,7 @@ impl State<'_> {
         let asked = self.asked.map(|since| since + ANSWER_PATIENCE);
         let opened = (!self.stream.is_accepted()).then(|| self.began + OPEN_DEADLINE);
         let half_closed = self.is_half_closed().then(|| self.idle_since + HALF_CLOSED_TIMEOUT);
-        [self.acknowledge_by, dead, lost, asked, opened, half_closed].into_iter().flatten().min()
+        [self.answer_by, self.acknowledge_by, dead, lost, asked, opened, half_closed].into_iter().flatten().min()
     }
 
     /// Whether the peer has to acknowledge something.
@@ -358,110 +343,6 @@ impl State<'_> {
             },
             Event::NoPath(no_path) => self.no_path(no_path),
         }
-    }
-
-    /// The opener has brought another path. What is still on the old one is not read any more.
-    fn attached(&mut self, link: Link, attachment: Attachment) -> Result<(), End> {
-        let number = attachment.attach();
-        match self.stream.attach(attachment) {
-            Ok(received) => {
-                debug!(number, received, "the peer attached the stream to another path");
-                self.outbox.rewind(received);
-                self.take_path(link);
-                self.lost = None;
-                self.resumed.add(1);
-                Ok(())
-            }
-            // Somebody says again what was said: nothing is answered.
-            Err(StreamError::AttachOld { .. }) => Ok(()),
-            Err(error) => Err(self.protocol(error)),
-        }
-    }
-
-    /// This side has found another path and says so on it.
-    fn attach(&mut self, link: Link) -> Result<(), End> {
-        let Some(resume) = self.resume.filter(|_| self.link.is_none()) else { return Ok(()) };
-        self.take_path(link);
-        if let Some(lost) = &mut self.lost {
-            lost.gone = None;
-        }
-        resume.attach(self.stream, &mut self.small).map_err(End::Protocol)?;
-        self.asked = Some(Instant::now());
-        Ok(())
-    }
-
-    fn take_path(&mut self, link: Link) {
-        self.link = Some(link);
-        self.small.clear();
-        self.small_position = 0;
-    }
-
-    fn no_path(&mut self, NoPath { failure, gone }: NoPath) -> Result<(), End> {
-        if !self.stream.is_accepted() {
-            return Err(End::NotOpened(failure));
-        }
-        let Some(lost) = &mut self.lost else { return Ok(()) };
-        if gone {
-            lost.error = io::Error::other(failure.reason);
-        }
-        lost.gone = gone.then(|| lost.gone.unwrap_or_else(Instant::now));
-        lost.attempts += 1;
-        if let Some(resume) = self.resume {
-            // There is not long to find out whether it comes back.
-            resume.ask(if gone { lost.attempts.min(2) } else { lost.attempts }, lost.since);
-        }
-        Ok(())
-    }
-
-    /// There will be no other path. Where both applications have ended and this one was given everything, only the peer's word for it
-    /// is missing, and nobody is to be told of that.
-    fn forsaken(&self, error: io::Error) -> End {
-        let done = self.application_ended && self.told_end && self.backlog.is_empty();
-        if done { End::Clean } else { End::PathLost { error } }
-    }
-
-    /// What arrived was not sealed by the peer: the path is at fault, and another one may not be. A network that does it again and
-    /// again ends the stream.
-    fn corrupted(&mut self, error: StreamError) -> Result<(), End> {
-        self.corruptions += 1;
-        if self.corruptions > MAX_CORRUPTIONS {
-            return Err(self.protocol(error));
-        }
-        // Once for each stream: a network that does this does it often.
-        if self.corruptions == 1 {
-            warn!(%error, "the path changed what it carried; the stream goes on with another one");
-        } else {
-            debug!(%error, count = self.corruptions, "the path changed what it carried");
-        }
-        self.path_lost(io::Error::new(io::ErrorKind::InvalidData, error))
-    }
-
-    /// The path is of no use any more. The stream goes on with another one, unless it may not wait for one.
-    fn path_lost(&mut self, error: io::Error) -> Result<(), End> {
-        if self.patience.is_zero() {
-            return Err(self.forsaken(error));
-        }
-        self.link = None;
-        self.small.clear();
-        self.small_position = 0;
-        self.asked = None;
-        let (attempts, since) = match &mut self.lost {
-            // An attach that was not answered: the same loss.
-            Some(lost) => {
-                lost.attempts += 1;
-                (lost.attempts, lost.since)
-            }
-            None => {
-                debug!(%error, "the stream lost its path");
-                let now = Instant::now();
-                self.lost = Some(Lost { since: now, attempts: 0, error, gone: None });
-                (0, now)
-            }
-        };
-        if let Some(resume) = self.resume {
-            resume.ask(attempts, since);
-        }
-        Ok(())
     }
 
     /// Does once what can be done without waiting.
@@ -663,7 +544,7 @@ impl State<'_> {
 
     /// Acknowledgements and the like.
     fn control(&mut self) -> Result<bool, End> {
-        if self.link.is_none() {
+        if self.link.is_none() || self.answer_waits() {
             return Ok(false);
         }
         if self.small_position == self.small.len() {
@@ -671,6 +552,18 @@ impl State<'_> {
             self.small_position = 0;
         }
         self.stream.poll_transmit(&mut self.small).map_err(End::Protocol)
+    }
+
+    /// Whether there is nothing to send but the accept, which has time.
+    fn answer_waits(&mut self) -> bool {
+        let waits = self.answer_by.is_some_and(|by| {
+            let alone = self.stream.has_only_answer() && self.outbox.is_written();
+            alone && Instant::now() < by
+        });
+        if !waits {
+            self.answer_by = None;
+        }
+        waits
     }
 
     /// Whether something waits to be written to the path.

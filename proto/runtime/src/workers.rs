@@ -110,12 +110,12 @@ impl Workers {
     }
 }
 
-/// The socket as one of the calling thread's reactor, where it was another's.
+/// The socket as one of the calling thread's reactor, where it was that of `home`.
 ///
 /// # Errors
 /// Whatever the operating system says.
-pub fn adopt(socket: TcpStream) -> io::Result<TcpStream> {
-    TcpStream::from_std(socket.into_std()?)
+pub fn adopt(socket: TcpStream, home: ThreadId) -> io::Result<TcpStream> {
+    if home == thread::current().id() { Ok(socket) } else { TcpStream::from_std(socket.into_std()?) }
 }
 
 #[cfg(test)]
@@ -134,9 +134,10 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (far, _) = listener.accept().await.unwrap();
-        let (done, thread) = mpsc::channel();
+        let (done, ran) = mpsc::channel();
+        let home = thread::current().id();
         workers.spawn(&supervisor, "echo", async move {
-            let mut far = adopt(far).unwrap();
+            let mut far = adopt(far, home).unwrap();
             let mut word = [0; 4];
             far.read_exact(&mut word).await.unwrap();
             far.write_all(&word).await.unwrap();
@@ -146,7 +147,7 @@ mod tests {
         let mut word = [0; 4];
         near.read_exact(&mut word).await.unwrap();
         assert_eq!(&word, b"word");
-        let ran_on = tokio::task::spawn_blocking(move || thread.recv_timeout(Duration::from_secs(5)).unwrap()).await.unwrap();
+        let ran_on = tokio::task::spawn_blocking(move || ran.recv_timeout(Duration::from_secs(5)).unwrap()).await.unwrap();
         assert_ne!(ran_on, thread::current().id());
     }
 }

@@ -57,7 +57,7 @@ struct Admitted<'a> {
 
 /// Does the handshake, and opens the session that the node's credential is good for.
 async fn admit(shared: &Arc<Shared>, link: Link) -> Result<Box<Admitted<'_>>, DropReason> {
-    let Link { accepted: Accepted { stream, peer: address, permit }, counted } = link;
+    let Link { accepted: Accepted { stream, peer: address, permit, .. }, counted } = link;
     let half_open = shared.half_open_sessions.enter(address.ip());
     let statics: Vec<&StaticKey> = shared.statics.iter().collect();
     let how = Accept {

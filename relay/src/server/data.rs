@@ -152,12 +152,12 @@ impl Shared {
         let Link { accepted: first, counted: first_counted } = dialler;
         let Link { accepted: second, counted: second_counted } = parked;
         let shared = Arc::clone(self);
-        let (one, other) = (first.stream, second.stream);
+        let ends = [(first.stream, first.home), (second.stream, second.home)];
         let held = (first.permit, second.permit, first_counted, second_counted);
         self.workers.spawn(&self.supervisor, "relay: join", async move {
             let mut counted = shared.metrics.join();
             // Where one cannot be taken to this thread, both are closed, and their nodes dial anew.
-            let (Ok(one), Ok(other)) = (adopt(one), adopt(other)) else { return };
+            let [Ok(one), Ok(other)] = ends.map(|(link, home)| adopt(link, home)) else { return };
             let report = shared.splicer.join(one, other).await;
             counted.ended(&report.end);
             drop(held);

@@ -7,7 +7,7 @@ use postern_proto::aead::Suite;
 use postern_proto::id::{ChannelId, Identifier};
 use postern_proto::path::{AttachHead, Open, OpenHead};
 use postern_proto::secret::SecretBytes;
-use postern_proto::stream::{ControlKeys, Side, StreamKeys};
+use postern_proto::stream::{Attachment, ControlKeys, Side, StreamKeys};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -395,4 +395,52 @@ async fn an_open_connection_may_be_silent_for_a_week() {
         after(Duration::from_secs(7 * 24 * 3600), &mut client, &mut server).await.unwrap();
         after(Duration::from_secs(7 * 24 * 3600), &mut server, &mut client).await.unwrap();
     }
+}
+
+/// What an outlet's side, whose target has said `said`, writes to its path first.
+async fn first_words(said: &[u8]) -> Vec<u8> {
+    let (application, mut target) = sockets().await;
+    let (near, far) = sockets().await;
+    let (_, mut stream) = streams();
+    target.write_all(said).await.unwrap();
+    let signal = Signal::default();
+    let pump = Pump {
+        stream: &mut stream,
+        application: &application,
+        link: Link::new(far),
+        signal: &signal,
+        resume: None,
+        patience: Duration::ZERO,
+        resumed: &Count::default(),
+        counted: &mut Arc::<ResourceCounts>::default().open(),
+        held: Holdings::default().of(Identifier::from_bytes([1; 32])),
+    };
+    let mut words = vec![0; 1024];
+    let mut near = near;
+    tokio::select! {
+        outcome = run(pump, Vec::new()) => panic!("ended: {outcome:?}"),
+        count = near.read(&mut words) => words.truncate(count.unwrap()),
+    }
+    words
+}
+
+/// The kinds of the frames that `bytes` are.
+fn kinds(mut bytes: &[u8]) -> Vec<Kind> {
+    let mut kinds = Vec::new();
+    while let Some(header) = bytes.first_chunk() {
+        let header = postern_proto::record::Header::parse(*header).unwrap();
+        kinds.push(header.kind);
+        bytes = &bytes[HEADER_LEN + header.length..];
+    }
+    kinds
+}
+
+#[tokio::test]
+async fn an_accept_goes_with_the_first_bytes_of_the_target() {
+    assert_eq!(kinds(&first_words(b"SSH-2.0").await), [Kind::Control, Kind::Data]);
+}
+
+#[tokio::test]
+async fn an_accept_does_not_wait_for_a_silent_target() {
+    assert_eq!(kinds(&first_words(b"").await), [Kind::Control]);
 }

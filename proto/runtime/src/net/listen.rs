@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use postern_proto::address::HostPort;
@@ -72,6 +73,8 @@ pub async fn bind(address: &HostPort) -> Result<TcpListener, BindError> {
 pub struct Accepted {
     pub stream: TcpStream,
     pub peer: SocketAddr,
+    /// Whose reactor `stream` belongs to.
+    pub home: ThreadId,
     pub permit: OwnedSemaphorePermit,
 }
 
@@ -130,7 +133,7 @@ impl Acceptor {
                         tracing::debug!("accepting connections again");
                     }
                     match self.kind.apply(&stream) {
-                        Ok(()) => return Accepted { stream, peer, permit },
+                        Ok(()) => return Accepted { stream, peer, home: thread::current().id(), permit },
                         Err(error) => tracing::debug!(%peer, %error, "the connection was gone when it was accepted"),
                     }
                 }
