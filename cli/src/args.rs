@@ -78,6 +78,7 @@ pub enum Command {
     Demo(commands::demo::DemoArgs),
     Enroll(commands::enroll::Args),
     Status(commands::status::Args),
+    Explain(commands::explain::Args),
     #[command(subcommand)]
     TcpOutlet(commands::tcp_outlet::Command),
     #[command(subcommand)]

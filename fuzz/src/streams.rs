@@ -1,11 +1,11 @@
 //! Records, and a stream between two ends with a hostile network or a hostile peer.
 
 use postern_proto::aead::{Sealer, Suite, TAG_LEN};
-use postern_proto::id::ChannelId;
+use postern_proto::id::{ChannelId, RefusalId};
 use postern_proto::path::{Attach, AttachHead, ChannelMessages, Open, OpenHead};
 use postern_proto::record::{
     Control, ControlOpener, DataOpener, DataSealer, DataType, HEADER_LEN, Header, Kind, MAX_BODY, OVERHEAD, PREFIX_LEN,
-    RecordError, RejectCode, ResetCode,
+    RecordError, Reject, RejectCode, ResetCode,
 };
 use postern_proto::secret::SecretBytes;
 use postern_proto::stream::{
@@ -36,7 +36,8 @@ pub fn record(data: &[u8]) {
     if let Ok(control) = ControlOpener::new(Suite::AesGcm, &key).open(&mut sealed(Kind::Control, &key, data)) {
         let length = match control {
             Control::Accept => 0,
-            Control::Reject(_) | Control::Reset(_) => 1,
+            Control::Reject(reject) => 9 + reject.reason.len(),
+            Control::Reset(_) => 1,
             Control::Ping { .. } | Control::Pong { .. } | Control::Attached { .. } | Control::Finished { .. } => 8,
             Control::Ack { .. } => 16,
         };
@@ -214,7 +215,7 @@ pub fn stream(data: &[u8]) {
                 here.wire[at][byte] ^= script.byte();
             }
             11 => here.stream.reset(ResetCode::Policy),
-            12 => here.stream.reject(RejectCode::Busy),
+            12 => here.stream.reject(Reject::new(RejectCode::Busy, RefusalId::from_bytes([9; 8]))),
             13 => here.stream.set_max_window(u64::from(script.byte()) * 65_536),
             14 if liar => return lie(&mut script),
             14 => attach(&mut a, &mut b, script.byte()),

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use postern_proto::id::RefusalId;
 use postern_proto::name::Alias;
 use postern_proto::policy::Expr;
-use postern_proto::spec::{PolicySpec, PolicyTarget};
+use postern_proto::spec::{PeerRoute, PolicySpec, PolicyTarget};
 use postern_runtime::home::{Home, NodeHome};
 use postern_runtime::membership::Membership;
 use tokio::sync::{Notify, watch};
@@ -19,8 +20,9 @@ use crate::control::document::{
     ApiVersion, InletDocument, NodeDocument, NodeFacts, NodeState, NodeStatusDocument, OutletDocument, PolicyDocument,
     PolicySource, PortalDocument, RelayDocument, WaitingDocument,
 };
+use crate::control::explain::{ExplainDocument, ExplainRequest, RefusalDocument, StepDocument};
 use crate::control::fault::Fault;
-use crate::engine::Engine;
+use crate::engine::{Engine, Question};
 use crate::plan;
 use crate::store::{Specs, Stored};
 
@@ -258,6 +260,36 @@ impl Keeper {
     #[must_use]
     pub fn relays(&self) -> Vec<RelayDocument> {
         self.engine.status().relays.iter().map(|relay| RelayDocument::running(self.node.name(), relay)).collect()
+    }
+
+    /// The refusals that are remembered, the newest first.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<RefusalDocument> {
+        let name = self.node.name().to_string();
+        self.engine.refusals().iter().map(|refusal| RefusalDocument::new(&name, refusal)).collect()
+    }
+
+    /// # Errors
+    /// Where it is not known, or not any more.
+    pub fn refusal(&self, id: RefusalId) -> Result<RefusalDocument, Fault> {
+        let refusal = self.engine.refusal(id).ok_or_else(|| Fault::not_found("refusal", id))?;
+        Ok(RefusalDocument::new(self.node.name().as_str(), &refusal))
+    }
+
+    /// What this node can tell of a way to an outlet.
+    ///
+    /// # Errors
+    /// Where the request names no way, or two.
+    pub async fn explain(&self, request: &ExplainRequest) -> Result<ExplainDocument, Fault> {
+        let route = match (&request.relay, &request.node) {
+            (Some(relay), None) => PeerRoute::Relay(relay.clone()),
+            (None, Some(node)) => PeerRoute::Node(node.clone()),
+            _ => return Err(Fault::new(code::USAGE, "either a relay name or a node says how the outlet's node is found")),
+        };
+        let question = Question { from: request.from, route, outlet: request.outlet.clone(), at: request.time() };
+        let name = self.node.name().to_string();
+        let steps = self.engine.explain(&question).await.iter().map(|told| StepDocument::new(&name, told)).collect();
+        Ok(ExplainDocument { api_version: ApiVersion, node: name, steps })
     }
 
     #[must_use]

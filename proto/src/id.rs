@@ -139,11 +139,16 @@ byte_id!(
     /// A hash of the audit's tree: of a row, or of the rows up to one.
     TreeHash, 32, "", "a hash of the audit"
 );
+byte_id!(
+    /// One refusal: what both sides log of it, and `postern explain` finds it by. Written `R` and 16 hexadecimal digits.
+    RefusalId, 8, "R", "the id of a refusal"
+);
 random_id!(ProjectId, 16);
 random_id!(NodeId, 16);
 random_id!(InstanceId, 16);
 random_id!(TicketId, 16);
 random_id!(CredentialId, 16);
+random_id!(RefusalId, 8);
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@
 
 use minicbor::{Decode, Encode};
 
-use crate::id::ChannelId;
+use crate::id::{ChannelId, RefusalId};
 use crate::name::OutletName;
 use crate::record::{HEADER_LEN, Kind};
 
@@ -118,6 +118,20 @@ pub enum ChannelMessage {
     /// The sender closes the channel for new streams.
     #[n(3)]
     Close,
+    /// The sender's policy refused the receiver where no reject says so: an inlet did not open a stream, or a live one was cut.
+    #[n(4)]
+    #[cbor(map)]
+    Refused {
+        /// What both sides log it under.
+        #[n(0)]
+        id: RefusalId,
+        /// The stream that was cut; absent where none was opened.
+        #[n(1)]
+        stream: Option<u64>,
+        /// Why, where the resource discloses it; at most [`MAX_REASON`](crate::record::MAX_REASON) bytes.
+        #[n(2)]
+        reason: Option<String>,
+    },
 }
 
 /// Longest message on a control stream; a credential fits.
@@ -193,6 +207,7 @@ mod tests {
             ChannelMessage::WantCredential,
             ChannelMessage::Reset { stream: 6, code: 2 },
             ChannelMessage::Close,
+            ChannelMessage::Refused { id: RefusalId::from_bytes([1; 8]), stream: Some(4), reason: None },
         ];
         let wire: Vec<u8> = sent.iter().flat_map(frame_channel_message).collect();
         for step in [1, 7, wire.len()] {

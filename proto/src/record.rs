@@ -8,6 +8,7 @@ use aws_lc_rs::aead::LessSafeKey;
 
 use crate::aead::{self, AeadError, KEY_LEN, Opener, Sealer, Suite, TAG_LEN};
 use crate::channel::next_epoch;
+use crate::id::RefusalId;
 use crate::secret::SecretBytes;
 
 /// Length of a record's header.
@@ -26,7 +27,10 @@ pub const MAX_BODY: usize = 65_536 - 1 - TAG_LEN;
 pub const MAX_RECORD: usize = HEADER_LEN + 65_536;
 
 /// Longest body of a control record, so that nobody has to buffer much for one.
-pub const MAX_CONTROL_BODY: usize = 64;
+pub const MAX_CONTROL_BODY: usize = 512;
+
+/// Longest reason in a reject: what a control record has room for behind the code and the id.
+pub const MAX_REASON: usize = MAX_CONTROL_BODY - 1 - RefusalId::LEN;
 
 /// After 2¹⁹ records (at most 32 GiB) the data key is replaced by one derived from it. Far below the limits of AES-GCM.
 pub const EPOCH_BITS: u32 = 19;
@@ -217,12 +221,12 @@ impl DataOpener {
 }
 
 /// What one side tells the other beside data. Codes and layouts: `docs/protocol/streams.md`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Control {
     /// The target was reached; data may follow.
     Accept,
     /// No byte reached the target.
-    Reject(RejectCode),
+    Reject(Box<Reject>),
     /// `received` data records were opened; the peer may send up to byte offset `credit`.
     Ack {
         received: u64,
@@ -244,6 +248,53 @@ pub enum Control {
     Finished {
         count: u64,
     },
+}
+
+/// That a stream was not opened, as its opener is told: as much as the outlet discloses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    pub code: RejectCode,
+    /// What both sides log it under.
+    pub id: RefusalId,
+    /// Why, for a person; at most [`MAX_REASON`] bytes. Empty where the outlet does not disclose it.
+    pub reason: String,
+}
+
+impl Reject {
+    /// A reject that says its code and no more.
+    #[must_use]
+    pub const fn new(code: RejectCode, id: RefusalId) -> Self {
+        Self { code, id, reason: String::new() }
+    }
+
+    /// The same, with as much of `reason` as may be sent, on one line.
+    #[must_use]
+    pub fn because(mut self, reason: &str) -> Self {
+        self.reason = bounded_reason(reason);
+        self
+    }
+}
+
+/// As much of `reason` as may be sent: one line, at most [`MAX_REASON`] bytes, nothing that steers a terminal.
+#[must_use]
+pub fn bounded_reason(reason: &str) -> String {
+    let mut text = String::new();
+    for c in reason.chars().map(|c| if steers(c) { ' ' } else { c }) {
+        if text.len() + c.len_utf8() > MAX_REASON {
+            break;
+        }
+        text.push(c);
+    }
+    text
+}
+
+/// Whether a character moves a cursor, hides, or turns the line around.
+const fn steers(c: char) -> bool {
+    matches!(
+        c,
+        '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+    )
 }
 
 /// Why a stream was not opened. A peer that may not use an outlet cannot tell it from one that does not exist.
@@ -268,6 +319,8 @@ pub enum RejectCode {
     ShuttingDown = 8,
     #[error("the outlet's target leads back into this portal")]
     Loop = 9,
+    #[error("the outlet's policy does not allow this node")]
+    Denied = 10,
 }
 
 /// Why a stream ended without a clean end.
@@ -293,7 +346,7 @@ pub enum ResetCode {
 }
 
 impl RejectCode {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::NotAvailable,
         Self::TargetRefused,
         Self::TargetTimeout,
@@ -303,6 +356,7 @@ impl RejectCode {
         Self::StreamId,
         Self::ShuttingDown,
         Self::Loop,
+        Self::Denied,
     ];
 
     /// A stable name, as it stands in JSON and logs.
@@ -318,6 +372,7 @@ impl RejectCode {
             Self::StreamId => "STREAM_ID",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::Loop => "LOOP",
+            Self::Denied => "DENIED",
         }
     }
 }
@@ -351,10 +406,15 @@ impl Control {
     const ATTACHED: u8 = 6;
     const FINISHED: u8 = 7;
 
-    fn encode(self) -> Vec<u8> {
-        let (control_type, numbers): (u8, &[u64]) = match &self {
+    fn encode(&self) -> Vec<u8> {
+        let (control_type, numbers): (u8, &[u64]) = match self {
             Self::Accept => (Self::ACCEPT, &[]),
-            Self::Reject(code) => return vec![Self::REJECT, *code as u8],
+            Self::Reject(reject) => {
+                let mut text = vec![Self::REJECT, reject.code as u8];
+                text.extend_from_slice(reject.id.as_bytes());
+                text.extend_from_slice(bounded_reason(&reject.reason).as_bytes());
+                return text;
+            }
             Self::Ack { received, credit } => (Self::ACK, &[*received, *credit]),
             Self::Reset(code) => return vec![Self::RESET, *code as u8],
             Self::Ping { number } => (Self::PING, &[*number]),
@@ -375,9 +435,15 @@ impl Control {
         Ok(match control_type {
             Self::ACCEPT if body.is_empty() => Self::Accept,
             Self::REJECT => {
-                let code = code()?;
+                let (&code, rest) = body.split_first().ok_or(wrong_length)?;
+                let (id, reason) = rest.split_first_chunk().ok_or(wrong_length)?;
                 let known = RejectCode::ALL.into_iter().find(|known| *known as u8 == code);
-                Self::Reject(known.ok_or(RecordError::UnknownType(code))?)
+                let reason = std::str::from_utf8(reason).ok().filter(|reason| bounded_reason(reason) == **reason);
+                Self::Reject(Box::new(Reject {
+                    code: known.ok_or(RecordError::UnknownType(code))?,
+                    id: RefusalId::from_bytes(*id),
+                    reason: reason.ok_or(wrong_length)?.to_owned(),
+                }))
             }
             Self::ACK => {
                 let (received, credit) = body.split_at_checked(8).ok_or(wrong_length)?;
@@ -529,11 +595,13 @@ mod tests {
             Control::Attached { received: 3 },
             Control::Finished { count: 9 },
         ];
-        all.extend(RejectCode::ALL.map(Control::Reject));
+        let id = RefusalId::from_bytes([5; 8]);
+        all.extend(RejectCode::ALL.map(|code| Control::Reject(Box::new(Reject::new(code, id)))));
+        all.push(Control::Reject(Box::new(Reject::new(RejectCode::Denied, id).because(&"ä\n".repeat(MAX_REASON)))));
         all.extend(ResetCode::ALL.map(Control::Reset));
         for control in all {
             let mut out = Vec::new();
-            sealer.seal(control, &mut out).unwrap();
+            sealer.seal(control.clone(), &mut out).unwrap();
             assert!(Header::parse(out[..4].try_into().unwrap()).is_ok());
             assert_eq!(opener.open(&mut out), Ok(control));
         }
@@ -541,7 +609,22 @@ mod tests {
 
     #[test]
     fn control_bodies_have_exact_lengths() {
-        for text in [&[][..], &[0, 0], &[1], &[1, 99], &[1, 1, 1], &[2; 16], &[2; 18], &[3, 0], &[4; 8], &[200]] {
+        for text in [
+            &[][..],
+            &[0, 0],
+            &[1],
+            &[1, 99],
+            &[1, 1, 1],
+            &[1, 1, 0, 0, 0, 0, 0, 0, 0],
+            &[1, 99, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0xff],
+            &[1, 1, 0, 0, 0, 0, 0, 0, 0, 0, b'\n'],
+            &[2; 16],
+            &[2; 18],
+            &[3, 0],
+            &[4; 8],
+            &[200],
+        ] {
             assert!(Control::decode(text).is_err(), "{text:?}");
         }
     }
@@ -551,7 +634,7 @@ mod tests {
         assert!(Header::parse([0, 0xff, 0xff, 0xff]).is_err());
         assert!(Header::parse([0, 1, 0, 0]).is_ok());
         assert!(Header::parse([0, 1, 0, 1]).is_err());
-        assert!(Header::parse([1, 0, 0, 82]).is_err());
+        assert!(Header::parse([1, 0, 2, 18]).is_err());
         assert!(Header::parse([0, 0, 0, 16]).is_err());
         assert!(Header::parse([6, 0, 0, 20]).is_err());
     }

@@ -2,6 +2,7 @@
 //! control API carries, the store keeps and the node runs.
 
 mod destinations;
+mod disclose;
 mod resume_timeout;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use crate::policy::Expr;
 use crate::weight::Weight;
 
 pub use self::destinations::{Destinations, InvalidDestinations, MAX_DESTINATIONS, Share};
+pub use self::disclose::{Disclose, InvalidDisclose};
 pub use self::resume_timeout::{InvalidResumeTimeout, ResumeTimeout};
 
 /// Where TCP leaves: a fixed target, under a name.
@@ -27,6 +29,9 @@ pub struct OutletSpec {
     pub allow: Option<Expr>,
     #[serde(default, skip_serializing_if = "ResumeTimeout::is_default")]
     pub resume_timeout: ResumeTimeout,
+    /// What a peer that is refused is told.
+    #[serde(default, skip_serializing_if = "Disclose::is_default")]
+    pub disclose: Disclose,
 }
 
 /// Where TCP enters: a local listener, and the outlet that it reaches, or several that share its connections.
@@ -41,6 +46,9 @@ pub struct InletSpec {
     pub allow: Option<Expr>,
     #[serde(default, skip_serializing_if = "ResumeTimeout::is_default")]
     pub resume_timeout: ResumeTimeout,
+    /// What a peer that is refused is told.
+    #[serde(default, skip_serializing_if = "Disclose::is_default")]
+    pub disclose: Disclose,
 }
 
 /// An outlet, and how its node is found.

@@ -17,7 +17,7 @@ mod outbox;
 use crate::aead::Suite;
 use crate::channel::{self, ChannelSecret, KeyKind};
 use crate::record::{
-    Control, ControlOpener, ControlSealer, DataOpener, DataSealer, DataType, Header, Kind, RecordError, RejectCode, ResetCode,
+    Control, ControlOpener, ControlSealer, DataOpener, DataSealer, DataType, Header, Kind, RecordError, Reject, ResetCode,
 };
 use crate::secret::SecretBytes;
 
@@ -69,7 +69,7 @@ pub enum Received<'a> {
     /// The target was reached.
     Accepted,
     /// The stream is over: no byte reached the target.
-    Rejected(RejectCode),
+    Rejected(Box<Reject>),
     /// The stream is over: the peer gave it up.
     Reset(ResetCode),
     /// Counts changed: [`Stream::budget`] may be larger, [`Stream::is_finished`] may be true.
@@ -230,14 +230,14 @@ impl Stream {
     }
 
     /// Tells the opener that the target was reached.
-    pub const fn accept(&mut self) {
+    pub fn accept(&mut self) {
         self.queue.answer = Some(Control::Accept);
         self.accepted = true;
     }
 
     /// Tells the opener that no byte reached the target.
-    pub const fn reject(&mut self, code: RejectCode) {
-        self.queue.answer = Some(Control::Reject(code));
+    pub fn reject(&mut self, reject: Reject) {
+        self.queue.answer = Some(Control::Reject(Box::new(reject)));
     }
 
     /// Gives the stream up. After the next [`Self::poll_transmit`], nothing more may be sent.
@@ -424,7 +424,7 @@ impl Stream {
                 self.accepted = true;
                 Ok(Received::Accepted)
             }
-            Control::Reject(code) if self.side == Side::Opener && !self.accepted => Ok(Received::Rejected(code)),
+            Control::Reject(reject) if self.side == Side::Opener && !self.accepted => Ok(Received::Rejected(reject)),
             Control::Ack { received, credit } => {
                 let sent = self.send.sealer.count();
                 if received > sent {

@@ -149,6 +149,8 @@ fn messages_of_a_control_stream() {
     check("reset", &frame_channel_message(&ChannelMessage::Reset { stream: 6, code: ResetCode::Policy as u8 }));
     check("want credential", &frame_channel_message(&ChannelMessage::WantCredential));
     check("close", &frame_channel_message(&ChannelMessage::Close));
+    let id = postern_proto::id::RefusalId::from_bytes([1; 8]);
+    check("refused", &frame_channel_message(&ChannelMessage::Refused { id, stream: Some(4), reason: None }));
 }
 
 #[test]
@@ -184,6 +186,7 @@ fn tables() {
         RejectCode::StreamId,
         RejectCode::ShuttingDown,
         RejectCode::Loop,
+        RejectCode::Denied,
     ] {
         has_row(&format!("| {} | {} | {code}", code as u8, code.as_str()));
     }

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod completion;
 pub mod demo;
 pub mod enroll;
+pub mod explain;
 pub mod identity;
 pub mod node;
 pub mod policy;
@@ -41,6 +42,7 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode, CliError> {
         Command::Audit(command) => return audit::run(context, command),
         Command::Identity(command) => identity::run(context, command)?,
         Command::Status(args) => return status::run(context, &args),
+        Command::Explain(args) => return explain::run(context, &args),
         Command::Reset(args) => reset::run(context, &args)?,
         Command::Completion(args) => completion::run(context, &args)?,
         Command::Version(args) => version::run(context, &args)?,

@@ -119,6 +119,11 @@ fn rows(context: &Context, session: &Session) -> Result<Vec<MemberRow>, CliError
     }
 }
 
+/// The identifier of the member that is called `name`.
+pub fn identifier_of(context: &Context, name: &str) -> Result<Identifier, CliError> {
+    Ok(find(context, &Session::open(context)?, name)?.identifier)
+}
+
 /// The one member that `text` names.
 pub fn find(context: &Context, session: &Session, text: &str) -> Result<MemberRow, CliError> {
     let all = rows(context, session)?;

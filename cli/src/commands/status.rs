@@ -110,6 +110,7 @@ fn stopped(node: &NodeDocument) -> NodeStatusDocument {
         step: Some("node".to_owned()),
         code: Some(postern_node::engine::code::NODE_STOPPED.into()),
         reason: Some(format!("the node `{}` does not run; start it: postern node start {}", node.name, node.name)),
+        refusal: None,
     };
     NodeStatusDocument {
         api_version: node.api_version,
@@ -206,7 +207,10 @@ fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
         let inlet = inlets.into_iter().find(|inlet| inlet.alias == portal.inlet);
         let verdict = if portal.ok { "ok" } else { "DOWN" };
         let why = match (&portal.step, &portal.code, &portal.reason) {
-            (Some(step), Some(code), Some(reason)) => format!("{step}: {reason} ({code})"),
+            (Some(step), Some(code), Some(reason)) => match &portal.refusal {
+                Some(refusal) => format!("{step}: {reason} ({code}, {refusal})"),
+                None => format!("{step}: {reason} ({code})"),
+            },
             _ => String::new(),
         };
         let from = inlet.map(|inlet| inlet.bind_addr.clone()).unwrap_or_default();

@@ -49,6 +49,9 @@ Examples:
         /// shorter one of both ends decides [default: 60s]
         #[arg(long, value_name = "DURATION")]
         resume_timeout: Option<String>,
+        /// What a peer's node is told that this inlet may not send to: reason, code or nothing [default: code]
+        #[arg(long, value_name = "reason|code|nothing")]
+        disclose: Option<String>,
         #[command(flatten)]
         at: At,
     },
@@ -90,7 +93,7 @@ fn split(inlet: &InletDocument) -> String {
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
     let home = context.home()?;
     match command {
-        Command::Create { from, via, to, alias, allow, resume_timeout, at } => {
+        Command::Create { from, via, to, alias, allow, resume_timeout, disclose, at } => {
             let to = to.iter().map(|to| source::route(to)).collect::<Result<Vec<_>, _>>()?;
             // No route has a `=` in it.
             let shares =
@@ -102,6 +105,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                 alias: alias.as_deref(),
                 allow: allow.as_deref(),
                 resume_timeout: resume_timeout.as_deref(),
+                disclose: disclose.as_deref(),
             };
             let spec = inlet(arguments).map_err(|errors| Fault::usage(&errors))?;
             for (route, _) in shares {
@@ -148,6 +152,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                     ("because", inlet.reason.clone().unwrap_or_default()),
                     ("allow", inlet.allow.clone().unwrap_or_default()),
                     ("resume timeout", inlet.resume_timeout.clone()),
+                    ("disclose", inlet.disclose.to_string()),
                     ("split", split(&inlet)),
                 ])
             })

@@ -36,6 +36,10 @@ Examples:
         /// shorter one of both ends decides [default: 60s]
         #[arg(long, value_name = "DURATION")]
         resume_timeout: Option<String>,
+        /// What a peer that may not use it is told: reason, code (the same one as for an outlet that is not there), or nothing (not
+        /// even what the target does); always with the id for `postern explain` [default: code]
+        #[arg(long, value_name = "reason|code|nothing")]
+        disclose: Option<String>,
         #[command(flatten)]
         at: At,
     },
@@ -72,12 +76,13 @@ pub fn parse_outlet(text: &str) -> Result<OutletName, postern_proto::name::Inval
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
     let home = context.home()?;
     match command {
-        Command::Create { to, from, allow, resume_timeout, at } => {
+        Command::Create { to, from, allow, resume_timeout, disclose, at } => {
             let arguments = OutletArguments {
                 from: from.as_deref(),
                 to: Some(&to),
                 allow: allow.as_deref(),
                 resume_timeout: resume_timeout.as_deref(),
+                disclose: disclose.as_deref(),
             };
             let request = outlet(arguments).map_err(|errors| Fault::usage(&errors))?;
             let node = existing_or_made(context, &home, at.at.as_ref(), Need::Any)?;
@@ -107,6 +112,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                     ("address", outlet.worker_address.clone()),
                     ("allow", outlet.allow.clone().unwrap_or_default()),
                     ("resume timeout", outlet.resume_timeout.clone()),
+                    ("disclose", outlet.disclose.to_string()),
                 ])
             })
         }

@@ -11,9 +11,12 @@ pub(super) struct Kind {
 }
 
 pub(super) const OUTLET: Kind =
-    Kind { key: "tcp-outlet", arguments: &["from", "to", "at", "allow", "resume-timeout"], name: "from" };
-pub(super) const INLET: Kind =
-    Kind { key: "tcp-inlet", arguments: &["from", "via", "to", "at", "alias", "allow", "resume-timeout"], name: "alias" };
+    Kind { key: "tcp-outlet", arguments: &["from", "to", "at", "allow", "resume-timeout", "disclose"], name: "from" };
+pub(super) const INLET: Kind = Kind {
+    key: "tcp-inlet",
+    arguments: &["from", "via", "to", "at", "alias", "allow", "resume-timeout", "disclose"],
+    name: "alias",
+};
 pub(super) const RELAY: Kind = Kind { key: "relay", arguments: &["name", "at", "to", "weight"], name: "name" };
 pub(super) const POLICY: Kind =
     Kind { key: "policy", arguments: &["resource-type", "resource", "allow", "expression", "at"], name: "resource" };

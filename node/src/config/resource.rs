@@ -9,8 +9,9 @@ use postern_proto::policy::Expr;
 use postern_proto::secret::random_array;
 use postern_proto::spec::OutletSpec;
 use postern_proto::spec::{
-    Destination, Destinations, InletSpec, InvalidDestinations, InvalidResourceType, InvalidResumeTimeout, InvalidRoute,
-    PeerRoute, PolicySpec, PolicyTarget, RelayAt, RelaySpec, ResourceType, ResumeTimeout, Route, Share,
+    Destination, Destinations, Disclose, InletSpec, InvalidDestinations, InvalidDisclose, InvalidResourceType,
+    InvalidResumeTimeout, InvalidRoute, PeerRoute, PolicySpec, PolicyTarget, RelayAt, RelaySpec, ResourceType, ResumeTimeout,
+    Route, Share,
 };
 use postern_proto::weight::{InvalidWeight, Weight};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,7 @@ pub struct OutletArguments<'a> {
     pub to: Option<&'a str>,
     pub allow: Option<&'a str>,
     pub resume_timeout: Option<&'a str>,
+    pub disclose: Option<&'a str>,
 }
 
 /// Arguments of `tcp-inlet create`.
@@ -41,6 +43,7 @@ pub struct InletArguments<'a> {
     pub alias: Option<&'a str>,
     pub allow: Option<&'a str>,
     pub resume_timeout: Option<&'a str>,
+    pub disclose: Option<&'a str>,
 }
 
 /// Arguments of `relay create`.
@@ -83,6 +86,8 @@ pub enum ArgumentFault {
     ResourceType(#[from] InvalidResourceType),
     #[error(transparent)]
     ResumeTimeout(#[from] InvalidResumeTimeout),
+    #[error(transparent)]
+    Disclose(#[from] InvalidDisclose),
     #[error("the policy expression is wrong: {0}")]
     Expression(#[from] ExpressionFault),
     #[error("`via` takes a relay name, not a route: give the route as `to`, without `via`")]
@@ -114,17 +119,19 @@ pub struct OutletRequest {
     pub allow: Option<Expr>,
     #[serde(default, skip_serializing_if = "ResumeTimeout::is_default")]
     pub resume_timeout: ResumeTimeout,
+    #[serde(default, skip_serializing_if = "Disclose::is_default")]
+    pub disclose: Disclose,
 }
 
 impl OutletRequest {
     /// The outlet, with a name: its own, else `outlet` where that is free, else a random one.
     #[must_use]
     pub fn named(self, taken: impl Fn(&str) -> bool) -> OutletSpec {
-        let Self { name, to, allow, resume_timeout } = self;
+        let Self { name, to, allow, resume_timeout, disclose } = self;
         let name = name.unwrap_or_else(|| {
             if taken(DEFAULT_OUTLET) { random_name_that(|name| !taken(name)) } else { constant(DEFAULT_OUTLET) }
         });
-        OutletSpec { name, to, allow, resume_timeout }
+        OutletSpec { name, to, allow, resume_timeout, disclose }
     }
 }
 
@@ -170,6 +177,7 @@ pub fn outlet(arguments: OutletArguments<'_>) -> Result<OutletRequest, Vec<Argum
     let name = check.parse::<OutletName>("from", arguments.from.map(without_service));
     let allow = check.expression("allow", arguments.allow);
     let resume_timeout = check.resume_timeout(arguments.resume_timeout);
+    let disclose = check.parse("disclose", arguments.disclose).unwrap_or_default();
     let to = match arguments.to {
         None => {
             check.fault("to", ArgumentFault::Missing("to", "name the HOST:PORT that the outlet connects to"));
@@ -179,7 +187,7 @@ pub fn outlet(arguments: OutletArguments<'_>) -> Result<OutletRequest, Vec<Argum
             .parse::<HostPort>("to", arguments.to)
             .and_then(|to| to.dialable().map_err(|fault| check.fault("to", fault.into())).ok()),
     };
-    check.done(to.map(|to| OutletRequest { name, to, allow, resume_timeout }))
+    check.done(to.map(|to| OutletRequest { name, to, allow, resume_timeout, disclose }))
 }
 
 /// The inlet that `arguments` ask for. Without `from` it listens on a free port of 127.0.0.1, without `alias` it gets a random one, and
@@ -199,6 +207,7 @@ pub fn inlet(arguments: InletArguments<'_>) -> Result<InletSpec, Vec<ArgumentErr
     };
     let allow = check.expression("allow", arguments.allow);
     let resume_timeout = check.resume_timeout(arguments.resume_timeout);
+    let disclose = check.parse("disclose", arguments.disclose).unwrap_or_default();
     let mut routes = Vec::new();
     for (route, weight) in &arguments.to {
         let weight = weight.map_or(Some(Weight::ONE), |weight| check.parse("to", Some(weight)));
@@ -227,7 +236,7 @@ pub fn inlet(arguments: InletArguments<'_>) -> Result<InletSpec, Vec<ArgumentErr
         true => None,
         false => Destinations::new(routes.into_iter().map(share).collect()).map_err(|fault| check.fault("to", fault.into())).ok(),
     };
-    let spec = alias.zip(from).zip(to).map(|((alias, from), to)| InletSpec { alias, from, to, allow, resume_timeout });
+    let spec = alias.zip(from).zip(to).map(|((alias, from), to)| InletSpec { alias, from, to, allow, resume_timeout, disclose });
     check.done(spec)
 }
 
@@ -399,8 +408,9 @@ mod tests {
             alias: Some("a.b"),
             allow: None,
             resume_timeout: Some("2h"),
+            disclose: Some("all"),
         });
-        assert_eq!(all.unwrap_err().len(), 6, "all problems at once");
+        assert_eq!(all.unwrap_err().len(), 7, "all problems at once");
         let patient = inlet(InletArguments { resume_timeout: Some("5m"), ..Default::default() }).unwrap();
         assert_eq!(patient.resume_timeout.get(), std::time::Duration::from_secs(300));
 

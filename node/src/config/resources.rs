@@ -155,6 +155,7 @@ pub(super) fn outlet_arguments<'a>(given: &'a Arguments<'_>) -> OutletArguments<
         to: given.get("to"),
         allow: given.get("allow"),
         resume_timeout: given.get("resume-timeout"),
+        disclose: given.get("disclose"),
     }
 }
 
@@ -166,6 +167,7 @@ pub(super) fn inlet_arguments<'a>(given: &'a Arguments<'_>) -> InletArguments<'a
         alias: given.name(&keys::INLET),
         allow: given.get("allow"),
         resume_timeout: given.get("resume-timeout"),
+        disclose: given.get("disclose"),
     }
 }
 

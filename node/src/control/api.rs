@@ -10,6 +10,8 @@
 //! | `POST /v1/relays` | [`RelayRequest`] | [`RelayDocument`] |
 //! | `POST /v1/policies` | [`PolicySpec`] | [`PolicyDocument`] |
 //! | `GET`, `DELETE /v1/outlets/NAME` … | | the document, [`DeletedDocument`] |
+//! | `GET /v1/refusals` | | a list of [`RefusalDocument`], the newest first; `/v1/refusals/ID` is one |
+//! | `POST /v1/explain` | [`ExplainRequest`] | [`ExplainDocument`] |
 //! | `POST /v1/stop` | | [`ProcessDocument`] |
 //! | `POST /v1/reload` | | [`ProcessDocument`]; what SIGHUP does |
 //!
@@ -23,6 +25,9 @@
 //! [`PolicyDocument`]: super::document::PolicyDocument
 //! [`DeletedDocument`]: super::document::DeletedDocument
 //! [`ProcessDocument`]: super::document::ProcessDocument
+//! [`RefusalDocument`]: super::explain::RefusalDocument
+//! [`ExplainRequest`]: super::explain::ExplainRequest
+//! [`ExplainDocument`]: super::explain::ExplainDocument
 //! [`InletSpec`]: postern_proto::spec::InletSpec
 //! [`PolicySpec`]: postern_proto::spec::PolicySpec
 //! [`Fault`]: super::fault::Fault
@@ -47,6 +52,9 @@ pub const OUTLETS: &str = "/v1/outlets";
 pub const INLETS: &str = "/v1/inlets";
 pub const RELAYS: &str = "/v1/relays";
 pub const POLICIES: &str = "/v1/policies";
+/// Refusals of late, the newest first; one of them with its id behind.
+pub const REFUSALS: &str = "/v1/refusals";
+pub const EXPLAIN: &str = "/v1/explain";
 pub const STOP: &str = "/v1/stop";
 pub const RELOAD: &str = "/v1/reload";
 

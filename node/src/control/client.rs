@@ -22,6 +22,7 @@ use super::document::{
     DeletedDocument, InletDocument, NodeDocument, NodeStatusDocument, OutletDocument, PolicyDocument, ProcessDocument,
     RelayDocument,
 };
+use super::explain::{ExplainDocument, ExplainRequest, RefusalDocument};
 use super::fault::Fault;
 
 /// How long a node may take to answer what needs no network.
@@ -163,6 +164,16 @@ impl<'a> Client<'a> {
 
     pub async fn delete_policy(&self, resource: &OutletName) -> Result<DeletedDocument, ClientError> {
         self.delete(&format!("{}/{resource}", api::POLICIES)).await
+    }
+
+    /// The refusals that the node remembers, the newest first.
+    pub async fn refusals(&self) -> Result<Vec<RefusalDocument>, ClientError> {
+        self.get(api::REFUSALS).await
+    }
+
+    /// What the node can tell of a way to an outlet. It may have to make a channel and dial a target for it.
+    pub async fn explain(&self, request: &ExplainRequest) -> Result<ExplainDocument, ClientError> {
+        self.send(Method::POST, api::EXPLAIN, Some(request), api::MAX_WAIT).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

@@ -1,9 +1,12 @@
 //! The JSON documents that scripts rely on (`docs/reference/json.md`). A field, once here, keeps its name and meaning within an
 //! `api_version`; new fields may come.
 
+use postern_proto::id::RefusalId;
 use postern_proto::name::{IdentityName, NodeName};
 use postern_proto::policy::Expr;
-use postern_proto::spec::{Destination, InletSpec, OutletSpec, PeerRoute, PolicySpec, PolicyTarget, RelayAt, RelaySpec, Share};
+use postern_proto::spec::{
+    Destination, Disclose, InletSpec, OutletSpec, PeerRoute, PolicySpec, PolicyTarget, RelayAt, RelaySpec, Share,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{EngineStatus, Failure, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus, ShareStatus, code};
@@ -96,6 +99,8 @@ pub struct InletDocument {
     pub allow: Option<String>,
     /// How long a connection may be without a path, such as `60s`.
     pub resume_timeout: String,
+    /// What a peer that is refused is told: `reason`, `code` or `nothing`.
+    pub disclose: Disclose,
     /// Why it is not up.
     pub reason: Option<String>,
     /// All outlets that it leads to; `to`, `via` and `outlet_route` are of the first.
@@ -128,6 +133,8 @@ pub struct OutletDocument {
     pub allow: Option<String>,
     /// How long a connection may be without a path, such as `60s`.
     pub resume_timeout: String,
+    /// What a peer that is refused is told: `reason`, `code` or `nothing`.
+    pub disclose: Disclose,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,6 +202,8 @@ pub struct PortalDocument {
     pub step: Option<String>,
     pub code: Option<String>,
     pub reason: Option<String>,
+    /// What it is logged under at both ends, where somebody refused it; `postern explain ID` tells more.
+    pub refusal: Option<RefusalId>,
 }
 
 /// The part of `status` that one node gives.
@@ -305,6 +314,7 @@ impl InletDocument {
             via: via(spec.to.first()),
             allow: spec.allow.as_ref().map(ToString::to_string),
             resume_timeout: spec.resume_timeout.to_string(),
+            disclose: spec.disclose,
             reason,
             outlets: spec.to.shares().iter().map(ShareDocument::unused).collect(),
         }
@@ -360,6 +370,7 @@ impl OutletDocument {
             worker_address: format!("/service/{}", spec.name),
             allow: spec.allow.as_ref().map(ToString::to_string),
             resume_timeout: spec.resume_timeout.to_string(),
+            disclose: spec.disclose,
         }
     }
 }
@@ -441,6 +452,7 @@ impl PortalDocument {
             step: part(|failure| failure.step.as_str().to_owned()),
             code: part(|failure| failure.code.into()),
             reason: part(|failure| failure.reason.clone()),
+            refusal: check.failure.as_ref().and_then(|failure| failure.refusal),
         }
     }
 }
@@ -496,14 +508,14 @@ mod tests {
             "inlets": [{
                 "api_version": "1", "bind_addr": "127.0.0.1:7000", "alias": "web",
                 "outlet_route": "/project/default/service/forward_to_other/secure/api/service/x",
-                "status": "Down", "to": "x", "via": "other", "allow": null, "resume_timeout": "60s", "reason": "the node is stopped",
+                "status": "Down", "to": "x", "via": "other", "allow": null, "resume_timeout": "60s", "disclose": "code", "reason": "the node is stopped",
                 "outlets": [{
                     "to": "x", "via": "other", "outlet_route": "/project/default/service/forward_to_other/secure/api/service/x",
                     "weight": 1, "connections": 0, "open": 0, "failing": false,
                 }],
             }],
             "outlets": [{
-                "api_version": "1", "to": "127.0.0.1:5432", "name": "db", "worker_address": "/service/db", "allow": "(= subject.a \"true\")", "resume_timeout": "60s",
+                "api_version": "1", "to": "127.0.0.1:5432", "name": "db", "worker_address": "/service/db", "allow": "(= subject.a \"true\")", "resume_timeout": "60s", "disclose": "code",
             }],
             "relays": [{
                 "api_version": "1", "name": "r", "destination": "/node/n", "connection_status": "Down",

@@ -4,6 +4,7 @@ pub mod api;
 pub mod client;
 pub mod code;
 pub mod document;
+pub mod explain;
 pub mod fault;
 pub mod server;
 

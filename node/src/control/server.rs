@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::api::{self, OutletRequest, RelayRequest};
 use super::code;
 use super::document::ProcessDocument;
+use super::explain::ExplainRequest;
 use super::fault::{Class, Fault};
 use crate::config::resource;
 use crate::keeper::Keeper;
@@ -134,6 +135,9 @@ fn router(served: Served) -> Router {
         .route(&named(api::INLETS), get(show_inlet).delete(delete_inlet))
         .route(&named(api::RELAYS), get(show_relay).delete(delete_relay))
         .route(&named(api::POLICIES), get(show_policy).delete(delete_policy))
+        .route(api::REFUSALS, get(async |State(Served { keeper, .. }): State<Served>| answer(Ok(keeper.refusals()))))
+        .route(&named(api::REFUSALS), get(show_refusal))
+        .route(api::EXPLAIN, post(explain))
         .fallback(async || refuse(&Fault::new(code::USAGE, "the node does not know this request")))
         .method_not_allowed_fallback(async || refuse(&Fault::new(code::USAGE, "the node does not know this method")))
         .layer(DefaultBodyLimit::max(api::MAX_REQUEST))
@@ -191,6 +195,18 @@ async fn show_relay(State(served): State<Served>, Path(name): Path<String>) -> R
 async fn show_policy(State(served): State<Served>, Path(name): Path<String>) -> Response {
     let target = resource::policy_target(&name).map_err(|_| Fault::not_found("resource", &name));
     answer(target.and_then(|target| served.keeper.policy(&target)))
+}
+
+async fn show_refusal(State(served): State<Served>, Path(id): Path<String>) -> Response {
+    let id = id.parse().map_err(|_| Fault::not_found("refusal", id.chars().take(80).collect::<String>()));
+    answer(id.and_then(|id| served.keeper.refusal(id)))
+}
+
+async fn explain(State(Served { keeper, .. }): State<Served>, body: Bytes) -> Response {
+    match read::<ExplainRequest>(&body) {
+        Ok(request) => answer(keeper.explain(&request).await),
+        Err(fault) => refuse(&fault),
+    }
 }
 
 async fn delete_outlet(State(Served { keeper, .. }): State<Served>, Path(name): Path<String>) -> Response {

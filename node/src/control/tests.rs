@@ -126,7 +126,7 @@ async fn the_policy_in_force() {
     let of = |name: &str| name.parse::<OutletName>().unwrap();
     client
         .create_outlet(
-            &outlet(OutletArguments { from: Some("db"), to: Some("1"), allow: Some("a"), resume_timeout: None }).unwrap(),
+            &outlet(OutletArguments { from: Some("db"), to: Some("1"), allow: Some("a"), ..Default::default() }).unwrap(),
         )
         .await
         .unwrap();

@@ -10,7 +10,7 @@ use minicbor::{Decode, Encode};
 use postern_proto::channel::{ChannelSecret, Side as Part};
 use postern_proto::credential::VerifiedCredential;
 use postern_proto::handshake::{HandshakeError, Initiator, Label, Responder};
-use postern_proto::id::{ChannelId, Identifier, InstanceId, NodeId};
+use postern_proto::id::{ChannelId, Identifier, InstanceId, NodeId, RefusalId};
 use postern_proto::path::{
     AttachHead, ChannelMessage, ChannelMessageError, ChannelMessages, Open, OpenHead, frame_channel_message,
 };
@@ -102,6 +102,16 @@ pub enum OpenError {
     Malformed,
 }
 
+/// Most refusals that wait to be said: they are for the peer's log, where more of the same would say nothing.
+const MAX_REFUSALS: usize = 16;
+
+/// That this node's policy refused the peer.
+struct SaidRefusal {
+    id: RefusalId,
+    stream: Option<u64>,
+    reason: Option<String>,
+}
+
 /// A path that waits for its next stream.
 struct IdlePath {
     link: Link,
@@ -160,6 +170,8 @@ pub struct Channel {
     control: Signal,
     /// Resets that the control stream has to say.
     resets: Mutex<Vec<(u64, ResetCode)>>,
+    /// Refusals that it has to say.
+    refusals: Mutex<Vec<SaidRefusal>>,
     resets_wait: Notify,
     created: Instant,
     closed: CancellationToken,
@@ -185,6 +197,7 @@ impl Channel {
             streams: Mutex::default(),
             control: Signal::default(),
             resets: Mutex::default(),
+            refusals: Mutex::default(),
             resets_wait: Notify::new(),
             created: Instant::now(),
             closed: CancellationToken::new(),
@@ -276,6 +289,16 @@ impl Channel {
         self.resets_wait.notify_one();
     }
 
+    /// Says on the control stream that this node's policy refused the peer: what no reject says. Not while many wait to be said.
+    pub fn say_refused(&self, id: RefusalId, stream: Option<u64>, reason: Option<String>) {
+        let mut refusals = lock(&self.refusals);
+        if refusals.len() < MAX_REFUSALS {
+            refusals.push(SaidRefusal { id, stream, reason: reason.map(|reason| record::bounded_reason(&reason)) });
+        }
+        drop(refusals);
+        self.resets_wait.notify_one();
+    }
+
     /// The peer said on the control stream that it has given stream `id` up.
     pub(super) fn reset_by_peer(&self, id: u64, code: u8) {
         let Some(code) = ResetCode::from_wire(code) else { return };
@@ -321,7 +344,7 @@ impl Channel {
                 return Err(StreamError::AttachOld { attach: head.attach, last: ended.attach }.into());
             }
             ended.attach = head.attach;
-            let how = ended.how;
+            let how = ended.how.clone();
             drop(streams);
             return Ok(Attached::Over(attachment.refuse(how)?));
         }
@@ -501,12 +524,14 @@ struct Wire {
 }
 
 /// What happened on a control stream that others have to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlEvent {
     /// The peer showed a newer credential.
     Renewed,
     /// The peer's credential is past its time.
     Expired,
+    /// The peer's policy refused this node where no reject says so: `stream` was cut, or none was opened.
+    Refused { id: RefusalId, stream: Option<u64>, reason: String },
 }
 
 impl Control {
@@ -563,6 +588,10 @@ impl Control {
                     for (stream, code) in resets {
                         self.wire.send(&ChannelMessage::Reset { stream, code: code as u8 }).await?;
                     }
+                    let refusals = std::mem::take(&mut *lock(&channel.refusals));
+                    for SaidRefusal { id, stream, reason } in refusals {
+                        self.wire.send(&ChannelMessage::Refused { id, stream, reason }).await?;
+                    }
                 }
                 message = self.wire.receive() => match message? {
                     ChannelMessage::Credential { .. } | ChannelMessage::WantCredential if costly == 0 => {
@@ -583,6 +612,10 @@ impl Control {
                         self.shown = None;
                     }
                     ChannelMessage::Reset { stream, code } => channel.reset_by_peer(stream, code),
+                    ChannelMessage::Refused { id, stream, reason } => {
+                        let reason = record::bounded_reason(&reason.unwrap_or_default());
+                        event(ControlEvent::Refused { id, stream, reason });
+                    }
                     ChannelMessage::Close => return Ok(()),
                 },
                 changed = self.own.changed() => {

@@ -1,12 +1,14 @@
 //! Why bytes cannot pass through a portal now: the step that failed, with a stable code and a sentence. The same for the log, for
 //! `status` and for a probe.
 
-use postern_proto::policy::Reason;
-use postern_proto::record::RejectCode;
+use postern_proto::id::RefusalId;
+use postern_proto::record::{Reject, RejectCode};
 use postern_runtime::net::DialError;
 use serde::{Deserialize, Serialize};
 
 use super::code;
+use super::policy::Denial;
+use super::refusals::By;
 use crate::code::Code;
 
 /// The steps of a portal, in the order in which bytes pass them.
@@ -68,23 +70,43 @@ pub struct Failure {
     pub step: Step,
     pub code: Code,
     pub reason: String,
+    /// What it is logged under, where somebody refused it.
+    pub refusal: Option<RefusalId>,
+    /// This node's decision, where that is why.
+    pub denial: Option<Box<Denial>>,
 }
 
 impl Failure {
     pub fn new(step: Step, code: Code, reason: impl Into<String>) -> Self {
-        Self { step, code, reason: reason.into() }
+        Self { step, code, reason: reason.into(), refusal: None, denial: None }
     }
 
     /// This node's policy refuses the peer.
     #[must_use]
-    pub fn denied(reason: &Reason) -> Self {
-        Self::new(Step::InletPolicy, code::DENIED, format!("this node's policy does not allow the peer: {reason}"))
+    pub fn denied(denial: Box<Denial>) -> Self {
+        let reason = format!("this node's policy does not allow the peer: {denial}");
+        Self { denial: Some(denial), ..Self::new(Step::InletPolicy, code::DENIED, reason) }
+    }
+
+    /// Who is to be asked about it.
+    #[must_use]
+    pub const fn by(&self) -> By {
+        if self.refusal.is_some() && self.denial.is_none() { By::Peer } else { By::Us }
     }
 
     /// The peer's node answered the open with a reject.
     #[must_use]
-    pub fn rejected(code: RejectCode) -> Self {
-        let listed = match code {
+    pub fn rejected(reject: &Reject) -> Self {
+        let code = reject.code;
+        let why = if reject.reason.is_empty() { String::new() } else { format!(": {}", reject.reason) };
+        let reason = format!("the peer's node answered: {code}{why}");
+        Self { refusal: Some(reject.id), ..Self::new(Self::step_of(code), Self::code_of(code), reason) }
+    }
+
+    /// The code by which a reject is listed here.
+    #[must_use]
+    pub const fn code_of(code: RejectCode) -> Code {
+        match code {
             RejectCode::NotAvailable => code::NOT_AVAILABLE,
             RejectCode::TargetRefused => code::TARGET_REFUSED,
             RejectCode::TargetTimeout => code::TARGET_TIMEOUT,
@@ -94,16 +116,23 @@ impl Failure {
             RejectCode::StreamId => code::STREAM_ID,
             RejectCode::ShuttingDown => code::SHUTTING_DOWN,
             RejectCode::Loop => code::LOOP,
-        };
-        let step = match code {
+            RejectCode::Denied => code::DENIED,
+        }
+    }
+
+    const fn step_of(code: RejectCode) -> Step {
+        match code {
             RejectCode::TargetRefused
             | RejectCode::TargetTimeout
             | RejectCode::TargetUnreachable
             | RejectCode::TargetName
             | RejectCode::Loop => Step::Target,
-            RejectCode::NotAvailable | RejectCode::Busy | RejectCode::StreamId | RejectCode::ShuttingDown => Step::Outlet,
-        };
-        Self::new(step, listed, format!("the peer's node answered: {code}"))
+            RejectCode::NotAvailable
+            | RejectCode::Denied
+            | RejectCode::Busy
+            | RejectCode::StreamId
+            | RejectCode::ShuttingDown => Step::Outlet,
+        }
     }
 }
 

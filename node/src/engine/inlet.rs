@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use postern_proto::id::RefusalId;
 use postern_proto::name::OutletName;
 use postern_proto::path::{Open, OpenHead};
-use postern_proto::policy::Decision;
 use postern_proto::record::{Kind, ResetCode};
-use postern_proto::spec::{InletSpec, ResourceType};
+use postern_proto::spec::{Disclose, InletSpec};
 use postern_proto::stream::{Received, Stream, StreamError};
 use postern_runtime::net::Acceptor;
 use postern_runtime::workers::adopt;
@@ -23,7 +23,9 @@ use super::failure::{Failure, Step};
 use super::link::Link;
 use super::live::Through;
 use super::metrics::{Cause, Counted, ResourceCounts};
+use super::policy::Resource;
 use super::pump::{self, End, Outcome, Pump, reset_application};
+use super::refusals::Refusal;
 use super::shared::Shared;
 use super::target::{Opened, Picked, Targets, open};
 use crate::stream_log::Side;
@@ -107,23 +109,49 @@ pub(super) async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, applicati
         Err(failure) => {
             counted.ends(Cause::Refused);
             counted.refused(failure.code);
-            refuse(&inlet, failure);
+            refuse(&shared, &inlet, None, failure);
             reset_application(application);
         }
     }
 }
 
-fn refuse(inlet: &Inlet, failure: Failure) {
-    warn!(
-        inlet = %inlet.spec.alias,
-        to = %inlet.spec.to,
-        step = failure.step.as_str(),
-        code = failure.code.as_str(),
-        reason = %failure.reason,
-        "a connection was not carried"
-    );
+/// A connection of an application is not carried.
+fn refuse(shared: &Shared, inlet: &Inlet, channel: Option<&Channel>, failure: Failure) {
     inlet.counts.refuse(failure.code);
+    let failure = note_refusal(shared, inlet, channel, failure);
     inlet.note(Some(failure));
+}
+
+/// Keeps why nothing was opened, under the id that whoever refused gave it, or a new one. What this node's policy refuses is kept where
+/// that was decided.
+fn note_refusal(shared: &Shared, inlet: &Inlet, channel: Option<&Channel>, mut failure: Failure) -> Failure {
+    if failure.denial.is_some() && failure.refusal.is_some() {
+        return failure;
+    }
+    let by = failure.by();
+    let id = *failure.refusal.get_or_insert_with(RefusalId::random);
+    // What this node's policy refuses, the peer's node is told, as far as the inlet discloses it: nothing else tells it.
+    let told = match (&failure.denial, channel, inlet.spec.disclose) {
+        (None, ..) | (_, None, _) | (.., Disclose::Nothing) => None,
+        (Some(denial), Some(channel), disclose) => {
+            channel.say_refused(id, None, (disclose == Disclose::Reason).then(|| denial.to_string()));
+            Some(code::DENIED.as_str())
+        }
+    };
+    let outlets: Vec<String> = inlet.spec.to.iter().map(|to| to.outlet.to_string()).collect();
+    shared.refusals.note(Refusal {
+        id,
+        at: shared.trust.now(),
+        by,
+        through: Some(Through::Inlet(inlet.spec.alias.clone())),
+        outlet: Some(outlets.join(", ")),
+        peer: channel.map(Channel::peer),
+        code: failure.code,
+        told,
+        reason: failure.reason.clone(),
+        denial: failure.denial.as_deref().cloned(),
+    });
+    failure
 }
 
 /// This node's decision about a stream to the peer of `channel`.
@@ -133,11 +161,8 @@ fn refuse(inlet: &Inlet, failure: Failure) {
 pub fn judge(shared: &Shared, inlet: &Inlet, channel: &Channel) -> Result<(), Failure> {
     let credential = channel.credential();
     shared.trust.recheck(&credential).map_err(|error| Failure::new(Step::Channel, code::CREDENTIAL, error.to_string()))?;
-    let allow = inlet.spec.allow.as_ref();
-    match shared.policies.decide(ResourceType::TcpInlet, inlet.spec.alias.as_str(), allow, &credential) {
-        Decision::Allowed => Ok(()),
-        Decision::Denied(reason) => Err(Failure::denied(&reason)),
-    }
+    let resource = Resource::inlet(inlet.spec.alias.as_str(), inlet.spec.allow.as_ref());
+    shared.decide(&resource, &credential).map_err(|denial| note_refusal(shared, inlet, Some(channel), Failure::denied(denial)))
 }
 
 /// A new stream with the frame that opens it.
@@ -164,7 +189,7 @@ async fn carry(
     let (id, mut stream, first) = match begin(&channel, &picked.target.share.to.outlet, false) {
         Ok(begun) => begun,
         Err(error) => {
-            refuse(inlet, Failure::new(Step::Outlet, code::INTERNAL, error.to_string()));
+            refuse(shared, inlet, Some(&channel), Failure::new(Step::Outlet, code::INTERNAL, error.to_string()));
             return reset_application(application);
         }
     };
@@ -177,7 +202,7 @@ async fn carry(
     // From here on a change reaches it; one that came while its path was made has not.
     if let Err(failure) = judge(shared, inlet, &channel) {
         counted.refused(failure.code);
-        refuse(inlet, failure);
+        refuse(shared, inlet, Some(&channel), failure);
         return reset_application(application);
     }
     counted.ends(Cause::ShuttingDown);
@@ -214,24 +239,26 @@ async fn carry(
             }
             return;
         }
-        End::Rejected(code) => {
+        End::Rejected(reject) => {
             picked.failed(shared, inlet);
-            counted.refused(Failure::rejected(code).code);
-            refuse(inlet, Failure::rejected(code));
+            counted.refused(Failure::code_of(reject.code));
+            refuse(shared, inlet, Some(&channel), Failure::rejected(&reject));
         }
         End::NotOpened(failure) => {
             picked.failed(shared, inlet);
             // The answer may be what got lost: the peer's node may have reached the target and would wait for another path.
             channel.say_reset(id, ResetCode::Timeout);
             counted.refused(failure.code);
-            refuse(inlet, failure);
+            refuse(shared, inlet, Some(&channel), failure);
         }
         End::Protocol(StreamError::UnexpectedKind(Kind::NoChannel)) => {
             counted.refused(code::NO_CHANNEL);
             // The peer's node forgot the channel; the next connection makes a new one.
             channel.close();
             refuse(
+                shared,
                 inlet,
+                Some(&channel),
                 Failure::new(Step::Channel, code::NO_CHANNEL, "the peer's node no longer knows the channel; try again"),
             );
         }
@@ -276,10 +303,10 @@ pub async fn probe(shared: &Arc<Shared>, inlet: &Arc<Inlet>) -> Result<(), Failu
                 },
                 asked => asked,
             };
-            if asked.is_err() {
+            asked.map_err(|failure| {
                 picked.failed(shared, inlet);
-            }
-            asked
+                if failure.refusal.is_some() { note_refusal(shared, inlet, Some(&channel), failure) } else { failure }
+            })
         }
         Err(failure) => Err(failure),
     };
@@ -303,7 +330,7 @@ pub async fn ask(outlet: &OutletName, channel: &Channel, mut link: Link) -> Resu
     }
     match stream.handle_record(header, &mut record).map_err(|error| lost(&error))? {
         Received::Accepted => Ok(()),
-        Received::Rejected(code) => Err(Failure::rejected(code)),
+        Received::Rejected(reject) => Err(Failure::rejected(&reject)),
         _ => Err(lost(&"an answer that does not belong to a probe")),
     }
 }

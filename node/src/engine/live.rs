@@ -88,6 +88,8 @@ impl Signal {
 
 struct Live {
     channel: Arc<Channel>,
+    /// Its number in the channel.
+    id: u64,
     through: Through,
     signal: Arc<Signal>,
     /// It was told to end.
@@ -129,20 +131,30 @@ impl LiveStreams {
         if matches!(through, Through::Outlet(_)) {
             *table.peers.entry(channel.peer()).or_default() += 1;
         }
-        table.streams.insert(number, Live { channel: Arc::clone(channel), through, signal: Arc::clone(&signal), doomed: false });
+        table
+            .streams
+            .insert(number, Live { channel: Arc::clone(channel), id, through, signal: Arc::clone(&signal), doomed: false });
         self.count.send_replace(table.streams.len());
         drop(table);
         LiveGuard { streams: Arc::clone(self), channel: Arc::clone(channel), id, number, signal }
     }
 
     /// Ends every stream for which `verdict` has a reason to.
-    pub fn review(&self, verdict: impl Fn(&Channel, &Through) -> Option<ResetCode>) {
+    pub fn review(&self, mut verdict: impl FnMut(&Channel, u64, &Through) -> Option<ResetCode>) {
         for live in self.lock().streams.values_mut().filter(|live| !live.doomed) {
-            if let Some(code) = verdict(&live.channel, &live.through) {
+            if let Some(code) = verdict(&live.channel, live.id, &live.through) {
                 live.doomed = true;
                 live.signal.send(Event::Kill(code));
             }
         }
+    }
+
+    /// What a live stream of `channel` goes through.
+    #[must_use]
+    pub fn through(&self, channel: &Channel, stream: u64) -> Option<Through> {
+        let table = self.lock();
+        let found = table.streams.values().find(|live| live.id == stream && live.channel.id() == channel.id());
+        found.map(|live| live.through.clone())
     }
 
     /// Returns once no stream lives any more.

@@ -10,6 +10,7 @@ mod channel;
 pub mod code;
 mod credentials;
 mod direct;
+mod explain;
 mod failure;
 mod held;
 mod inlet;
@@ -21,6 +22,7 @@ mod places;
 mod policy;
 mod presence;
 mod pump;
+mod refusals;
 mod relay_choice;
 mod relay_link;
 mod relays;
@@ -39,7 +41,7 @@ use std::time::Duration;
 
 use postern_proto::address::HostPort;
 use postern_proto::handshake::StaticKey;
-use postern_proto::id::{InstanceId, NodeId};
+use postern_proto::id::{InstanceId, NodeId, RefusalId};
 use postern_proto::identity::Identity;
 use postern_proto::name::{Alias, OutletName, RelayName};
 use postern_proto::record::ResetCode;
@@ -56,13 +58,15 @@ use postern_runtime::workers::Workers;
 use tokio::sync::watch;
 use tracing::info;
 
+pub use self::explain::{Asked, Question, Stage, Told, Verdict};
 pub use self::failure::{Failure, Step};
-pub use self::policy::PolicySource;
+pub use self::live::Through;
+pub use self::policy::{Denial, Policies, PolicySource, Resource, Rule};
+pub use self::refusals::{By, Refusal};
 pub use self::status::{EngineStatus, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus};
 pub use self::target::ShareStatus;
 
 use self::inlet::Inlet;
-use self::live::Through;
 use self::shared::Shared;
 use crate::stream_log::StreamLog;
 
@@ -255,6 +259,23 @@ impl Engine {
         Some(PortalCheck { alias: alias.clone(), failure })
     }
 
+    /// Why a peer may reach an outlet, or may not, as far as this node can tell.
+    pub async fn explain(&self, question: &Question) -> Vec<Told> {
+        explain::explain(&self.shared, question).await
+    }
+
+    /// What was refused lately, the newest first.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.shared.refusals.all()
+    }
+
+    /// The refusal of this id, if it is still known.
+    #[must_use]
+    pub fn refusal(&self, id: RefusalId) -> Option<Refusal> {
+        self.shared.refusals.find(id)
+    }
+
     /// Stops: no new connections, no relay names, so that peers choose other nodes; then up to `deadline` for live streams to finish, then
     /// the rest is cut.
     pub async fn shutdown(&self, deadline: Duration) {
@@ -269,7 +290,7 @@ impl Engine {
         if self.shared.live.total() > 0 && tokio::time::timeout(deadline, drained).await.is_err() {
             info!(streams = self.shared.live.total(), "cutting the streams that did not finish in time");
             // The peers are told, or they would wait for these streams to come back.
-            self.shared.live.review(|_, _| Some(ResetCode::ShuttingDown));
+            self.shared.live.review(|_, _, _| Some(ResetCode::ShuttingDown));
             let _ = tokio::time::timeout(LAST_WORDS, self.shared.live.drained()).await;
         }
         self.shared.stop.cancel();

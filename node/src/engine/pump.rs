@@ -12,7 +12,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::time::Duration;
 
-use postern_proto::record::{HEADER_LEN, Kind, MAX_BODY, MAX_RECORD, OVERHEAD, PREFIX_LEN, RecordError, RejectCode, ResetCode};
+use postern_proto::record::{HEADER_LEN, Kind, MAX_BODY, MAX_RECORD, OVERHEAD, PREFIX_LEN, RecordError, Reject, ResetCode};
 use postern_proto::stream::{INITIAL_CREDIT, MAX_CREDIT, Outbox, Received, SMALL, Stream, StreamError};
 use postern_runtime::metrics::Count;
 use socket2::SockRef;
@@ -63,7 +63,7 @@ pub enum End {
     /// Both directions ended cleanly; the path can carry another stream.
     Clean,
     /// The outlet's node did not open it; no byte reached the target.
-    Rejected(RejectCode),
+    Rejected(Box<Reject>),
     /// The outlet's node did not answer, or could not be asked.
     NotOpened(Failure),
     /// The peer gave it up.
@@ -420,7 +420,7 @@ impl State<'_> {
                     self.outbox.rewind(self.stream.acknowledged());
                     (self.lost, self.asked) = (None, None);
                 }
-                Ok(Received::Rejected(code)) => return Err(End::Rejected(code)),
+                Ok(Received::Rejected(reject)) => return Err(End::Rejected(reject)),
                 Ok(Received::Reset(code)) => return Err(End::ResetByPeer(code)),
                 // Not authenticated, so it ends nothing that lives: whether the stream is known, another path may tell.
                 Err(StreamError::UnexpectedKind(Kind::NoChannel)) if self.stream.is_accepted() => {

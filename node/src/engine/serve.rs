@@ -5,11 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use postern_proto::channel::Side as Part;
-use postern_proto::id::{Identifier, InstanceId};
+use postern_proto::id::{Identifier, InstanceId, RefusalId};
 use postern_proto::path::{AttachHead, Open, OpenHead};
-use postern_proto::policy::Decision;
-use postern_proto::record::{Control, HEADER_LEN, Header, Kind, RejectCode, ResetCode};
-use postern_proto::spec::ResourceType;
+use postern_proto::record::{Control, HEADER_LEN, Header, Kind, Reject, RejectCode, ResetCode};
+use postern_proto::spec::{Disclose, OutletSpec};
 use postern_proto::stream::Stream;
 use postern_runtime::net::{SocketKind, dial};
 use tokio::net::TcpStream;
@@ -23,15 +22,18 @@ use super::failure::{Failure, reject_of_dial};
 use super::link::{Link, LinkError};
 use super::live::{Event, LiveGuard, Through};
 use super::metrics::Counted;
+use super::policy::{Denial, Resource};
 use super::pump::{self, End, Outcome, Pump, reset_application};
+use super::refusals::{By, Refusal};
 use super::shared::Shared;
+use crate::code::Code;
 use crate::stream_log::{OpenStream, Side};
 
 /// How long a path that was just joined may take to say what it is for.
 const FIRST_FRAME: Duration = Duration::from_secs(5);
 
 /// How long an outlet's target may take to accept.
-const DIAL_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const DIAL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long the answer to an open may take to leave; paths are always read.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
@@ -90,7 +92,18 @@ async fn serve_handshake(shared: &Arc<Shared>, offer: &[u8], joined: Option<(Ide
             shared.metrics.handshake(Part::Responder, false);
             match error {
                 ChannelError::Link(error) => debug!(%error, "a peer's handshake was not finished"),
-                error => warn!(%error, joined = ?joined.map(|(identifier, _)| identifier), "a peer's channel was refused"),
+                error => shared.refusals.note(Refusal {
+                    id: RefusalId::random(),
+                    at: shared.trust.now(),
+                    by: By::Us,
+                    through: None,
+                    outlet: None,
+                    peer: joined.map(|(identifier, _)| identifier),
+                    code: if matches!(error, ChannelError::Trust(_)) { code::CREDENTIAL } else { code::HANDSHAKE },
+                    told: None,
+                    reason: format!("a peer's channel was refused: {error}"),
+                    denial: None,
+                }),
             }
         }
     }
@@ -99,7 +112,7 @@ async fn serve_handshake(shared: &Arc<Shared>, offer: &[u8], joined: Option<(Ide
 /// A node runs once at a time: whatever lives of an earlier run than the one that made `channel` will never be brought another path.
 fn forget_earlier_runs(shared: &Shared, channel: &Channel) {
     let (node, run) = channel.peer_instance();
-    shared.live.review(|other, _| {
+    shared.live.review(|other, _, _| {
         let (other_node, other_run) = other.peer_instance();
         (other.peer() == channel.peer() && other_node == node && other_run != run).then_some(ResetCode::LinkLost)
     });
@@ -194,9 +207,8 @@ async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> O
                 biased;
                 event = live.signal.next() => match event {
                     Event::Kill(_) => {
-                        warn!(peer = %channel.peer(), outlet = %open.outlet, "refused a stream: it was no longer allowed when its target was reached");
-                        shared.metrics.refuse(Some(Through::Outlet(open.outlet.clone())), code::DENIED);
-                        break Err(RejectCode::NotAvailable);
+                        let reason = "it was no longer allowed when its target was reached";
+                        break Err(Refused::new(code::DENIED, RejectCode::NotAvailable, reason));
                     }
                     Event::Reset(_) => return None,
                     Event::Path(path, Some(attachment)) => {
@@ -215,15 +227,19 @@ async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> O
     };
     let (application, place) = match reached {
         Ok(reached) => reached,
-        Err(code) => {
-            channel.remember(id, stream.attach_number(), Control::Reject(code), RESUME_TIMEOUT);
-            stream.reject(code);
+        Err(refused) => {
+            let outlet = shared.outlet(&open.outlet);
+            let reject = refused.as_told(outlet.as_ref());
+            channel.remember(id, stream.attach_number(), Control::Reject(Box::new(reject.clone())), RESUME_TIMEOUT);
+            stream.reject(reject.clone());
             flush(&mut stream, &mut link).await;
             if !open.probe {
                 let mut written = written(shared, &channel, id, &open);
-                written.refused(code.as_str());
+                written.refused(reject.code.as_str());
                 written.ended("refused", (0, 0));
             }
+            // Behind the answer: how long it takes tells the peer nothing.
+            refused.note(shared, &channel, &open, outlet.as_ref(), &reject);
             return None;
         }
     };
@@ -246,54 +262,89 @@ fn written(shared: &Shared, channel: &Channel, id: u64, open: &Open) -> Box<Open
     written
 }
 
+/// Why a stream is not opened.
+struct Refused {
+    code: Code,
+    /// What the peer is told where the outlet discloses codes.
+    reject: RejectCode,
+    reason: String,
+    denial: Option<Box<Denial>>,
+}
+
+impl Refused {
+    fn new(code: Code, reject: RejectCode, reason: impl Into<String>) -> Self {
+        Self { code, reject, reason: reason.into(), denial: None }
+    }
+
+    /// As much of it as `outlet` discloses, under a new id. An outlet that is not there discloses nothing.
+    fn as_told(&self, outlet: Option<&OutletSpec>) -> Reject {
+        let id = RefusalId::random();
+        match (outlet.map_or(Disclose::Nothing, |outlet| outlet.disclose), &self.denial, self.reject) {
+            // What is said of the whole node, to a peer that may use the outlet.
+            (_, None, reject @ (RejectCode::ShuttingDown | RejectCode::Busy)) => Reject::new(reject, id),
+            (Disclose::Nothing, ..) => Reject::new(RejectCode::NotAvailable, id),
+            (Disclose::Code, _, reject) => Reject::new(reject, id),
+            (Disclose::Reason, Some(denial), _) => Reject::new(RejectCode::Denied, id).because(&denial.to_string()),
+            (Disclose::Reason, None, reject) if self.code == code::CREDENTIAL => Reject::new(reject, id).because(&self.reason),
+            (Disclose::Reason, None, reject) => Reject::new(reject, id),
+        }
+    }
+
+    /// Keeps it, counts it and logs it.
+    fn note(self, shared: &Shared, channel: &Channel, open: &Open, outlet: Option<&OutletSpec>, reject: &Reject) {
+        let through = outlet.map(|outlet| Through::Outlet(outlet.name.clone()));
+        shared.metrics.refuse(through.clone(), self.code);
+        shared.refusals.note(Refusal {
+            id: reject.id,
+            at: shared.trust.now(),
+            by: By::Us,
+            through,
+            outlet: Some(open.outlet.to_string()),
+            peer: Some(channel.peer()),
+            code: self.code,
+            told: Some(reject.code.as_str()),
+            reason: self.reason,
+            denial: self.denial.map(|denial| *denial),
+        });
+    }
+}
+
 /// Decides about an open and dials the outlet's target. An unknown outlet and a denied one take the same steps and give the same
 /// code; only this node's log tells them apart.
-async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<(TcpStream, OwnedSemaphorePermit), RejectCode> {
-    let peer = channel.peer();
+async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<(TcpStream, OwnedSemaphorePermit), Refused> {
     let outlet = shared.outlet(&open.outlet);
-    let allow = outlet.as_ref().and_then(|outlet| outlet.allow.as_ref());
     let credential = channel.credential();
-    let refused = |why| shared.metrics.refuse(outlet.as_ref().map(|outlet| Through::Outlet(outlet.name.clone())), why);
-    let decision = shared.policies.decide(ResourceType::TcpOutlet, open.outlet.as_str(), allow, &credential);
+    let resource = Resource::outlet(open.outlet.as_str(), outlet.as_ref().and_then(|outlet| outlet.allow.as_ref()));
+    let decision = shared.decide(&resource, &credential);
     if let Err(error) = shared.trust.recheck(&credential) {
-        warn!(%peer, outlet = %open.outlet, %error, code = code::CREDENTIAL.as_str(), "refused a stream: the peer's credential is no longer good");
-        refused(code::CREDENTIAL);
-        return Err(RejectCode::NotAvailable);
+        let reason = format!("the peer's credential is no longer good: {error}");
+        return Err(Refused::new(code::CREDENTIAL, RejectCode::NotAvailable, reason));
     }
     let Some(outlet) = &outlet else {
-        warn!(%peer, outlet = %open.outlet, code = code::NO_SUCH_OUTLET.as_str(), "refused a stream: there is no such outlet here");
-        refused(code::NO_SUCH_OUTLET);
-        return Err(RejectCode::NotAvailable);
+        return Err(Refused::new(code::NO_SUCH_OUTLET, RejectCode::NotAvailable, "there is no such outlet here"));
     };
-    if let Decision::Denied(reason) = decision {
-        warn!(%peer, outlet = %open.outlet, %reason, code = code::DENIED.as_str(), "refused a stream: the outlet's policy does not allow the peer");
-        refused(code::DENIED);
-        shared.note_refusal(&open.outlet, &reason);
-        return Err(RejectCode::NotAvailable);
+    if let Err(denial) = decision {
+        let reason = format!("the outlet's policy does not allow the peer: {denial}");
+        return Err(Refused { denial: Some(denial), ..Refused::new(code::DENIED, RejectCode::NotAvailable, reason) });
     }
     if shared.draining.load(Ordering::Relaxed) {
-        return Err(RejectCode::ShuttingDown);
+        return Err(Refused::new(code::SHUTTING_DOWN, RejectCode::ShuttingDown, "this node is being stopped"));
     }
     if open.hops >= MAX_HOPS {
-        refused(code::LOOP);
-        return Err(RejectCode::Loop);
+        return Err(Refused::new(code::LOOP, RejectCode::Loop, "the connection has passed too many portals"));
     }
+    let peer = channel.peer();
     let place = Some(()).filter(|()| shared.live.of_peer(peer) <= shared.places.of_peer()).and_then(|()| shared.places.take());
     let Some(place) = place else {
-        warn!(%peer, outlet = %open.outlet, "refused a stream: too many live streams");
-        refused(code::BUSY);
-        return Err(RejectCode::Busy);
+        return Err(Refused::new(code::BUSY, RejectCode::Busy, "too many live streams"));
     };
     let application = dial(&outlet.to, SocketKind::Application, DIAL_DEADLINE).await.map_err(|error| {
-        warn!(%peer, outlet = %open.outlet, target = %outlet.to, %error, "the outlet's target was not reached");
         let reject = reject_of_dial(&error);
-        refused(Failure::rejected(reject).code);
-        reject
+        Refused::new(Failure::code_of(reject), reject, format!("the target {} was not reached: {error}", outlet.to))
     })?;
     if application.peer_addr().is_ok_and(|address| shared.is_own_inlet(address)) {
-        warn!(outlet = %open.outlet, target = %outlet.to, "the outlet's target is an inlet of this node");
-        refused(code::LOOP);
-        return Err(RejectCode::Loop);
+        let reason = format!("the target {} is an inlet of this node", outlet.to);
+        return Err(Refused::new(code::LOOP, RejectCode::Loop, reason));
     }
     Ok((application, place))
 }

@@ -6,12 +6,13 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use postern_proto::credential::VerifiedCredential;
+use postern_proto::id::{ChannelId, Identifier, RefusalId};
 use postern_proto::identity::Identity;
 use postern_proto::name::{Alias, OutletName, RelayName};
-use postern_proto::policy::{Decision, Reason};
 use postern_proto::record::ResetCode;
 use postern_proto::secret::SecretBytes;
-use postern_proto::spec::{OutletSpec, RelaySpec, ResourceType};
+use postern_proto::spec::{Disclose, OutletSpec, RelaySpec};
 use postern_runtime::home::{Home, IdentityHome, NodeHome};
 use postern_runtime::membership::Membership;
 use postern_runtime::supervise::Supervisor;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Settings;
 use super::channel::{Channel, Control, ControlEvent};
+use super::code;
 use super::credentials::{NameAnswers, Names};
 use super::direct::Direct;
 use super::held::Holdings;
@@ -29,7 +31,8 @@ use super::live::{LiveStreams, Through};
 use super::metrics::Metrics;
 use super::peers::Peers;
 use super::places::Places;
-use super::policy::Policies;
+use super::policy::{Denial, Policies, Resource};
+use super::refusals::{By, Refusal, Refusals};
 use super::relays::RelayLinks;
 use super::trust::Trust;
 use super::witness::Witness;
@@ -37,6 +40,9 @@ use crate::stream_log::StreamLog;
 
 /// How late a stream may end after its peer's credential has.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Peers whose last credential is remembered, for `explain`. Beyond it all are forgotten, and seen again when they come back.
+const MAX_SEEN: usize = 4_096;
 
 pub struct Shared {
     pub home: Home,
@@ -63,8 +69,10 @@ pub struct Shared {
     outlets: Mutex<BTreeMap<OutletName, OutletSpec>>,
     inlets: Mutex<BTreeMap<Alias, Arc<Inlet>>>,
     relay_specs: Mutex<BTreeMap<RelayName, RelaySpec>>,
-    /// Why the last stream of an outlet was refused by its policy.
-    refusals: Mutex<HashMap<OutletName, String>>,
+    /// What was refused lately.
+    pub refusals: Refusals,
+    /// The credential that each peer showed last.
+    seen: Mutex<HashMap<Identifier, VerifiedCredential>>,
     pub ticks: watch::Sender<u64>,
     /// This node stops: it opens no stream for peers any more.
     pub draining: AtomicBool,
@@ -102,7 +110,8 @@ impl Shared {
             outlets: Mutex::default(),
             inlets: Mutex::default(),
             relay_specs: Mutex::default(),
-            refusals: Mutex::default(),
+            refusals: Refusals::default(),
+            seen: Mutex::default(),
             ticks: watch::Sender::new(0),
             draining: AtomicBool::new(false),
             supervisor: settings.supervisor,
@@ -189,13 +198,36 @@ impl Shared {
         }
     }
 
-    pub fn note_refusal(&self, outlet: &OutletName, reason: &Reason) {
-        lock(&self.refusals).insert(outlet.clone(), reason.to_string());
+    /// This node's decision about a peer at one of its resources: the same for new streams, for live ones and for `explain`.
+    ///
+    /// # Errors
+    /// Which policy refuses, and why.
+    pub fn decide(&self, resource: &Resource<'_>, credential: &VerifiedCredential) -> Result<(), Box<Denial>> {
+        self.policies.decide(resource, credential.facts())
     }
 
-    /// Judges every live stream again, by the policies and credentials of now.
+    /// Remembers what a peer showed.
+    fn saw(&self, credential: VerifiedCredential) {
+        let mut seen = lock(&self.seen);
+        if seen.len() >= MAX_SEEN && !seen.contains_key(&credential.subject()) {
+            seen.clear();
+        }
+        seen.insert(credential.subject(), credential);
+    }
+
+    /// The credential that `peer` showed last, whether or not it is still good.
+    #[must_use]
+    pub fn seen(&self, peer: Identifier) -> Option<VerifiedCredential> {
+        lock(&self.seen).get(&peer).cloned()
+    }
+
+    /// Judges every live stream again, by the policies and credentials of now. Streams of one channel through one resource share their
+    /// verdict, and the id of their refusal.
     pub fn review(&self) {
-        self.live.review(|channel, through| self.verdict(channel, through));
+        let mut verdicts: HashMap<(ChannelId, Through), Option<ResetCode>> = HashMap::new();
+        self.live.review(|channel, stream, through| {
+            *verdicts.entry((channel.id(), through.clone())).or_insert_with(|| self.verdict(channel, stream, through))
+        });
     }
 
     /// Ends streams whose peer's credential has expired. A channel's control stream sees that too, as long as the peer keeps it.
@@ -203,38 +235,82 @@ impl Shared {
         let mut tick = tokio::time::interval(EXPIRY_INTERVAL);
         loop {
             tick.tick().await;
-            self.live.review(|channel, _| self.trust.recheck(&channel.credential()).is_err().then_some(ResetCode::Credential));
+            self.live.review(|channel, _, _| self.trust.recheck(&channel.credential()).is_err().then_some(ResetCode::Credential));
+            self.refusals.settle();
         }
     }
 
-    /// Why a live stream may not go on; `None` where it may.
-    fn verdict(&self, channel: &Channel, through: &Through) -> Option<ResetCode> {
+    /// Why the live streams of a channel through a resource may not go on; `None` where they may. `stream` is one of them.
+    fn verdict(&self, channel: &Channel, stream: u64, through: &Through) -> Option<ResetCode> {
         let credential = channel.credential();
-        if self.trust.recheck(&credential).is_err() {
-            return Some(ResetCode::Credential);
-        }
-        let decision = match through {
+        let recheck = self.trust.recheck(&credential);
+        let (disclose, decision) = match through {
             Through::Inlet(alias) => {
                 let Some(inlet) = self.inlets().get(alias).cloned() else { return Some(ResetCode::Deleted) };
-                self.policies.decide(ResourceType::TcpInlet, alias.as_str(), inlet.spec.allow.as_ref(), &credential)
+                let resource = Resource::inlet(alias.as_str(), inlet.spec.allow.as_ref());
+                (inlet.spec.disclose, self.decide(&resource, &credential))
             }
             Through::Outlet(name) => {
                 let Some(outlet) = self.outlet(name) else { return Some(ResetCode::Deleted) };
-                self.policies.decide(ResourceType::TcpOutlet, name.as_str(), outlet.allow.as_ref(), &credential)
+                (outlet.disclose, self.decide(&Resource::outlet(name.as_str(), outlet.allow.as_ref()), &credential))
             }
         };
-        match decision {
-            Decision::Allowed => None,
-            Decision::Denied(reason) => {
-                tracing::warn!(peer = %channel.peer(), ?through, %reason, "a live stream is no longer allowed");
-                Some(ResetCode::Policy)
-            }
+        let (end, code, reason, denial) = match (recheck, decision) {
+            (Err(error), _) => (ResetCode::Credential, code::CREDENTIAL, error.to_string(), None),
+            (Ok(()), Ok(())) => return None,
+            (Ok(()), Err(denial)) => (ResetCode::Policy, code::DENIED, denial.to_string(), Some(*denial)),
+        };
+        let id = RefusalId::random();
+        if disclose != Disclose::Nothing {
+            channel.say_refused(id, Some(stream), (disclose == Disclose::Reason).then(|| reason.clone()));
         }
+        self.refusals.note(Refusal {
+            id,
+            at: self.trust.now(),
+            by: By::Us,
+            through: Some(through.clone()),
+            outlet: matches!(through, Through::Outlet(_)).then(|| through.name().to_owned()),
+            peer: Some(channel.peer()),
+            code,
+            told: Some(code.as_str()),
+            reason: format!("live streams may not go on: {reason}"),
+            denial,
+        });
+        Some(end)
+    }
+
+    /// The peer of `channel` said that its policy refused this node.
+    fn refused_by_peer(&self, channel: &Channel, id: RefusalId, stream: Option<u64>, reason: &str) {
+        let what = match stream {
+            Some(stream) => format!("the peer's node cut live streams, such as stream {stream}"),
+            None => "an inlet of the peer's node may not send to this node".to_owned(),
+        };
+        let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        self.refusals.note(Refusal {
+            id,
+            at: self.trust.now(),
+            by: By::Peer,
+            through: stream.and_then(|stream| self.live.through(channel, stream)),
+            outlet: None,
+            peer: Some(channel.peer()),
+            code: code::DENIED,
+            told: None,
+            reason: format!("{what}{why}"),
+            denial: None,
+        });
     }
 
     /// Runs a channel's control stream to its end.
     pub async fn run_control(self: &Arc<Self>, channel: Arc<Channel>, control: Control) {
-        let event = |_: ControlEvent| self.review();
+        self.saw(channel.credential());
+        let event = |event: ControlEvent| match event {
+            ControlEvent::Renewed => {
+                self.saw(channel.credential());
+                self.review();
+            }
+            ControlEvent::Expired => self.review(),
+            ControlEvent::Refused { id, stream, reason } => self.refused_by_peer(&channel, id, stream, &reason),
+        };
         // Why it ended is in the log already; its streams end by themselves.
         let _ = control.run(self, &channel, event).await;
         self.peers.forget(&channel);

@@ -101,7 +101,7 @@ pub fn status(shared: &Shared) -> EngineStatus {
     }
 }
 
-fn relay_status(shared: &Shared, spec: RelaySpec) -> RelayStatus {
+pub(super) fn relay_status(shared: &Shared, spec: RelaySpec) -> RelayStatus {
     let all = shared.relays.all();
     let links: Vec<_> = all.iter().filter(|link| spec.at.means(&link.address())).cloned().collect();
     if let RelayAt::Server(address) = &spec.at

@@ -1,6 +1,6 @@
 //! Two nodes of one home that has joined no project, with real sockets between them.
 
-use postern_proto::spec::{Destination, PolicyTarget, ResourceType, ResumeTimeout};
+use postern_proto::spec::{Destination, Disclose, PolicyTarget, ResourceType, ResumeTimeout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -71,6 +71,7 @@ fn inlet(alias: &str, to: &str) -> InletSpec {
         to: Destination::try_from(to.to_owned()).unwrap().into(),
         allow: None,
         resume_timeout: ResumeTimeout::DEFAULT,
+        disclose: Disclose::Code,
     }
 }
 
@@ -93,6 +94,7 @@ async fn two_nodes_of_one_home() {
         to: echo_server().await,
         allow: None,
         resume_timeout: ResumeTimeout::DEFAULT,
+        disclose: Disclose::Code,
     })
     .await;
     let inlet = a.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
@@ -116,6 +118,7 @@ async fn a_node_of_another_home_is_refused() {
         to: echo_server().await,
         allow: None,
         resume_timeout: ResumeTimeout::DEFAULT,
+        disclose: Disclose::Code,
     })
     .await;
     let presence = b.shared.presence_of(&"b".parse().unwrap()).unwrap();
@@ -137,6 +140,7 @@ async fn refusals() {
         to: echo_server().await,
         allow: allow.clone(),
         resume_timeout: ResumeTimeout::DEFAULT,
+        disclose: Disclose::Code,
     })
     .await;
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -145,6 +149,7 @@ async fn refusals() {
         to: HostPort::from(nobody),
         allow: None,
         resume_timeout: ResumeTimeout::DEFAULT,
+        disclose: Disclose::Code,
     })
     .await;
     let mut refused = Vec::new();
@@ -174,6 +179,7 @@ async fn a_changed_policy_cuts_live_streams() {
         to: echo_server().await,
         allow: None,
         resume_timeout: ResumeTimeout::DEFAULT,
+        disclose: Disclose::Code,
     })
     .await;
     let inlet = a.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
@@ -200,6 +206,7 @@ async fn a_peer_that_restarts() {
         to: echo_server().await,
         allow: None,
         resume_timeout: ResumeTimeout::DEFAULT,
+        disclose: Disclose::Code,
     };
     b.add_outlet(echo.clone()).await;
     let inlet = a.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
@@ -221,6 +228,7 @@ async fn echoing_pair() -> (TestHome, Engine, Engine, InletSpec) {
         to: echo_server().await,
         allow: None,
         resume_timeout: ResumeTimeout::DEFAULT,
+        disclose: Disclose::Code,
     })
     .await;
     let inlet = a.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
@@ -247,6 +255,7 @@ async fn a_policy_that_changes_while_the_target_is_dialled() {
         to: HostPort::from(target),
         allow: None,
         resume_timeout: ResumeTimeout::DEFAULT,
+        disclose: Disclose::Code,
     })
     .await;
     let inlet = a.add_inlet(inlet("slow", "/node/b/service/slow")).await.unwrap();
@@ -348,6 +357,7 @@ async fn a_stream_that_was_given_up_unheard_leaves_its_target() {
         to: HostPort::from(target.local_addr().unwrap()),
         allow: None,
         resume_timeout: ResumeTimeout::DEFAULT,
+        disclose: Disclose::Code,
     };
     b.add_outlet(outlet).await;
     let far = b.shared.presence_of(&"b".parse().unwrap()).unwrap().address.to_string();

@@ -164,8 +164,16 @@ impl Trust {
     /// # Errors
     /// [`TrustError`].
     pub fn recheck(&self, credential: &VerifiedCredential) -> Result<(), TrustError> {
+        self.recheck_at(credential, self.now())
+    }
+
+    /// As [`Self::recheck`], at another time than now.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub fn recheck_at(&self, credential: &VerifiedCredential, now: Timestamp) -> Result<(), TrustError> {
         let domain = self.domain().ok_or(TrustError::NoDomain)?;
-        let verifier = Verifier { ring: &domain.ring, voided: &domain.voided, now: self.now() };
+        let verifier = Verifier { ring: &domain.ring, voided: &domain.voided, now };
         Ok(verifier.recheck(credential)?)
     }
 

@@ -87,6 +87,29 @@ pub struct Term {
     pub was: bool,
     /// What it looked at, in the order of the term. Empty for `true` and `false`.
     pub facts: Vec<Fact>,
+    /// The attribute and the value that the term compares for equality, where it does no more than that.
+    pub equality: Option<(String, String)>,
+}
+
+impl Term {
+    /// What would make the term as the expression needs it, in a few words.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match (&self.equality, self.was) {
+            (Some((name, value)), false) => format!("the attribute {name}={}", Quoted(value)),
+            (Some((name, value)), true) => format!("another value of the attribute {name} than {}, or none", Quoted(value)),
+            (None, was) => format!("what makes {} {}", self.text, !was),
+        }
+    }
+}
+
+/// A value as it is shown; one that steers a terminal is escaped.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        print::quoted(self.0, f)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +140,7 @@ pub(super) fn decide(root: &Node, request: &Request<'_>) -> Decision {
         span,
         was: node.holds(request),
         facts: node.names().into_iter().map(|name| Fact { had: request.had(name), name: name.clone() }).collect(),
+        equality: node.equality(),
     });
     Decision::Denied(Reason { terms: terms.collect(), further })
 }
@@ -165,6 +189,18 @@ impl Node {
                 sequence.iter().any(|element| element.value(request).is_some_and(found))
             }),
             Self::Exists(names) => names.iter().all(|name| request.value(name).is_some()),
+        }
+    }
+
+    /// The attribute and the value of a term like `subject.a = "x"`.
+    fn equality(&self) -> Option<(String, String)> {
+        match self {
+            Self::Compare { comparison: Comparison::Equal, left, right } => match (left, right) {
+                (Operand::Name(Name::Attribute(name)), Operand::Text(value))
+                | (Operand::Text(value), Operand::Name(Name::Attribute(name))) => Some((name.clone(), value.clone())),
+                _ => None,
+            },
+            _ => None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! be wrong with an expression is found when it is parsed, with its place; [`Expr::evaluate`] cannot fail. The language is
 //! described in `docs/reference/policy-language.md`.
 
+mod analyse;
 mod check;
 mod error;
 mod evaluate;
@@ -19,6 +20,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use analyse::Setting;
 pub use error::{Fault, ParseError};
 pub use evaluate::{Action, Decision, Fact, Facts, Had, Reason, Request, Term};
 pub use expr::{Comparison, Name};

@@ -1,5 +1,6 @@
 //! Tests of the language: `semantics` one per rule, `errors` one per fault, `differential` against an independent evaluator.
 
+mod analysis;
 mod differential;
 mod errors;
 mod semantics;

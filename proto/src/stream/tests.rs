@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::{HEADER_LEN, OVERHEAD, PREFIX_LEN};
+use crate::id::RefusalId;
+use crate::record::{HEADER_LEN, OVERHEAD, PREFIX_LEN, RejectCode};
 
 /// Both ends of one stream.
 fn pair() -> (Stream, Stream) {
@@ -178,7 +179,11 @@ fn lies_in_control_records_are_refused() {
     assert_eq!(a.handle_control(Control::Ack { received: 1, credit: 0 }), Err(StreamError::AckOfUnsent { received: 1, sent: 0 }));
     assert_eq!(a.handle_control(Control::Accept), Ok(Received::Accepted));
     assert_eq!(a.handle_control(Control::Accept), Err(StreamError::UnexpectedControl), "twice");
-    assert_eq!(a.handle_control(Control::Reject(RejectCode::Busy)), Err(StreamError::UnexpectedControl), "after the accept");
+    assert_eq!(
+        a.handle_control(Control::Reject(Box::new(Reject::new(RejectCode::Busy, RefusalId::random())))),
+        Err(StreamError::UnexpectedControl),
+        "after the accept"
+    );
     let (_, mut b) = pair();
     assert_eq!(b.handle_control(Control::Accept), Err(StreamError::UnexpectedControl), "from the opener");
     // An older acknowledgement does not take credit back.
@@ -220,7 +225,7 @@ fn nothing_is_believed_before_the_answer() {
     for control in early {
         let (mut a, mut b) = pair();
         let mut record = Vec::new();
-        b.control_sealer.seal(control, &mut record).unwrap();
+        b.control_sealer.seal(control.clone(), &mut record).unwrap();
         let header = Header::parse(record[..4].try_into().unwrap()).unwrap();
         assert_eq!(a.handle_record(header, &mut record), Err(StreamError::BeforeAnswer), "{control:?}");
         assert_eq!(a.budget(), INITIAL_CREDIT);

@@ -110,6 +110,15 @@ fn model() -> impl Strategy<Value = Model> {
     })
 }
 
+/// Texts of expressions of every kind.
+pub(super) fn texts() -> impl Strategy<Value = String> {
+    model().prop_map(|model| write_model(&model, true))
+}
+
+pub(super) fn attributes_of_a_peer() -> impl Strategy<Value = Attributes> {
+    btree_map(prop::sample::select(NAMES.to_vec()).prop_map(str::to_owned), value(), 0..5)
+}
+
 fn write_leaf(leaf: &Leaf) -> String {
     match leaf {
         Leaf::Text(text) => {

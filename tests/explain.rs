@@ -1,0 +1,231 @@
+//! Why something was refused: ids that both sides know, what each side is told, and decisions step by step.
+
+use std::time::Duration;
+
+use postern_test_support::{EchoServer, PATIENCE, Project, TestHome, Value, echoes, eventually};
+
+const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
+
+/// A flood of refused connections, far above what is logged one by one.
+const FLOOD: usize = 120;
+
+/// An outlet `e` of the administrator's node under the relay name `r`, and an inlet `i` of another member that has the attribute `a`.
+struct Pair {
+    project: Project,
+    peer: TestHome,
+    inlet: String,
+    _echo: EchoServer,
+}
+
+impl Pair {
+    #[track_caller]
+    fn new(outlet: &[&str]) -> Self {
+        let project = Project::new(POSTERN);
+        let echo = EchoServer::start();
+        let peer = project.member(&["--attribute", "a", "--attribute", "app=crm"]);
+        project.ok(&["relay", "create", "r"]);
+        let port = echo.port().to_string();
+        let create = ["tcp-outlet", "create", "--from", "e", "--to", &port];
+        project.ok(&[&create[..], outlet].concat());
+        let inlet = peer.ok(&["tcp-inlet", "create", "--alias", "i", "--via", "r", "--to", "e"]);
+        Self { project, peer, inlet, _echo: echo }
+    }
+
+    fn identifier(&self) -> String {
+        self.peer.json(&["identity", "show"])["identifier"].as_str().unwrap().to_owned()
+    }
+
+    /// A connection that is refused, and what `status` says of the portal afterwards.
+    #[track_caller]
+    fn refused(&self) -> Value {
+        echoes(self.inlet.as_str(), b"x").expect_err("bytes passed a portal that is closed to them");
+        portal(&self.peer, "i")
+    }
+
+    #[track_caller]
+    fn passes(&self) {
+        eventually(PATIENCE, "bytes through the portal", || echoes(self.inlet.as_str(), b"there and back").ok());
+    }
+}
+
+#[track_caller]
+fn portal(home: &TestHome, alias: &str) -> Value {
+    let status = home.run(&["status"]).json();
+    let portals = status["portals"].as_array().unwrap();
+    portals.iter().find(|portal| portal["inlet"] == alias).unwrap_or_else(|| panic!("{alias} is not in {status}")).clone()
+}
+
+fn node(home: &TestHome) -> String {
+    home.json(&["node", "show"])["name"].as_str().unwrap().to_owned()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("{value}"))
+}
+
+#[test]
+fn both_sides_find_a_refusal_by_one_id() {
+    let pair = Pair::new(&["--allow", "app = \"billing\" and a"]);
+    let told = pair.refused();
+    assert_eq!((text(&told["code"]), told["ok"].as_bool()), ("NOT_AVAILABLE", Some(false)), "{told}");
+    let id = text(&told["refusal"]).to_owned();
+    assert!(!told.to_string().contains("billing"), "{told}");
+
+    // The outlet's side: the policy, the term, what the peer had, and what would change it.
+    let known = pair.project.json(&["explain", &id]);
+    assert_eq!(known.as_array().unwrap().len(), 1);
+    let refusal = &known[0];
+    assert_eq!((text(&refusal["code"]), text(&refusal["told"]), text(&refusal["by"])), ("DENIED", "NOT_AVAILABLE", "this-node"));
+    assert_eq!((text(&refusal["outlet"]), text(&refusal["peer"])), ("e", pair.identifier().as_str()));
+    let policy = &refusal["policy"];
+    let term = &policy["terms"][0];
+    assert_eq!((text(&policy["source"]), text(&term["term"])), ("own", "(= subject.app \"billing\")"));
+    let (start, end) = (term["start"].as_u64().unwrap() as usize, term["end"].as_u64().unwrap() as usize);
+    assert_eq!(&text(&policy["expression"])[start..end], "(= subject.app \"billing\")");
+    assert_eq!(text(&term["had"][0]), "the peer's `app` is \"crm\"");
+    assert_eq!(text(&term["change"]), "the attribute app=\"billing\"");
+    let shown = pair.project.invoke(["--output", "plain", "explain", id.as_str()]).run().success().stdout;
+    assert!(shown.contains("^^^^") && shown.contains("what would change it"), "{shown}");
+
+    // The inlet's side knows the id and the code, and who can tell more.
+    let known = pair.peer.json(&["explain", &id]);
+    assert_eq!((text(&known[0]["by"]), text(&known[0]["code"])), ("peer", "NOT_AVAILABLE"));
+    assert!(known[0]["policy"].is_null() && !known.to_string().contains("billing"), "{known}");
+
+    // It stands in both logs. What is not known is said to be.
+    echoes(pair.inlet.as_str(), b"x").unwrap_err();
+    let newest = pair.peer.json(&["explain"])[0].clone();
+    let id = text(&newest["id"]);
+    for home in [&*pair.project, &pair.peer] {
+        eventually(PATIENCE, "the id in the log", || home.node_log(&node(home)).contains(id).then_some(()));
+    }
+    pair.project.run(&["explain", "R0000000000000000"]).exits(1).says("was not found");
+}
+
+#[test]
+fn the_refused_side_is_told_what_the_outlet_discloses() {
+    let pair = Pair::new(&["--allow", "secret-attribute", "--disclose", "reason"]);
+    let told = pair.refused();
+    assert_eq!(text(&told["code"]), "DENIED");
+    assert!(text(&told["reason"]).contains("secret-attribute"), "{told}");
+
+    for disclose in ["code", "nothing"] {
+        pair.project.ok(&["tcp-outlet", "delete", "e", "-y"]);
+        let missing = pair.refused();
+        pair.project.ok(&[
+            "tcp-outlet",
+            "create",
+            "--from",
+            "e",
+            "--to",
+            "1",
+            "--allow",
+            "secret-attribute",
+            "--disclose",
+            disclose,
+        ]);
+        assert_eq!(text(&pair.project.json(&["tcp-outlet", "show", "e"])["disclose"]), disclose);
+        let denied = pair.refused();
+        // Nothing but the id tells an outlet that is denied from one that is not there.
+        for field in ["step", "code", "reason"] {
+            assert_eq!(missing[field], denied[field], "{disclose}: {missing} {denied}");
+        }
+        assert_eq!(text(&denied["code"]), "NOT_AVAILABLE");
+        assert_ne!(missing["refusal"], denied["refusal"]);
+    }
+    // With `nothing`, not even that the target is the reason.
+    pair.project.ok(&["policy", "create", "--resource", "e", "--allow", "a"]);
+    assert_eq!(text(&pair.refused()["code"]), "NOT_AVAILABLE");
+}
+
+#[test]
+fn an_inlet_that_refuses_tells_the_outlets_node() {
+    let pair = Pair::new(&[]);
+    pair.peer.ok(&["policy", "create", "--resource", "i", "--allow", "is-the-right-one"]);
+    let told = pair.refused();
+    assert_eq!(text(&told["code"]), "DENIED");
+    let id = text(&told["refusal"]).to_owned();
+    let own = pair.peer.json(&["explain", &id]);
+    assert_eq!((text(&own[0]["inlet"]), text(&own[0]["by"])), ("i", "this-node"));
+    let theirs = eventually(PATIENCE, "the outlet's node hears of it", || {
+        let known = pair.project.run(&["--output", "json", "explain", &id]);
+        (known.status == 0).then(|| known.json())
+    });
+    assert_eq!(text(&theirs[0]["by"]), "peer");
+    assert!(!theirs.to_string().contains("is-the-right-one"), "{theirs}");
+}
+
+#[test]
+fn a_flood_of_refusals_is_kept_and_logged_within_bounds() {
+    let pair = Pair::new(&["--allow", "nobody"]);
+    for _ in 0..FLOOD {
+        echoes(pair.inlet.as_str(), b"x").unwrap_err();
+    }
+    for home in [&*pair.project, &pair.peer] {
+        let log = home.node_log(&node(home));
+        let lines = log.lines().filter(|line| line.contains(" refused ")).count();
+        assert!((1..FLOOD / 3).contains(&lines), "{lines} lines");
+        let kept = home.json(&["explain"]).as_array().unwrap().len();
+        assert!((1..=50).contains(&kept), "{kept}");
+        eventually(Duration::from_secs(30), "the number of those that were not logged", || {
+            home.node_log(&node(home)).contains("further refusals of the same kind").then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_decision_step_by_step() {
+    let pair = Pair::new(&["--allow", "a"]);
+    pair.passes();
+    let name = text(&pair.project.json(&["project-member", "show", &pair.identifier()])["name"]).to_owned();
+    let from = pair.identifier();
+    let steps = |document: &Value| -> Vec<(String, String)> {
+        let steps = document["steps"].as_array().unwrap().iter();
+        steps.map(|step| (text(&step["step"]).to_owned(), text(&step["verdict"]).to_owned())).collect()
+    };
+    let verdict = |document: &Value, step: &str| {
+        steps(document).into_iter().find(|(name, _)| name == step).unwrap_or_else(|| panic!("{document}")).1
+    };
+    let explain = |home: &TestHome, to: &str| {
+        let outcome = home.run(&["--output", "json", "explain", "--from", &from, "--to", to]);
+        (outcome.status, outcome.json())
+    };
+
+    // From the outlet's side: the credential that was seen last is asked about.
+    let (status, document) = explain(&pair.project, "/r/e");
+    assert_eq!((status, text(&document["verdict"])), (0, "allowed"), "{document}");
+    for step in ["relay-claim", "outlet-policy", "outlet-target"] {
+        assert_eq!(verdict(&document, step), "allowed", "{document}");
+    }
+    assert_eq!(verdict(&document, "inlet-policy"), "unknown");
+    // From the inlet's side.
+    let (status, document) = explain(&pair.peer, "/r/e");
+    assert_eq!(status, 0, "{document}");
+    for step in ["relay-look-up", "inlet-policy", "outlet-policy", "outlet-target"] {
+        assert_eq!(verdict(&document, step), "allowed", "{document}");
+    }
+
+    // A policy that refuses is named where it is decided, and the member may be named by its name where that is clear.
+    pair.project.ok(&["policy", "create", "--resource", "e", "--allow", "b or (a and region = \"eu\")"]);
+    let (status, document) = explain(&pair.project, "/r/e");
+    assert_eq!((status, text(&document["verdict"]), text(&document["step"])), (77, "denied", "outlet-policy"));
+    let step = document["steps"].as_array().unwrap().iter().find(|step| step["step"] == "outlet-policy").unwrap();
+    let terms: Vec<&str> = step["policies"][0]["terms"].as_array().unwrap().iter().map(|term| text(&term["term"])).collect();
+    assert_eq!(terms, ["(= subject.b \"true\")", "(= subject.region \"eu\")"]);
+    assert_eq!(step["attributes"]["app"], "crm");
+    let by_name = pair.project.run(&["explain", "--from", &name, "--to", "/r/e"]);
+    assert!(by_name.status == 77 || by_name.stderr.contains("AMBIGUOUS"), "{by_name:?}");
+    let (status, document) = explain(&pair.peer, "/r/e");
+    assert_eq!((status, text(&document["step"])), (77, "outlet-policy"), "{document}");
+    let step = document["steps"].as_array().unwrap().iter().find(|step| step["step"] == "outlet-policy").unwrap();
+    assert!(step["refusal"].is_string() && !document.to_string().contains("region"), "{document}");
+
+    // What does not exist, what nobody decided, and another time.
+    assert_eq!(explain(&pair.project, "/r/missing").0, 77);
+    assert_eq!(explain(&pair.peer, "/nobody/e").0, 1);
+    pair.project.ok(&["policy", "create", "--resource", "e", "--allow", "a"]);
+    let later = ["--output", "json", "explain", "--from", &from, "--to", "/r/e", "--at", "2030-01-01T00:00:00Z"];
+    let outcome = pair.project.run(&later).exits(77);
+    assert!(outcome.stdout.contains("expired"), "{outcome:?}");
+    pair.project.run(&["explain", "--from", &from, "--to", "/other/e"]).exits(1).says("at either end");
+}
