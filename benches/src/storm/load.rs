@@ -88,7 +88,7 @@ async fn all(events: &mut UnboundedReceiver<Event>, nodes: usize, began: Instant
 }
 
 async fn keep_link(member: Arc<Member>, tell: UnboundedSender<Event>) {
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::of_links();
     loop {
         let event = match connect(&member).await {
             Ok(session) => {

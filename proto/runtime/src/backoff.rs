@@ -10,6 +10,9 @@ const FIRST: Duration = Duration::from_millis(200);
 /// Long enough that thousands of nodes do not crowd a relay that comes back, short enough that they are back within 30 s.
 const LONGEST: Duration = Duration::from_secs(15);
 
+/// However long a relay was away, nearly all of its nodes are back 10 s after it is: a dial that fails costs nobody much.
+const LONGEST_OF_LINKS: Duration = Duration::from_secs(9);
+
 /// Even luck does not make it spin.
 const LEAST: Duration = Duration::from_millis(20);
 
@@ -23,13 +26,19 @@ pub struct Backoff {
 }
 
 impl Default for Backoff {
-    /// From 0.2 s to 15 s, as links and sessions are dialled again.
+    /// From 0.2 s to 15 s, as sessions with the authority are dialled again.
     fn default() -> Self {
         Self::new(FIRST, LONGEST)
     }
 }
 
 impl Backoff {
+    /// From 0.2 s to 9 s, as control links to relays are dialled again.
+    #[must_use]
+    pub const fn of_links() -> Self {
+        Self::new(FIRST, LONGEST_OF_LINKS)
+    }
+
     #[must_use]
     pub const fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, ceiling: first }

@@ -38,7 +38,7 @@ const LEAST_DELAY: Duration = Duration::from_millis(500);
 impl RelayLink {
     /// Keeps the control link until the relay is no longer wanted.
     pub async fn run(self: Arc<Self>, shared: Arc<Shared>) {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::of_links();
         loop {
             let ended = tokio::select! {
                 () = self.stop.cancelled() => None,
