@@ -1,6 +1,8 @@
 //! Redemption of a ticket: one transaction that takes a use, makes the member and writes the audit, or changes nothing.
 
-use postern_proto::authority::{Refusal, RelayPermission, Role};
+use std::time::Duration;
+
+use postern_proto::authority::{Refusal, RelayPermission, Role, VoidEntry};
 use postern_proto::id::{Identifier, StaticPublic, TicketId};
 use postern_proto::identity::Identity;
 use postern_proto::name::IdentityName;
@@ -54,7 +56,7 @@ impl Redeemed {
 ///
 /// # Errors
 /// The refusals that begin with `Ticket`; [`Refusal::RelayNameHeld`] where a name of the ticket has gone to another member
-/// since it was issued; [`Refusal::NotPermitted`] for an identity that was removed and used this ticket before, and where a relay
+/// since it was issued; [`Refusal::NotPermitted`] for an identity that was revoked after the ticket was issued, and where a relay
 /// server comes with a member's ticket or the other way round; and what the database reports.
 pub async fn redeem(
     store: &Store,
@@ -81,6 +83,13 @@ pub async fn redeem(
         (true, false) => return Err(not_for("a relay server: give it to `postern serve relay --ticket`")),
         (false, true) => return Err(not_for("a member, and this is a relay server: ask for one made with --relay-server")),
         _ => {}
+    }
+    if let Some(revoked) = members::find_revoked(&mut write, newcomer.identifier).await?
+        && taken.epoch < revoked.epoch
+    {
+        let reason =
+            format!("this identity was revoked at {}; only a ticket issued after that admits it again", revoked.revoked_at);
+        return Err(Refusal::NotPermitted { reason }.into());
     }
     if !write.insert_use(ticket, newcomer.identifier, now).await? {
         let reason = "this identity was removed from the project after it joined with this ticket; ask for a new one";
@@ -142,10 +151,20 @@ pub(crate) async fn admit(write: &mut Write, member: &Member, static_key: Static
     Ok(())
 }
 
-/// When a membership begins: not before the moment up to which this identity's earlier credentials are void, so that the new
-/// membership's credentials are not.
+/// When a membership begins. One that was revoked begins anew: its earlier credentials stay void, which everybody is told in the place of
+/// the revocation, and those of the new membership are not.
 pub(crate) async fn joined_at(write: &mut Write, identity: Identifier, now: Timestamp) -> Result<Timestamp, ActError> {
-    Ok(project::voided_before(write, identity).await?.map_or(now, |voided| voided.max(now)))
+    let voided = match members::find_revoked(write, identity).await? {
+        None => project::voided_before(write, identity).await?.filter(|voided| *voided < VoidEntry::FOR_EVER),
+        Some(revoked) => {
+            // No credential of the old membership begins later.
+            let not_before = revoked.revoked_at.max(now).plus(Duration::from_secs(1));
+            write.void(VoidEntry { member: identity, not_before }, true, now).await?;
+            write.forget_revoked(identity).await?;
+            Some(not_before)
+        }
+    };
+    Ok(voided.map_or(now, |voided| voided.max(now)))
 }
 
 #[cfg(test)]

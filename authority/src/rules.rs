@@ -208,6 +208,29 @@ pub fn scope(caller: &Member) -> Result<Scope, Refusal> {
     }
 }
 
+/// Whether `caller`, who may administer `target`, may give it these attributes. What it has already, nobody needs leave for.
+///
+/// # Errors
+/// [`Refusal::NotPermitted`], [`Refusal::Invalid`].
+pub fn may_update(caller: &Member, target: &Member, attributes: &Attributes) -> Result<(), Refusal> {
+    no_relay_server(target)?;
+    let request = TicketRequest {
+        attributes: attributes.iter().filter(|(key, value)| target.attributes.get(*key) != Some(value)).map(owned).collect(),
+        relays: Vec::new(),
+        role: Role::Member,
+        expires_in: 1,
+        max_uses: 1,
+    };
+    if let Role::Enroller { may_grant } = &caller.role {
+        enroller_may_issue(caller.identifier, may_grant, &request, &[])?;
+    }
+    check_ticket(&TicketRequest { attributes: attributes.clone(), ..request })
+}
+
+fn owned((key, value): (&String, &String)) -> (String, String) {
+    (key.clone(), value.clone())
+}
+
 /// Whether `caller` is an administrator.
 ///
 /// # Errors

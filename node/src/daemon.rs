@@ -174,6 +174,7 @@ impl Daemon {
             membership,
             local_issuer: if without_project { Some(local_issuer(&home)?) } else { None },
             listener: stored.options.tcp_listener_address.clone(),
+            max_staleness: stored.options.max_staleness,
             clock: Arc::clone(&clock),
             supervisor: supervisor.clone(),
         })

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 
 use crate::control::code;
 use crate::control::document::{
-    ApiVersion, InletDocument, NodeDocument, NodeFacts, NodeState, NodeStatusDocument, OutletDocument, PolicyDocument,
-    PolicySource, PortalDocument, RelayDocument, WaitingDocument,
+    ApiVersion, FreshnessDocument, InletDocument, NodeDocument, NodeFacts, NodeState, NodeStatusDocument, OutletDocument,
+    PolicyDocument, PolicySource, PortalDocument, RelayDocument, WaitingDocument,
 };
 use crate::control::explain::{ExplainDocument, ExplainRequest, RefusalDocument, StepDocument};
 use crate::control::fault::Fault;
@@ -212,6 +212,7 @@ impl Keeper {
             name: self.node.name().to_string(),
             status: NodeState::Running,
             pid: Some(std::process::id()),
+            authority: FreshnessDocument::of_engine(&self.engine.status()),
             waiting: self.waiting(),
             open_to_every_member: self.seen.borrow().specs.open_to_every_member(),
             portals,

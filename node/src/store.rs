@@ -3,7 +3,7 @@
 use postern_proto::address::HostPort;
 use postern_proto::name::{Alias, IdentityName, OutletName, RelayName};
 use postern_proto::policy::Expr;
-use postern_proto::spec::{InletSpec, OutletSpec, PolicySpec, PolicyTarget, RelaySpec, ResourceType};
+use postern_proto::spec::{InletSpec, MaxStaleness, OutletSpec, PolicySpec, PolicyTarget, RelaySpec, ResourceType};
 use postern_runtime::files::MAX_SMALL_FILE;
 use postern_runtime::home::{HomeError, NodeHome};
 use serde::{Deserialize, Serialize};
@@ -104,6 +104,9 @@ pub struct Options {
     /// A local HTTP server on 127.0.0.1; port 0 is any free one, another at each start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_server_port: Option<u16>,
+    /// How long the node goes on without its authority.
+    #[serde(default, skip_serializing_if = "MaxStaleness::is_default")]
+    pub max_staleness: MaxStaleness,
 }
 
 /// The content of `node.json`.
@@ -149,6 +152,7 @@ impl Stored {
             options: Options {
                 tcp_listener_address: config.tcp_listener_address.clone(),
                 http_server_port: config.http_server_port,
+                max_staleness: config.max_staleness,
             },
             fingerprint: Some(config.fingerprint.clone()),
             specs: Specs {

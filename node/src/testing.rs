@@ -32,6 +32,7 @@ pub async fn engine(path: &std::path::Path, name: &NodeName, supervisor: &Superv
         membership: None,
         local_issuer: Some(SecretBytes::random()),
         listener: None,
+        max_staleness: Default::default(),
         clock,
         supervisor: supervisor.clone(),
     };

@@ -3,6 +3,7 @@
 
 mod destinations;
 mod disclose;
+mod max_staleness;
 mod resume_timeout;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use crate::weight::Weight;
 
 pub use self::destinations::{Destinations, InvalidDestinations, MAX_DESTINATIONS, Share};
 pub use self::disclose::{Disclose, InvalidDisclose};
+pub use self::max_staleness::{InvalidMaxStaleness, MaxStaleness};
 pub use self::resume_timeout::{InvalidResumeTimeout, ResumeTimeout};
 
 /// Where TCP leaves: a fixed target, under a name.

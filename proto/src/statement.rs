@@ -177,7 +177,7 @@ mod tests {
     fn voiding(entries: usize) -> Voiding {
         let member = |i: usize| Identifier::from_bytes([i as u8; 32]);
         let entries = (0..entries).map(|i| VoidEntry { member: member(i), not_before: NOW }).collect();
-        Voiding { project: PROJECT, epoch: 7, time: NOW, entries }
+        Voiding { project: PROJECT, epoch: 7, time: NOW, entries, since: 3 }
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use minicbor::{Decode, Encode};
 use postern_proto::audit::{AuditRow, NO_ROW};
 use postern_proto::authority::{
-    Answer, Attributes, Call, Enrolment, Grant, Hello, MAX_MESSAGE, MemberRow, ProjectPolicyRow, Refusal, RelayPermission, Reply,
-    Request, Role, TicketRequest, TicketRow,
+    Answer, Attributes, Call, Enforcement, EnforcementTimes, Enrolment, Grant, Hello, MAX_MESSAGE, MemberRow,
+    MissingEnforcer, ProjectPolicyRow, Refusal, RelayPermission, Reply, Request, Role, TicketRequest, TicketRow,
 };
 use postern_proto::handshake::MAX_PAYLOAD_3;
 use postern_proto::id::{Identifier, NodeId, StaticPublic, TicketId};
@@ -56,6 +56,10 @@ fn requests() -> Vec<Request> {
         Request::SetProjectPolicy { resource_type: "tcp-inlet".to_owned(), expression: None },
         Request::SetProjectPolicy { resource_type: "tcp-inlet".to_owned(), expression: Some("a".to_owned()) },
         Request::ListProjectPolicies,
+        Request::RevokeMember { member: MEMBER },
+        Request::UpdateMember { member: MEMBER, attributes: attributes() },
+        Request::Acknowledge { epoch: 7 },
+        Request::Enforcement { epoch: 7 },
     ];
     requests.extend(roles().map(|role| {
         let (attributes, relays) = (attributes(), permissions());
@@ -103,6 +107,7 @@ fn answers() -> Vec<Answer> {
         attested_by: MEMBER,
         added_at: NOW,
         expires_at: None,
+        revoked_at: Some(NOW),
     };
     let text = || "x".to_owned();
     let audit = AuditRow {
@@ -130,6 +135,9 @@ fn answers() -> Vec<Answer> {
         Answer::AuditCheckpoints { statements: vec![vec![1].into()], more: true },
         Answer::AuditProof { hashes: vec![NO_ROW] },
         Answer::AuditCheckpoint { statement: vec![1], since: 7, proof: vec![NO_ROW, NO_ROW] },
+        Answer::Voiding { statement: vec![1] },
+        Answer::Voided { epoch: 7 },
+        Answer::Enforcement(enforcement()),
         Answer::Policies { rows: vec![ProjectPolicyRow { resource_type: text(), expression: text() }] },
     ];
     answers.extend(refusals().into_iter().map(Answer::Refused));
@@ -157,6 +165,24 @@ fn replies() -> Vec<Vec<u8>> {
 
 fn again<T: for<'b> Decode<'b, ()> + Encode<()>>(bytes: &[u8]) -> Option<Vec<u8>> {
     minicbor::decode::<T>(bytes).ok().map(|message| minicbor::to_vec(message).unwrap())
+}
+
+fn enforcement() -> Enforcement {
+    Enforcement {
+        epoch: 7,
+        nodes: 3,
+        relays: 1,
+        times: Some(EnforcementTimes { p50: 12, p99: 30, max: 31 }),
+        waiting: 0,
+        offline: 1,
+        missing: vec![MissingEnforcer {
+            member: MEMBER,
+            name: "default".parse().unwrap(),
+            static_key: StaticPublic::from_bytes([9; 32]),
+            relay: false,
+            connected: false,
+        }],
+    }
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub struct Member {
     static_key: StaticKey,
     /// The session in which the ticket was redeemed.
     first: Option<(AuthorityClient, Pushed)>,
+    /// How far the relay is with what is void, where somebody says so.
+    enforced: Option<watch::Receiver<u64>>,
 }
 
 impl Member {
@@ -65,7 +67,7 @@ impl Member {
     ) -> Result<Self, JoinError> {
         let (identity, node_id, static_key) = (home.identity(clock.now())?, home.node_id()?, home.static_key()?);
         if let Some(trust) = home.trust()? {
-            return Ok(Self { keeper: Keeper::new(home, trust), identity, node_id, static_key, first: None });
+            return Ok(Self { keeper: Keeper::new(home, trust), identity, node_id, static_key, first: None, enforced: None });
         }
         let ticket = ticket.ok_or(JoinError::NoTicket)?;
         let Ok(name) = NAME.parse::<IdentityName>() else { unreachable!("a constant that is a name") };
@@ -88,7 +90,7 @@ impl Member {
         };
         tracing::info!(project = %membership.project(), "joined the project");
         let keeper = adopted(home, membership)?;
-        Ok(Self { keeper, identity, node_id, static_key, first: Some((client, pushed)) })
+        Ok(Self { keeper, identity, node_id, static_key, first: Some((client, pushed)), enforced: None })
     }
 
     /// Joins without a ticket: for the relay beside its authority, which has made it a member itself.
@@ -102,7 +104,13 @@ impl Member {
             Some(trust) => Keeper::new(home, trust),
             None => adopted(home, membership)?,
         };
-        Ok(Self { keeper, identity, node_id, static_key, first: None })
+        Ok(Self { keeper, identity, node_id, static_key, first: None, enforced: None })
+    }
+
+    /// The authority is told how far `epoch` is: up to where the relay enforces what is void.
+    #[must_use]
+    pub fn telling(self, epoch: watch::Receiver<u64>) -> Self {
+        Self { enforced: Some(epoch), ..self }
     }
 
     /// What the relay believes, now and later.
@@ -175,14 +183,24 @@ impl Member {
         advertised: Option<&HostPort>,
         backoff: &mut Backoff,
     ) -> AuthorityError {
-        let advertise = async {
+        let enforced = self.enforced.clone();
+        let tell = async {
             if let Some(address) = advertised {
                 match client.call(Request::AdvertiseRelay { address: address.clone() }).await {
                     Ok(_) => tracing::info!(%address, "the authority knows where this relay is"),
                     Err(error) => tracing::warn!(error = chain(&error), "the authority did not take this relay's address"),
                 }
             }
-            std::future::pending::<()>().await;
+            let Some(mut enforced) = enforced else { return std::future::pending().await };
+            loop {
+                let epoch = *enforced.borrow_and_update();
+                if let Err(error) = client.call(Request::Acknowledge { epoch }).await {
+                    tracing::debug!(epoch, error = chain(&error), "the authority did not hear what this relay enforces");
+                }
+                if enforced.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+            }
         };
         let take = async {
             while let Some(answer) = pushed.recv().await {
@@ -194,7 +212,7 @@ impl Member {
             }
         };
         tokio::select! {
-            () = advertise => {}
+            () = tell => {}
             () = take => {}
         }
         client.ended().await

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use postern_proto::authority::{Call, Hello, MAX_MESSAGE, Refusal, Reply};
+use postern_proto::authority::{Call, Hello, MAX_MESSAGE, Refusal, Reply, VoidEntry, Voiding};
 use postern_proto::handshake::Label;
 use postern_proto::id::{Identifier, TicketId};
 use postern_proto::preface::Service;
@@ -127,6 +127,7 @@ fn a_relay_joins_once_and_is_kept_up_to_date() {
         push(&mut session, server.voiding(1, 7)).await;
         trust.wait_for(|trust| voided(trust, 7)).await.unwrap();
         let later = time().plus(500 * SECOND);
+        server.authority.info.epoch = 1;
         push(&mut session, Answer::Heartbeat { statement: server.authority.heartbeat(later) }).await;
         trust.wait_for(|trust| trust.statements.heartbeat.is_some()).await.unwrap();
         // The clock is set after the statement is kept.
@@ -142,7 +143,7 @@ fn a_relay_joins_once_and_is_kept_up_to_date() {
         trust.wait_for(|trust| voided(trust, 9)).await.unwrap();
         let now = Arc::clone(&trust.borrow());
         assert!(now.membership.info().sequence == 2 && voided(&now, 7) && !voided(&now, 8));
-        assert_eq!(now.statements.voidings.len(), 1, "the newest list is passed on");
+        assert_eq!(now.statements.voidings.len(), 2, "all is passed on");
 
         // The session breaks, and comes back by itself, without the ticket.
         drop(session);
@@ -163,27 +164,33 @@ fn a_relay_joins_once_and_is_kept_up_to_date() {
 }
 
 #[test]
-fn a_list_that_comes_in_parts_is_passed_on_whole() {
+fn what_is_passed_on_says_everything_and_nothing_twice() {
     run(async {
         let (server, place) = (Server::new().await, Place::new());
         let mut keeper = adopted(place.home(), server.authority.membership()).unwrap();
-        let part = |epoch, member, at| {
-            let mut voiding = server.authority.voiding(epoch, Identifier::from_bytes([member; 32]));
-            voiding.time = at;
-            server.authority.sign(&voiding)
+        let part = |since, epoch, members: &[u8]| {
+            let not_before = VoidEntry::FOR_EVER;
+            let entries =
+                members.iter().map(|member| VoidEntry { member: Identifier::from_bytes([*member; 32]), not_before }).collect();
+            server.authority.sign(&Voiding { project: server.authority.info.project, epoch, time: time(), entries, since })
         };
-        let (early, late) = (time(), time().plus(SECOND));
-        for signed in [part(1, 1, early), part(1, 2, early), part(1, 2, early)] {
+        let epochs = |keeper: &Keeper| -> Vec<(u64, u64)> {
+            keeper.trust().statements.voidings.iter().map(|statement| (statement.since, statement.epoch)).collect()
+        };
+        for signed in [part(0, 2, &[1, 2]), part(2, 3, &[3]), part(2, 3, &[3]), part(3, 4, &[4])] {
             keeper.voiding(signed).unwrap();
         }
-        assert_eq!(keeper.trust().statements.voidings.len(), 2);
-        for signed in [part(2, 1, late), part(2, 2, late), part(2, 3, late)] {
-            keeper.voiding(signed).unwrap();
-        }
+        assert_eq!(epochs(&keeper), [(0, 2), (2, 3), (3, 4)]);
+        // The authority says all again, in fewer statements, when a session begins.
+        keeper.voiding(part(0, 4, &[1, 2, 3, 4])).unwrap();
+        keeper.voiding(part(4, 6, &[5, 6])).unwrap();
+        assert_eq!(epochs(&keeper), [(0, 4), (4, 6)]);
         let trust = keeper.trust();
-        assert_eq!(trust.statements.voidings.len(), 3);
-        assert!([1, 2, 3].into_iter().all(|member| voided(&trust, member)));
-        assert!(matches!(keeper.voiding(part(1, 4, late)), Err(KeepError::Voided(_))), "the epoch does not go back");
+        assert!((1..=6).all(|member| voided(&trust, member)));
+        assert!(matches!(keeper.voiding(part(0, 3, &[7])), Err(KeepError::Voided(_))), "the epoch does not go back");
+        assert!(matches!(keeper.heartbeat(server.authority.heartbeat(time())), Err(KeepError::Voided(_))), "nor in heartbeats");
+        let kept = place.home().trust().unwrap().unwrap();
+        assert_eq!((&kept.statements.voidings, &kept.voided), (&trust.statements.voidings, &trust.voided));
     });
 }
 

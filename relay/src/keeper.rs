@@ -11,10 +11,11 @@ use postern_runtime::membership::MembershipError;
 use tokio::sync::watch;
 
 use crate::state::{RelayHome, StateError};
-use crate::trust::TrustState;
+use crate::trust::{PassedOn, TrustState};
 
-/// Most statements that one void list comes in. The authority puts 2,000 members into one, of 65,536.
-const MAX_VOIDINGS: usize = 64;
+/// Most voiding statements that are passed on. The authority puts 2,000 members into one, of 65,536, and says all again after 32 single ones.
+/// With more of them the oldest are left out: who connects to this relay alone has not heard of these, and their credentials expire.
+const MAX_VOIDINGS: usize = 128;
 
 /// Why a statement changed nothing.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +26,6 @@ pub enum KeepError {
     Statement(#[from] StatementError),
     #[error(transparent)]
     Voided(#[from] VoidedError),
-    #[error("the void list comes in more than {MAX_VOIDINGS} statements")]
-    TooMany,
     /// What cannot be written down is not acted on either: a restart would undo it.
     #[error("it cannot be kept: {0}")]
     State(#[from] StateError),
@@ -36,16 +35,13 @@ pub enum KeepError {
 pub struct Keeper {
     home: RelayHome,
     trust: watch::Sender<Arc<TrustState>>,
-    /// Epoch and time of the void list that is passed on.
-    newest: (u64, Timestamp),
 }
 
 impl Keeper {
     /// `trust` is what was read from `home`, or is new and was kept there.
     #[must_use]
     pub fn new(home: RelayHome, trust: TrustState) -> Self {
-        let newest = (trust.voided.epoch(), Timestamp::from_unix(0));
-        Self { home, trust: watch::Sender::new(Arc::new(trust)), newest }
+        Self { home, trust: watch::Sender::new(Arc::new(trust)) }
     }
 
     /// What the relay believes, now and later.
@@ -76,39 +72,35 @@ impl Keeper {
         Ok(())
     }
 
-    /// A voiding statement. A list that comes in several has one epoch and time in all of them.
+    /// A voiding statement. It takes the place of those whose epochs it covers.
     ///
     /// # Errors
     /// [`KeepError`]; nothing changed then.
     pub fn voiding(&mut self, signed: Vec<u8>) -> Result<(), KeepError> {
         let trust = self.trust();
         let voiding: Voiding = statement::verify(trust.membership.history(), trust.membership.project(), &signed)?;
-        let mut newer = (*trust).clone();
         let mut voided = (*trust.voided).clone();
         let changed = voided.apply(&voiding)?;
         voided.forget_expired(voiding.time);
-        let stamp = (voiding.epoch, voiding.time);
-        let signed: Arc<[u8]> = signed.into();
-        let passed_on = &mut newer.statements.voidings;
-        if stamp > self.newest {
-            passed_on.clear();
-        } else if stamp < self.newest || passed_on.contains(&signed) {
-            // Older than what is passed on, or known: what it adds is kept, it is not passed on.
-            if !changed {
-                return Ok(());
+        let mut passed_on = trust.statements.voidings.clone();
+        let one = PassedOn { since: voiding.since, epoch: voiding.epoch, signed: signed.into() };
+        // Said again in other words, it need not be passed on again.
+        let news = !passed_on.iter().any(|known| known.covers(&one));
+        if !changed && !news {
+            return Ok(());
+        }
+        if news {
+            passed_on.retain(|known| !one.covers(known));
+            let place = passed_on.partition_point(|known| known.epoch <= one.epoch);
+            passed_on.insert(place, one);
+            if passed_on.len() > MAX_VOIDINGS {
+                passed_on.remove(0);
             }
         }
-        if stamp >= self.newest && !passed_on.contains(&signed) {
-            if passed_on.len() >= MAX_VOIDINGS {
-                return Err(KeepError::TooMany);
-            }
-            passed_on.push(signed);
-        }
-        self.home.set_voided(&voided, passed_on)?;
-        self.newest = self.newest.max(stamp);
-        if changed {
-            newer.voided = Arc::new(voided);
-        }
+        self.home.set_voided(&voided, &passed_on)?;
+        let mut newer = (*trust).clone();
+        newer.statements.voidings = passed_on;
+        newer.voided = Arc::new(voided);
         self.trust.send_replace(Arc::new(newer));
         Ok(())
     }
@@ -116,10 +108,14 @@ impl Keeper {
     /// A heartbeat. Returns the authority's time in it.
     ///
     /// # Errors
-    /// [`KeepError::Statement`].
+    /// [`KeepError::Statement`]; [`KeepError::Voided`] where the authority's state was set back.
     pub fn heartbeat(&mut self, signed: Vec<u8>) -> Result<Timestamp, KeepError> {
         let trust = self.trust();
         let heartbeat: Heartbeat = statement::verify(trust.membership.history(), trust.membership.project(), &signed)?;
+        let known = trust.voided.epoch();
+        if heartbeat.epoch < known {
+            return Err(VoidedError::Rollback { known, got: heartbeat.epoch }.into());
+        }
         let mut newer = (*trust).clone();
         newer.statements.heartbeat = Some(signed.into());
         self.trust.send_replace(Arc::new(newer));

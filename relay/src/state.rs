@@ -5,17 +5,19 @@ use std::sync::Arc;
 
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
+use postern_proto::authority::Voiding;
 use postern_proto::credential::Voided;
 use postern_proto::handshake::StaticKey;
 use postern_proto::id::NodeId;
 use postern_proto::identity::{Identity, IdentityError};
 use postern_proto::secret::SecretBytes;
+use postern_proto::statement;
 use postern_proto::time::Timestamp;
 use postern_runtime::files::{Dir, FileError, MAX_SMALL_FILE};
 use postern_runtime::home::{Home, HomeError, fixed_file, relay};
 use postern_runtime::membership::{Membership, MembershipError};
 
-use crate::trust::{Statements, TrustState};
+use crate::trust::{PassedOn, Statements, TrustState};
 
 /// Longest void list: 65,536 members, and the statements that they came from.
 const MAX_EPOCH_FILE: usize = 16 * 1024 * 1024;
@@ -49,6 +51,12 @@ struct Epoch {
     /// The signed statements, to be passed on.
     #[n(1)]
     statements: Vec<ByteVec>,
+}
+
+/// A statement that was kept to be passed on, if it still verifies: the authority may have another key since.
+fn passed_on(membership: &Membership, signed: Vec<u8>) -> Option<PassedOn> {
+    let voiding: Voiding = statement::verify(membership.history(), membership.project(), &signed).ok()?;
+    Some(PassedOn { since: voiding.since, epoch: voiding.epoch, signed: signed.into() })
 }
 
 impl RelayHome {
@@ -104,7 +112,7 @@ impl RelayHome {
         };
         let statements = Statements {
             project_info: membership.statement().into(),
-            voidings: epoch.statements.into_iter().map(|statement| Vec::from(statement).into()).collect(),
+            voidings: epoch.statements.into_iter().filter_map(|signed| passed_on(&membership, signed.into())).collect(),
             heartbeat: None,
         };
         Ok(Some(TrustState { membership: Arc::new(membership), voided: Arc::new(epoch.voided), statements }))
@@ -122,8 +130,8 @@ impl RelayHome {
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub fn set_voided(&self, voided: &Voided, statements: &[Arc<[u8]>]) -> Result<(), StateError> {
-        let statements = statements.iter().map(|statement| ByteVec::from(statement.to_vec())).collect();
+    pub fn set_voided(&self, voided: &Voided, statements: &[PassedOn]) -> Result<(), StateError> {
+        let statements = statements.iter().map(|statement| ByteVec::from(statement.signed.to_vec())).collect();
         let mut bytes = Vec::new();
         minicbor::encode(Epoch { voided: voided.clone(), statements }, &mut bytes).map_err(|_| StateError::Epoch)?;
         Ok(self.dir.write(relay::EPOCH, &bytes)?)

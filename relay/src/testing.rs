@@ -15,7 +15,7 @@ use postern_proto::time::Timestamp;
 use postern_runtime::clock::Clock;
 use postern_runtime::membership::Membership;
 
-use crate::trust::{Statements, TrustState};
+use crate::trust::{PassedOn, Statements, TrustState};
 
 /// A test that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -72,10 +72,16 @@ impl Authority {
         statement::sign(&self.identity, &Heartbeat { project: self.info.project, epoch: self.info.epoch, time }).unwrap()
     }
 
-    /// That all credentials that `member` has now are void.
+    /// That `member` is revoked.
     pub(crate) fn voiding(&self, epoch: u64, member: Identifier) -> Voiding {
+        let entries = vec![VoidEntry { member, not_before: VoidEntry::FOR_EVER }];
+        Voiding { project: self.info.project, epoch, time: time(), entries, since: epoch.saturating_sub(1) }
+    }
+
+    /// That the credentials that `member` has now are void, because it was changed.
+    pub(crate) fn changing(&self, epoch: u64, member: Identifier) -> Voiding {
         let not_before = time().plus(Duration::from_secs(1));
-        Voiding { project: self.info.project, epoch, time: time(), entries: vec![VoidEntry { member, not_before }] }
+        Voiding { entries: vec![VoidEntry { member, not_before }], ..self.voiding(epoch, member) }
     }
 
     pub(crate) fn sign(&self, voiding: &Voiding) -> Vec<u8> {
@@ -94,7 +100,10 @@ impl Authority {
         let membership = self.membership();
         let statements = Statements {
             project_info: membership.statement().into(),
-            voidings: voidings.iter().map(|voiding| self.sign(voiding).into()).collect(),
+            voidings: voidings
+                .iter()
+                .map(|voiding| PassedOn { since: voiding.since, epoch: voiding.epoch, signed: self.sign(voiding).into() })
+                .collect(),
             heartbeat: Some(self.heartbeat(time()).into()),
         };
         Arc::new(TrustState { membership: Arc::new(membership), voided: Arc::new(voided), statements })

@@ -18,9 +18,25 @@ pub struct TrustState {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Statements {
     pub project_info: Arc<[u8]>,
-    /// Several where the list is long.
-    pub voidings: Vec<Arc<[u8]>>,
+    /// All that is void, by epochs: each follows on the one before.
+    pub voidings: Vec<PassedOn>,
     pub heartbeat: Option<Arc<[u8]>>,
+}
+
+/// A voiding statement: what was voided behind epoch `since`, up to and with `epoch`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedOn {
+    pub since: u64,
+    pub epoch: u64,
+    pub signed: Arc<[u8]>,
+}
+
+impl PassedOn {
+    /// Whether it says all that `other` says.
+    #[must_use]
+    pub const fn covers(&self, other: &Self) -> bool {
+        self.since <= other.since && self.epoch >= other.epoch
+    }
 }
 
 impl TrustState {

@@ -99,23 +99,33 @@ async fn each_refusal_is_its_own_and_spends_nothing() {
     assert_eq!(refusal(&store, 3, id, &secret, late).await, Refusal::TicketRevoked);
 }
 
+async fn revoke(store: &Store, number: u8) {
+    let mut write = store.write().await.unwrap();
+    let void = VoidEntry { member: identifier(number), not_before: VoidEntry::FOR_EVER };
+    let epoch = write.void(void, true, NOW).await.unwrap();
+    write.revoke_member(identifier(number), epoch, false, NOW).await.unwrap();
+    write.commit().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_removed_member_needs_a_new_ticket() {
     let home = TempDir::new().unwrap();
     let store = store(home.path()).await;
     let (id, secret) = ticket(&store, &TicketRequest { max_uses: 5, ..request() }).await;
     redeem(&store, &newcomer(1), id, &secret, NOW).await.unwrap();
-    let voided = NOW.plus(Duration::from_secs(1));
-    let mut write = store.write().await.unwrap();
-    write.delete_member(identifier(1)).await.unwrap();
-    write.void(identifier(1), voided, NOW, Timestamp::from_unix(0)).await.unwrap();
-    write.commit().await.unwrap();
+    let (unused, its_secret) = ticket(&store, &request()).await;
+    revoke(&store, 1).await;
     assert!(matches!(refusal(&store, 1, id, &secret, NOW).await, Refusal::NotPermitted { .. }));
     let uses = tickets::find(&mut store.read().await.unwrap(), id).await.unwrap().unwrap().uses;
     assert_eq!(uses, 1);
+    let early = refusal(&store, 1, unused, &its_secret, NOW).await;
+    assert!(matches!(early, Refusal::NotPermitted { .. }), "issued before the revocation: {early:?}");
     let (id, secret) = ticket(&store, &request()).await;
     let back = redeem(&store, &newcomer(1), id, &secret, NOW).await.unwrap();
-    assert_eq!(back.member().added_at, voided, "its new credentials are not void");
+    let again = NOW.plus(Duration::from_secs(1));
+    assert_eq!(back.member().added_at, again, "its new credentials are not void");
+    let void = project::voided_before(&mut store.read().await.unwrap(), identifier(1)).await.unwrap();
+    assert_eq!(void, Some(again), "and its old ones are");
 }
 
 #[tokio::test]
@@ -135,9 +145,7 @@ async fn names_are_reserved_at_redemption() {
     for untouched in [second, third] {
         assert_eq!(tickets::find(&mut store.read().await.unwrap(), untouched).await.unwrap().unwrap().uses, 0);
     }
-    let mut write = store.write().await.unwrap();
-    write.delete_member(identifier(1)).await.unwrap();
-    write.commit().await.unwrap();
+    revoke(&store, 1).await;
     redeem(&store, &newcomer(2), third, &third_secret, NOW).await.unwrap();
     redeem(&store, &newcomer(3), third, &third_secret, NOW).await.unwrap();
     assert_eq!(relay_names::holders(&mut store.read().await.unwrap(), &name).await.unwrap().len(), 2);

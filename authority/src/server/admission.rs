@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use postern_proto::authority::{Enrolment, Hello, Refusal};
+use postern_proto::authority::{Enrolment, Hello, Refusal, Role};
 use postern_proto::id::StaticPublic;
 use postern_proto::identity::History;
 use tokio::time::Instant;
@@ -16,6 +16,7 @@ use crate::service::Caller;
 #[derive(Debug)]
 pub struct Admitted {
     pub caller: Caller,
+    pub relay_server: bool,
     pub registered: Registered,
 }
 
@@ -34,12 +35,13 @@ impl Server {
         if let Some(enrolment) = &hello.enrolment {
             self.enrol(&caller, &history, enrolment, address).await?;
         }
-        self.0.service.recognise(caller.identifier, &history).await?;
+        let member = self.0.service.recognise(caller.identifier, &history).await?;
+        let relay_server = matches!(member.role, Role::RelayServer { .. });
         let registered = self.0.sessions.enter(caller.identifier).ok_or_else(|| {
             tracing::warn!(member = %caller.identifier, "too many sessions");
             Refusal::Busy { after: 10 }
         })?;
-        Ok(Admitted { caller, registered })
+        Ok(Admitted { caller, relay_server, registered })
     }
 
     async fn enrol(&self, caller: &Caller, history: &History, enrolment: &Enrolment, address: IpAddr) -> Result<(), Refusal> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_proto::authority::{Answer, Call, Refusal, Reply};
+use postern_proto::authority::{Answer, Call, Refusal, Reply, Request};
 use postern_proto::id::Identifier;
 use postern_runtime::session::{Session, SessionError, SessionSender};
 use tokio::sync::broadcast::error::RecvError;
@@ -55,6 +55,40 @@ pub(super) enum End {
     Session(#[from] SessionError),
 }
 
+/// After so many single statements a relay is told all that is void again, in few: it passes on what it was told, to whoever connects.
+const MAX_NEWS: usize = 32;
+
+/// What a session was told of what is void.
+#[derive(Default)]
+struct Told {
+    /// Everything up to this epoch.
+    epoch: Option<u64>,
+    news: usize,
+}
+
+impl Told {
+    /// Tells what has changed.
+    async fn tell(&mut self, sender: &mut SessionSender, published: &Published, relay: bool) -> Result<(), End> {
+        let first = self.epoch.is_none();
+        if first {
+            // With the history that everything else is verified by.
+            send(sender, 0, published.to_answer()).await?;
+        }
+        let again = relay && self.news >= MAX_NEWS;
+        let since = if again { None } else { self.epoch };
+        self.news = if since.is_none() { 0 } else { self.news + 1 };
+        for part in published.voided_since(since) {
+            send(sender, 0, Answer::Voiding { statement: part.statement.clone() }).await?;
+        }
+        self.epoch = Some(published.info().epoch);
+        if !first {
+            // What ends streams goes first.
+            send(sender, 0, published.to_answer()).await?;
+        }
+        Ok(())
+    }
+}
+
 /// Tells a peer that it is not let in. Whether it hears it is its own affair.
 pub(super) async fn refuse(session: &mut Session, refusal: Refusal) {
     if send(&mut session.sender, 0, Answer::Refused(refusal)).await.is_ok() {
@@ -100,7 +134,7 @@ impl Server {
     async fn exchange_or_end(
         &self,
         session: &mut Session,
-        Admitted { caller, registered: _ }: &Admitted,
+        Admitted { caller, relay_server, registered: _ }: &Admitted,
         feed: &mut Feed,
     ) -> Result<std::convert::Infallible, End> {
         let Session { sender, receiver, .. } = session;
@@ -111,6 +145,9 @@ impl Server {
         feed.published.mark_changed();
         feed.checkpoints.mark_changed();
         let mut greeted = false;
+        let mut told = Told::default();
+        // From when on it speaks of epochs, as nodes and relays do and commands do not.
+        let mut presence = None;
         loop {
             tokio::select! {
                 // A change is told before the answers that come after it.
@@ -127,10 +164,7 @@ impl Server {
                 },
                 Ok(()) = feed.published.changed() => {
                     let published = Arc::clone(&feed.published.borrow_and_update());
-                    send(sender, 0, published.to_answer()).await?;
-                    for statement in &published.voidings {
-                        send(sender, 0, Answer::Voiding { statement: statement.clone() }).await?;
-                    }
+                    told.tell(sender, &published, *relay_server).await?;
                 }
                 _ = heartbeat.tick() => {
                     match self.0.service.heartbeat() {
@@ -151,6 +185,10 @@ impl Server {
                         return Err(End::Number);
                     }
                     let (action, _) = describe(&request);
+                    if let Request::Acknowledge { .. } = request {
+                        let enter = || self.0.service.enforcement().enter(caller.static_key, *relay_server);
+                        presence.get_or_insert_with(enter);
+                    }
                     let answer = if requests.take(Instant::now()) {
                         self.0.service.answer(caller, request).await
                     } else {

@@ -224,6 +224,30 @@ async fn a_removed_member_hears_why() {
 }
 
 #[tokio::test]
+async fn a_revocation_comes_before_all_else_and_who_enforces_it_is_counted() {
+    let l = Listening::new().await;
+    let f = &l.f;
+    let (node, gone) = (f.enrol("node", request()).await, f.enrol("gone", request()).await);
+    let (client, mut pushed) = l.connect(&node, &hello(&node, None)).await.unwrap();
+    client.call(Request::Credentials { relay_names: Vec::new() }).await.unwrap();
+    client.call(Request::Acknowledge { epoch: 0 }).await.unwrap();
+    while !matches!(pushed.recv().await.unwrap(), Answer::Heartbeat { .. }) {}
+    let (administrator, _pushed) = l.connect(&f.administrator, &hello(&f.administrator, None)).await.unwrap();
+    let revoked = administrator.call(Request::RevokeMember { member: gone.id() }).await.unwrap();
+    let Answer::Voided { epoch } = revoked else { panic!("{revoked:?}") };
+    assert!(matches!(pushed.recv().await, Some(Answer::Voiding { .. })));
+    assert!(matches!(pushed.recv().await, Some(Answer::ProjectInfo { .. })));
+    let report = async || match administrator.call(Request::Enforcement { epoch }).await.unwrap() {
+        Answer::Enforcement(report) => report,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(report().await.waiting, 1);
+    client.call(Request::Acknowledge { epoch }).await.unwrap();
+    let enforced = report().await;
+    assert_eq!((enforced.nodes, enforced.waiting, enforced.offline), (1, 0, 0), "{enforced:?}");
+}
+
+#[tokio::test]
 async fn changes_are_pushed() {
     let l = Listening::new().await;
     let (_client, mut pushed) = l.connect(&l.f.administrator, &hello(&l.f.administrator, None)).await.unwrap();

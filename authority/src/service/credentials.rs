@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{BACKDATE, Caller, Service, member};
 use crate::ActError;
 use crate::rules::{self, Claim, MAX_HELD_NAMES};
-use crate::store::{Action, Entry, Issued, Member, ShownTo, Write, relay_names};
+use crate::store::{Action, Entry, Issued, Member, ShownTo, Write, project, relay_names};
 
 impl Service {
     /// Issues both credentials, bound to the caller's static key. The one for relays names `names`; those that its permission for
@@ -28,8 +28,9 @@ impl Service {
         for name in names {
             self.take_name(&mut write, &holder, name).await?;
         }
-        // Not before the membership: what was valid before it may be void.
-        let not_before = now.minus(BACKDATE).max(holder.added_at);
+        // What is from before the membership, or from before it was last changed, is void.
+        let voided = project::voided_before(&mut write, holder.identifier).await?.unwrap_or(holder.added_at);
+        let not_before = now.minus(BACKDATE).max(holder.added_at).max(voided);
         let expires = now.max(not_before).plus(self.0.credential_lifetime);
         write.forget_credentials(holder.identifier, now).await?;
         let mut issue = async |audience, shown_to| -> Result<Vec<u8>, ActError> {

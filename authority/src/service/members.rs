@@ -1,16 +1,16 @@
-//! Listing and removing members, and the two that the authority's own process admits.
+//! Listing, changing and revoking members, and the two that the authority's own process admits.
+
+use std::time::Duration;
 
 use postern_proto::address::HostPort;
-use postern_proto::authority::{Answer, Attributes, Refusal, RelayPermission, Role};
-use postern_proto::credential::MAX_LIFETIME;
+use postern_proto::authority::{Answer, Attributes, Refusal, RelayPermission, Role, VoidEntry};
 use postern_proto::id::Identifier;
-use postern_proto::time::CLOCK_TOLERANCE;
 
 use super::{Caller, PAGE_ROWS, Service, member, page, stored};
 use crate::ActError;
 use crate::enrol::{self, Newcomer};
 use crate::rules::{self, Scope};
-use crate::store::{Action, Entry, Member, grants};
+use crate::store::{Action, Connection, Entry, Member, grants, project};
 
 impl Service {
     pub(super) async fn list_members(&self, caller: &Caller, after: Option<Identifier>) -> Result<Answer, ActError> {
@@ -24,35 +24,107 @@ impl Service {
         Ok(Answer::Members { rows, more })
     }
 
-    /// Removes a member: with it go its relay names, the tickets that it issued, and the validity of every credential it has.
+    /// Revokes a member, and takes it out of the list.
     pub(super) async fn delete_member(&self, caller: &Caller, removed: Identifier) -> Result<Answer, ActError> {
+        self.end_membership(caller, removed, Action::DeleteMember).await
+    }
+
+    /// Revokes a member. It stays in the list, as one that was revoked.
+    pub(super) async fn revoke_member(&self, caller: &Caller, removed: Identifier) -> Result<Answer, ActError> {
+        self.end_membership(caller, removed, Action::RevokeMember).await
+    }
+
+    /// Ends a membership: with it go its relay names, the tickets that it issued, and every credential that it has, for ever.
+    async fn end_membership(&self, caller: &Caller, removed: Identifier, action: Action) -> Result<Answer, ActError> {
+        let hidden = action == Action::DeleteMember;
         let now = self.now();
         let mut write = self.0.store.write().await?;
         let caller = member(&mut write, caller.identifier).await?;
         let scope = rules::scope(&caller)?;
-        let found = stored::find(&mut write, removed).await?;
         // An administrator joins by its own hand; to an enroller, members of others are not there.
-        let Some(target) = found.filter(|found| scope == Scope::All || scope == Scope::Own(found.attested_by)) else {
-            return Err(Refusal::NotFound { what: format!("member {removed}") }.into());
+        let visible = |found: &Member| scope == Scope::All || scope == Scope::Own(found.attested_by);
+        let Some(target) = stored::find(&mut write, removed).await?.filter(visible) else {
+            let gone = stored::find_revoked(&mut write, removed).await?.filter(|gone| visible(&gone.member));
+            // What is deleted is not there to be deleted again.
+            let Some(gone) = gone.filter(|gone| !gone.hidden) else {
+                return Err(Refusal::NotFound { what: format!("member {removed}") }.into());
+            };
+            if hidden {
+                write.hide_revoked(removed).await?;
+                let reason = format!("{}, revoked at {}", gone.member.name, gone.revoked_at);
+                write.audit(&Entry::ok(now, Some(caller.identifier), action, removed).because(reason)).await?;
+                write.commit().await?;
+            }
+            return Ok(Answer::Voided { epoch: gone.epoch });
         };
         if target.role == Role::Administrator && stored::count_administrators(&mut write).await? == 1 {
             let reason = "it is the project's only administrator; admit another one first".to_owned();
             return Err(Refusal::NotPermitted { reason }.into());
         }
-        write.delete_member(removed).await?;
+        let void = VoidEntry { member: removed, not_before: VoidEntry::FOR_EVER };
+        let epoch = write.void(void, true, now).await?;
+        write.revoke_member(removed, epoch, hidden, now).await?;
         let tickets = write.revoke_tickets_of(removed, now).await?;
-        let valid_again = now.plus(std::time::Duration::from_secs(1));
-        let forgotten = now.minus(MAX_LIFETIME + 2 * CLOCK_TOLERANCE);
-        write.void(removed, valid_again, now, forgotten).await?;
         let held = grants(&target.attributes, &target.relays, &target.role);
         let reason = format!("{}, enrolled by {}; {tickets} of its tickets revoked", target.name, target.attested_by);
-        write.audit(&Entry::ok(now, Some(caller.identifier), Action::DeleteMember, removed).because(reason).before(held)).await?;
+        write.audit(&Entry::ok(now, Some(caller.identifier), action, removed).because(reason).before(held)).await?;
         write.commit().await?;
-        tracing::info!(member = %removed, by = %caller.identifier, "a member was removed");
+        self.0.enforcement.begin(epoch);
         self.republish().await?;
         // Nobody listens where there is no session.
         let _ = self.0.removed.send(removed);
+        tracing::info!(member = %removed, by = %caller.identifier, epoch, "a member was revoked");
+        Ok(Answer::Voided { epoch })
+    }
+
+    /// Replaces a member's attributes. What it shows now is void; it is told so, and gets new credentials.
+    pub(super) async fn update_member(
+        &self,
+        caller: &Caller,
+        changed: Identifier,
+        attributes: &Attributes,
+    ) -> Result<Answer, ActError> {
+        let now = self.now();
+        let mut write = self.0.store.write().await?;
+        let by = member(&mut write, caller.identifier).await?;
+        let scope = rules::scope(&by)?;
+        let visible = |found: &Member| scope == Scope::All || scope == Scope::Own(found.attested_by);
+        let Some(target) = stored::find(&mut write, changed).await?.filter(visible) else {
+            return Err(Refusal::NotFound { what: format!("member {changed}") }.into());
+        };
+        rules::may_update(&by, &target, attributes)?;
+        self.check_credential(caller, attributes)?;
+        if target.attributes == *attributes {
+            return Ok(Answer::Voided { epoch: self.0.published.borrow().info().epoch });
+        }
+        // Above every credential that it can have, also of a change in the same second.
+        let voided = project::voided_before(&mut write, changed).await?.unwrap_or(target.added_at);
+        let not_before = voided.max(now).plus(Duration::from_secs(1));
+        let epoch = write.void(VoidEntry { member: changed, not_before }, false, now).await?;
+        write.set_attributes(changed, attributes).await?;
+        let reason = format!("{}: attributes {} instead of {}", target.name, listed(attributes), listed(&target.attributes));
+        write.audit(&Entry::ok(now, Some(by.identifier), Action::UpdateMember, changed).because(reason)).await?;
+        write.commit().await?;
+        self.0.enforcement.begin(epoch);
+        self.republish().await?;
+        tracing::info!(member = %changed, by = %by.identifier, epoch, "a member's attributes were changed");
+        Ok(Answer::Voided { epoch })
+    }
+
+    /// The caller enforces what was voided up to `epoch`. Whatever it says, it says of itself alone.
+    pub(super) fn acknowledge(&self, caller: &Caller, epoch: u64) -> Result<Answer, ActError> {
+        if epoch > self.0.published.borrow().info().epoch {
+            return Err(Refusal::Invalid { reason: format!("there is no epoch {epoch} yet") }.into());
+        }
+        self.0.enforcement.acknowledge(caller.static_key, epoch);
         Ok(Answer::Done)
+    }
+
+    pub(super) async fn show_enforcement(&self, caller: &Caller, epoch: u64) -> Result<Answer, ActError> {
+        let mut read = self.0.store.read().await?;
+        rules::scope(&member(&mut read, caller.identifier).await?)?;
+        let enforcers = stored::enforcers(&mut read, self.now()).await?;
+        Ok(Answer::Enforcement(self.0.enforcement.report(epoch, enforcers)))
     }
 
     /// Makes an identity of this machine an administrator. Again for the same identity: nothing changes.
@@ -66,6 +138,9 @@ impl Service {
             Some(Member { role: Role::Administrator, .. }) => return Ok(()),
             Some(_) => return Err(other_role("an administrator")),
             None => {}
+        }
+        if was_revoked(&mut write, identity.identifier).await? {
+            return Ok(());
         }
         let administrator = Member {
             identifier: identity.identifier,
@@ -102,6 +177,7 @@ impl Service {
                 changed
             }
             Some(_) => return Err(other_role("a relay server")),
+            None if was_revoked(&mut write, identity.identifier).await? => false,
             None => {
                 let relay = Member {
                     identifier: identity.identifier,
@@ -145,6 +221,20 @@ impl Service {
         }
         Ok(Answer::Done)
     }
+}
+
+/// What a person revoked is not undone by starting the authority again.
+async fn was_revoked(from: &mut impl Connection, identity: Identifier) -> Result<bool, ActError> {
+    let revoked = stored::find_revoked(from, identity).await?;
+    if let Some(revoked) = &revoked {
+        tracing::warn!(%identity, at = %revoked.revoked_at, "an identity of this machine was revoked; a new ticket admits it again");
+    }
+    Ok(revoked.is_some())
+}
+
+fn listed(attributes: &Attributes) -> String {
+    let listed: Vec<_> = attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    if listed.is_empty() { "none".to_owned() } else { listed.join(" ") }
 }
 
 fn other_role(wanted: &str) -> ActError {

@@ -4,6 +4,7 @@
 mod audit;
 mod burst;
 mod credentials;
+mod enforcement;
 mod members;
 mod policies;
 mod project;
@@ -31,6 +32,7 @@ use crate::keys::Keys;
 use crate::store::{Action, Connection, Entry, Member, Store, StoreError, members as stored, project as kept};
 
 pub use self::audit::SignedCheckpoint;
+pub use self::enforcement::{Enforcement, Presence};
 pub use self::project::Published;
 
 /// How far back a credential's validity begins, for peers whose clock is behind.
@@ -68,6 +70,7 @@ struct Inner {
     published: watch::Sender<Arc<Published>>,
     checkpoint: watch::Sender<Option<Arc<SignedCheckpoint>>>,
     removed: broadcast::Sender<Identifier>,
+    enforcement: Enforcement,
     bursts: Mutex<Bursts>,
     writes: Mutex<Writes>,
 }
@@ -90,7 +93,7 @@ impl Service {
         clock: Clock,
         credential_lifetime: Duration,
     ) -> Result<Self, ServiceError> {
-        let published = project::publish(&store, &keys).await?;
+        let published = project::publish(&store, &keys, None).await?;
         Ok(Self(Arc::new(Inner {
             store,
             keys,
@@ -99,6 +102,7 @@ impl Service {
             published: watch::Sender::new(Arc::new(published)),
             checkpoint: watch::Sender::new(None),
             removed: broadcast::Sender::new(REMOVALS),
+            enforcement: Enforcement::default(),
             bursts: Mutex::default(),
             writes: Mutex::default(),
         })))
@@ -122,6 +126,12 @@ impl Service {
     #[must_use]
     pub fn published(&self) -> watch::Receiver<Arc<Published>> {
         self.0.published.subscribe()
+    }
+
+    /// Who enforces what was voided.
+    #[must_use]
+    pub fn enforcement(&self) -> &Enforcement {
+        &self.0.enforcement
     }
 
     /// Tells which members are removed.
@@ -151,6 +161,10 @@ impl Service {
             Request::AuditCheckpoints { after } => self.list_checkpoints(caller, after).await,
             Request::AuditConsistency { from, to } => self.audit_consistency(caller, from, to).await,
             Request::AuditInclusion { seq, size } => self.audit_inclusion(caller, seq, size).await,
+            Request::RevokeMember { member } => self.revoke_member(caller, member).await,
+            Request::UpdateMember { member, attributes } => self.update_member(caller, member, &attributes).await,
+            Request::Acknowledge { epoch } => self.acknowledge(caller, epoch),
+            Request::Enforcement { epoch } => self.show_enforcement(caller, epoch).await,
         };
         match done {
             Ok(answer) => answer,
@@ -172,7 +186,8 @@ impl Service {
             let redeemed = enrol::redeem(&self.0.store, newcomer, ticket, secret, self.now()).await?;
             if let Redeemed::Joined(member) = &redeemed {
                 tracing::info!(member = %member.identifier, name = %member.name, %ticket, "a member joined");
-                if matches!(member.role, Role::RelayServer { .. }) {
+                // One that was revoked is admitted again: everybody is told, or its new credentials would be void.
+                if self.has_voided().await? || matches!(member.role, Role::RelayServer { .. }) {
                     self.republish().await?;
                 }
             }
@@ -292,9 +307,16 @@ impl Service {
         }
     }
 
+    /// Whether something was voided since what is published.
+    async fn has_voided(&self) -> Result<bool, ActError> {
+        let known = kept::load(&mut self.0.store.read().await?).await?.ok_or_else(tickets::no_project)?;
+        Ok(known.epoch > self.0.published.borrow().info().epoch)
+    }
+
     /// Signs the project information again if it changed, and tells every session.
     async fn republish(&self) -> Result<(), ServiceError> {
-        let newest = project::publish(&self.0.store, &self.0.keys).await?;
+        let known = Arc::clone(&self.0.published.borrow());
+        let newest = project::publish(&self.0.store, &self.0.keys, Some(&known)).await?;
         self.0.published.send_if_modified(|published| {
             // Acts finish in any order; what was read last is not always what is newest.
             let newer = newest.is_newer_than(published);
@@ -352,8 +374,14 @@ pub(crate) fn describe(request: &Request) -> (Action, String) {
         Request::AuditCheckpoints { .. } | Request::AuditConsistency { .. } | Request::AuditInclusion { .. } => {
             (Action::ProveAudit, String::new())
         }
+        Request::RevokeMember { member } => (Action::RevokeMember, member.to_string()),
+        Request::UpdateMember { member, .. } => (Action::UpdateMember, member.to_string()),
+        Request::Acknowledge { .. } => (Action::Acknowledge, String::new()),
+        Request::Enforcement { .. } => (Action::ShowEnforcement, String::new()),
     }
 }
 
+#[cfg(test)]
+mod revocation_tests;
 #[cfg(test)]
 mod tests;

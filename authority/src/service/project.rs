@@ -1,7 +1,7 @@
 //! What the authority signs for everybody: project information, heartbeats and voidings.
 
 use postern_proto::address::HostPort;
-use postern_proto::authority::{Answer, Heartbeat, ProjectInfo, VoidEntry, Voiding};
+use postern_proto::authority::{Answer, Heartbeat, ProjectInfo, Voiding};
 use postern_proto::id::ProjectId;
 use postern_proto::statement::{self, StatementError};
 
@@ -9,6 +9,7 @@ use super::tickets::no_project;
 use super::{Caller, Service, ServiceError, kept, member};
 use crate::ActError;
 use crate::keys::Keys;
+use crate::store::project::Void;
 use crate::store::{Action, Entry, Store, project};
 
 /// Most entries of one voiding statement, so that it stays within a statement's length (120 KiB) at 50 bytes each. What is void
@@ -23,8 +24,18 @@ pub struct Published {
     pub statement: Vec<u8>,
     /// The change history of the authority's identity, encoded.
     pub history: Vec<u8>,
-    /// Signed [`Voiding`]s; none where nothing is void.
-    pub voidings: Vec<Vec<u8>>,
+    /// All that is void, in the order in which it was voided; none where nothing is.
+    pub voidings: Vec<Voidings>,
+    /// What was voided since the statements that these took the place of.
+    pub news: Option<Voidings>,
+}
+
+/// A signed [`Voiding`]: what was voided behind epoch `since`, up to and with `epoch`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Voidings {
+    pub since: u64,
+    pub epoch: u64,
+    pub statement: Vec<u8>,
 }
 
 impl Published {
@@ -45,14 +56,25 @@ impl Published {
         Answer::ProjectInfo { statement: self.statement.clone(), history: self.history.clone() }
     }
 
+    /// What one must be told that was told everything up to epoch `told`; all of it, if it was told nothing.
+    pub fn voided_since(&self, told: Option<u64>) -> &[Voidings] {
+        match (told, &self.news) {
+            (Some(told), Some(news)) if news.since == told => std::slice::from_ref(news),
+            (told, _) => {
+                let known = self.voidings.iter().take_while(|part| told.is_some_and(|told| part.epoch <= told)).count();
+                &self.voidings[known..]
+            }
+        }
+    }
+
     pub(super) fn is_newer_than(&self, other: &Self) -> bool {
         // Every voiding raises the sequence too.
         self.info.sequence > other.info.sequence
     }
 }
 
-/// Reads the project and signs what it says.
-pub(super) async fn publish(store: &Store, keys: &Keys) -> Result<Published, ServiceError> {
+/// Reads the project and signs what it says. `known` is what was published before.
+pub(super) async fn publish(store: &Store, keys: &Keys, known: Option<&Published>) -> Result<Published, ServiceError> {
     let mut read = store.read().await?;
     let project = kept::load(&mut read).await?.ok_or_else(no_project)?;
     if project.authority != keys.identity.identifier() || project.static_key != keys.static_key.public() {
@@ -71,20 +93,35 @@ pub(super) async fn publish(store: &Store, keys: &Keys) -> Result<Published, Ser
         issued_at: project.changed_at,
     };
     let statement = statement::sign(&keys.identity, &info)?;
-    let voided = project::voided(&mut read).await?;
-    // Empty, it still carries the epoch: peers that learn of it ask each other for the statement.
-    let chunks: Vec<&[VoidEntry]> = match (voided.is_empty(), info.epoch) {
-        (true, 0) => Vec::new(),
-        (true, _) => vec![&[]],
-        (false, _) => voided.chunks(MAX_ENTRIES).collect(),
+    let sign = |since, epoch, void: &[Void]| -> Result<Voidings, StatementError> {
+        let entries = void.iter().map(|void| void.entry).collect();
+        let voiding = Voiding { project: info.project, epoch, time: info.issued_at, entries, since };
+        Ok(Voidings { since, epoch, statement: statement::sign(&keys.identity, &voiding)? })
     };
-    let voidings = chunks.into_iter().map(|entries| voiding(keys, &info, entries)).collect::<Result<_, _>>()?;
-    Ok(Published { info, statement, history: keys.identity.history().encode(), voidings })
-}
-
-fn voiding(keys: &Keys, info: &ProjectInfo, entries: &[VoidEntry]) -> Result<Vec<u8>, StatementError> {
-    let voiding = Voiding { project: info.project, epoch: info.epoch, time: info.issued_at, entries: entries.to_vec() };
-    statement::sign(&keys.identity, &voiding)
+    // Most changes void nothing.
+    if let Some(known) = known.filter(|known| known.info.epoch == info.epoch) {
+        let (voidings, history) = (known.voidings.clone(), keys.identity.history().encode());
+        return Ok(Published { info, statement, history, voidings, news: None });
+    }
+    let voided = project::voided(&mut read).await?;
+    let mut voidings = Vec::new();
+    let (mut since, mut rest) = (0, &voided[..]);
+    // Though nothing is void, the epoch is told.
+    while since < info.epoch {
+        let (part, behind) = rest.split_at(rest.len().min(MAX_ENTRIES));
+        let epoch = if behind.is_empty() { info.epoch } else { part.last().map_or(info.epoch, |last| last.epoch) };
+        voidings.push(sign(since, epoch, part)?);
+        (since, rest) = (epoch, behind);
+    }
+    let news = match known.map(|known| known.info.epoch) {
+        None => None,
+        Some(before) => {
+            let new = &voided[voided.partition_point(|void| void.epoch <= before)..];
+            // More than one statement holds at once is told as to one who knows nothing of it.
+            if new.len() > MAX_ENTRIES { None } else { Some(sign(before, info.epoch, new)?) }
+        }
+    };
+    Ok(Published { info, statement, history: keys.identity.history().encode(), voidings, news })
 }
 
 impl Service {

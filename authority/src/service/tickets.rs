@@ -64,7 +64,7 @@ impl Service {
     }
 
     /// That these attributes fit a credential: better refused now than at every renewal of whoever joins with them.
-    fn check_credential(&self, caller: &Caller, attributes: &Attributes) -> Result<(), Refusal> {
+    pub(super) fn check_credential(&self, caller: &Caller, attributes: &Attributes) -> Result<(), Refusal> {
         let now = self.now();
         let claims = Claims {
             issuer: caller.identifier,

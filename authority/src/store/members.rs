@@ -1,7 +1,7 @@
 //! Members.
 
 use postern_proto::authority::{Attributes, MemberRow, RelayPermission, Role};
-use postern_proto::id::Identifier;
+use postern_proto::id::{Identifier, StaticPublic};
 use postern_proto::name::IdentityName;
 use postern_proto::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
@@ -52,7 +52,35 @@ pub async fn find(from: &mut impl Connection, identifier: Identifier) -> Result<
         .transpose()
 }
 
-/// Up to `limit` members after one, in the order of their identifiers; of one attestor, if one is named.
+/// A member whose membership was ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revoked {
+    /// As it was.
+    pub member: Member,
+    pub revoked_at: Timestamp,
+    /// The epoch from which on its credentials are void.
+    pub epoch: u64,
+    /// It was deleted, and is not listed.
+    pub hidden: bool,
+}
+
+/// # Errors
+/// What SQLite reports.
+pub async fn find_revoked(from: &mut impl Connection, identifier: Identifier) -> Result<Option<Revoked>, StoreError> {
+    sqlx::query("SELECT * FROM revoked_members WHERE identifier = ?")
+        .bind(&identifier.as_bytes()[..])
+        .fetch_optional(from.connection())
+        .await?
+        .map(|row| {
+            let member = Member::from_row(&row)?;
+            let row = Columns(&row);
+            let (revoked_at, epoch) = (row.time("revoked_at")?, row.number("epoch")?);
+            Ok(Revoked { member, revoked_at, epoch, hidden: row.flag("hidden")? })
+        })
+        .transpose()
+}
+
+/// Up to `limit` members after one, revoked ones too, in the order of their identifiers; of one attestor, if one is named.
 ///
 /// # Errors
 /// What SQLite reports.
@@ -63,7 +91,14 @@ pub async fn list(
     limit: u32,
 ) -> Result<Vec<MemberRow>, StoreError> {
     let rows = sqlx::query(
-        "SELECT *, (SELECT max(expires_at) FROM credentials WHERE credentials.member = identifier) AS credential_until FROM members
+        "SELECT * FROM (
+             SELECT identifier, name, attributes, relays, role, attested_by, added_at, history, NULL AS revoked_at,
+                    (SELECT max(expires_at) FROM credentials WHERE credentials.member = identifier) AS credential_until
+             FROM members
+             UNION ALL
+             SELECT identifier, name, attributes, relays, role, attested_by, added_at, history, revoked_at, NULL
+             FROM revoked_members WHERE hidden = 0
+         )
          WHERE identifier > ?1 AND (?2 IS NULL OR attested_by = ?2) ORDER BY identifier LIMIT ?3",
     )
     .bind(after.map_or_else(Vec::new, |after| after.as_bytes().to_vec()))
@@ -75,7 +110,45 @@ pub async fn list(
         .map(|row| {
             let Member { identifier, name, attributes, relays, role, attested_by, added_at, history: _ } = Member::from_row(row)?;
             let expires_at = Columns(row).optional_time("credential_until")?;
-            Ok(MemberRow { identifier, name, attributes, relays, role, attested_by, added_at, expires_at })
+            let revoked_at = Columns(row).optional_time("revoked_at")?;
+            Ok(MemberRow { identifier, name, attributes, relays, role, attested_by, added_at, expires_at, revoked_at })
+        })
+        .collect()
+}
+
+/// A node or a relay that is to enforce what is voided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enforcer {
+    pub member: Identifier,
+    pub name: IdentityName,
+    pub static_key: StaticPublic,
+    pub relay: bool,
+}
+
+/// The nodes that have credentials which are still valid, and the relays.
+///
+/// # Errors
+/// What SQLite reports.
+pub async fn enforcers(from: &mut impl Connection, now: Timestamp) -> Result<Vec<Enforcer>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT DISTINCT members.identifier, members.name, credentials.static_key, 0 AS relay
+         FROM credentials JOIN members ON members.identifier = credentials.member
+         WHERE credentials.expires_at > ? AND credentials.audience = 'relay'
+         UNION ALL
+         SELECT members.identifier, members.name, relays.static_key, 1 FROM relays JOIN members ON members.identifier = relays.member",
+    )
+    .bind(time(now))
+    .fetch_all(from.connection())
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Columns(row);
+            Ok(Enforcer {
+                member: Identifier::from_bytes(row.bytes("identifier")?),
+                name: row.parsed("name")?,
+                static_key: StaticPublic::from_bytes(row.bytes("static_key")?),
+                relay: row.flag("relay")?,
+            })
         })
         .collect()
 }
@@ -140,12 +213,65 @@ impl Write {
         Ok(())
     }
 
-    /// Removes the member with its relay names, its relay entry and the record of its credentials. Its uses of tickets stay.
+    /// Ends a membership: the member goes, with its relay names, its relay entry and the record of its credentials, and stands among the
+    /// revoked. Its uses of tickets stay.
     ///
     /// # Errors
     /// What SQLite reports.
-    pub async fn delete_member(&mut self, member: Identifier) -> Result<(), StoreError> {
+    pub async fn revoke_member(
+        &mut self,
+        member: Identifier,
+        epoch: u64,
+        hidden: bool,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT OR REPLACE INTO revoked_members
+             SELECT identifier, name, attributes, relays, role, attested_by, added_at, history, ?2, ?3, ?4
+             FROM members WHERE identifier = ?1",
+        )
+        .bind(&member.as_bytes()[..])
+        .bind(time(now))
+        .bind(i64::try_from(epoch).unwrap_or(i64::MAX))
+        .bind(hidden)
+        .execute(self.connection())
+        .await?;
         sqlx::query("DELETE FROM members WHERE identifier = ?").bind(&member.as_bytes()[..]).execute(self.connection()).await?;
+        Ok(())
+    }
+
+    /// Takes a revoked member out of the list.
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub async fn hide_revoked(&mut self, member: Identifier) -> Result<(), StoreError> {
+        sqlx::query("UPDATE revoked_members SET hidden = 1 WHERE identifier = ?")
+            .bind(&member.as_bytes()[..])
+            .execute(self.connection())
+            .await?;
+        Ok(())
+    }
+
+    /// The identity is admitted again.
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub async fn forget_revoked(&mut self, member: Identifier) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM revoked_members WHERE identifier = ?")
+            .bind(&member.as_bytes()[..])
+            .execute(self.connection())
+            .await?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// What SQLite reports.
+    pub async fn set_attributes(&mut self, member: Identifier, attributes: &Attributes) -> Result<(), StoreError> {
+        sqlx::query("UPDATE members SET attributes = ? WHERE identifier = ?")
+            .bind(json(attributes)?)
+            .bind(&member.as_bytes()[..])
+            .execute(self.connection())
+            .await?;
         Ok(())
     }
 }

@@ -2,9 +2,10 @@
 
 use postern_proto::address::HostPort;
 use postern_proto::authority::{RelayRow, RingKey, VoidEntry};
+use postern_proto::credential::MAX_LIFETIME;
 use postern_proto::id::{Identifier, ProjectId, StaticPublic};
 use postern_proto::name::ProjectName;
-use postern_proto::time::Timestamp;
+use postern_proto::time::{CLOCK_TOLERANCE, Timestamp};
 
 use super::codec::{Columns, json, time};
 use super::{Connection, StoreError, Write};
@@ -64,21 +65,30 @@ pub async fn relays(from: &mut impl Connection) -> Result<Vec<RelayRow>, StoreEr
         .collect()
 }
 
-/// What was voided and may still matter, in the order of the identifiers.
+/// One entry of what was voided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Void {
+    pub entry: VoidEntry,
+    /// The epoch in which it was made.
+    pub epoch: u64,
+}
+
+/// What was voided and may still matter, in the order in which it was.
 ///
 /// # Errors
 /// What SQLite reports.
-pub async fn voided(from: &mut impl Connection) -> Result<Vec<VoidEntry>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM voided ORDER BY member").fetch_all(from.connection()).await?;
+pub async fn voided(from: &mut impl Connection) -> Result<Vec<Void>, StoreError> {
+    let rows = sqlx::query("SELECT * FROM voided ORDER BY epoch, member").fetch_all(from.connection()).await?;
     rows.iter()
         .map(|row| {
             let row = Columns(row);
-            Ok(VoidEntry { member: Identifier::from_bytes(row.bytes("member")?), not_before: row.time("not_before")? })
+            let entry = VoidEntry { member: Identifier::from_bytes(row.bytes("member")?), not_before: row.time("not_before")? };
+            Ok(Void { entry, epoch: row.number("epoch")? })
         })
         .collect()
 }
 
-/// The moment before which this identity's credentials are void, if there is one.
+/// The moment before which this identity's credentials are void, if there is one; [`VoidEntry::FOR_EVER`] where it was revoked.
 ///
 /// # Errors
 /// What SQLite reports.
@@ -149,29 +159,27 @@ impl Write {
         self.raise_sequence(now).await
     }
 
-    /// Voids the credentials of `member` from before `not_before`, and forgets what was voided before `forget`: those
-    /// credentials expired by themselves.
+    /// Voids the credentials of an identity from before a moment, in a new epoch, which it returns. Takes the place of what was said
+    /// of it before. With `kept` it is never forgotten; everything else is once those credentials have expired by themselves.
     ///
     /// # Errors
     /// What SQLite reports.
-    pub async fn void(
-        &mut self,
-        member: Identifier,
-        not_before: Timestamp,
-        now: Timestamp,
-        forget: Timestamp,
-    ) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM voided WHERE voided_at < ?").bind(time(forget)).execute(self.connection()).await?;
+    pub async fn void(&mut self, void: VoidEntry, kept: bool, now: Timestamp) -> Result<u64, StoreError> {
+        let forget = now.minus(MAX_LIFETIME + 2 * CLOCK_TOLERANCE);
+        sqlx::query("DELETE FROM voided WHERE voided_at < ? AND kept = 0").bind(time(forget)).execute(self.connection()).await?;
+        self.raise_epoch(now).await?;
         sqlx::query(
-            "INSERT INTO voided (member, not_before, voided_at) VALUES (?1, ?2, ?3)
-             ON CONFLICT (member) DO UPDATE SET not_before = max(not_before, ?2), voided_at = ?3",
+            "INSERT INTO voided (member, not_before, voided_at, kept, epoch) VALUES (?1, ?2, ?3, ?4, (SELECT epoch FROM project))
+             ON CONFLICT (member) DO UPDATE SET not_before = ?2, voided_at = ?3, kept = max(kept, ?4), epoch = excluded.epoch",
         )
-        .bind(&member.as_bytes()[..])
-        .bind(time(not_before))
+        .bind(&void.member.as_bytes()[..])
+        .bind(time(void.not_before))
         .bind(time(now))
+        .bind(kept)
         .execute(self.connection())
         .await?;
-        self.raise_epoch(now).await
+        let row = sqlx::query("SELECT epoch FROM project").fetch_one(self.connection()).await?;
+        Columns(&row).number("epoch")
     }
 
     /// Lists a relay server, or changes what is listed of it. True where something changed.

@@ -31,6 +31,8 @@ pub struct Taken {
     pub attributes: Attributes,
     pub relays: Vec<RelayPermission>,
     pub role: Role,
+    /// The project's epoch when it was issued.
+    pub epoch: u64,
 }
 
 fn hash(secret: &SecretBytes<32>) -> Vec<u8> {
@@ -118,8 +120,8 @@ impl Write {
     /// What SQLite reports.
     pub async fn insert_ticket(&mut self, ticket: &NewTicket<'_>) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO tickets (id, secret_hash, issued_by, issued_at, expires_at, max_uses, attributes, relays, role)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO tickets (id, secret_hash, issued_by, issued_at, expires_at, max_uses, attributes, relays, role, epoch)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT epoch FROM project))",
         )
         .bind(&ticket.id.as_bytes()[..])
         .bind(hash(ticket.secret))
@@ -148,7 +150,7 @@ impl Write {
         let taken = sqlx::query(
             "UPDATE tickets SET uses = uses + 1
              WHERE id = ? AND secret_hash = ? AND uses < max_uses AND expires_at > ? AND revoked = 0
-             RETURNING issued_by, attributes, relays, role",
+             RETURNING issued_by, attributes, relays, role, epoch",
         )
         .bind(&ticket.as_bytes()[..])
         .bind(hash(secret))
@@ -163,6 +165,7 @@ impl Write {
                     attributes: row.json("attributes")?,
                     relays: row.json("relays")?,
                     role: row.json("role")?,
+                    epoch: row.number("epoch")?,
                 })
             })
             .transpose()

@@ -1,6 +1,6 @@
 //! `project`: the trust domains that this home's identities belong to, and tickets for new members.
 
-mod ticket;
+pub(super) mod ticket;
 
 use clap::Subcommand;
 use postern_proto::address::HostPort;

@@ -15,7 +15,9 @@ use crate::error::CliError;
 use crate::output::{Versioned, fields, table};
 use crate::prompt::confirm;
 
-/// Look at the members of the project, and delete them
+mod enforcement;
+
+/// Look at the members of the project, change what they may do, and remove them
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// List the members
@@ -25,13 +27,58 @@ pub enum Command {
         /// Its identifier, or the name of its identity
         member: String,
     },
-    /// Delete a member: its streams end, and its credentials are void
+    /// Revoke a member: its streams end at once, everywhere, and its credentials are void for ever
+    #[command(after_help = "\
+Every node and relay that is connected is told within a moment, and refuses the member from then on; one that is offline
+enforces it when it connects. The member stays in the list, as revoked. Only a ticket made afterwards admits it again.
+
+Examples:
+  postern project-member revoke customer --wait
+  postern project-member revoke Pb0b5... --wait --output json")]
+    Revoke {
+        /// Its identifier, or the name of its identity
+        member: String,
+        #[command(flatten)]
+        wait: Wait,
+        #[command(flatten)]
+        yes: Yes,
+    },
+    /// Replace a member's attributes; its streams that the new ones do not allow end
+    #[command(after_help = "\
+What is not named is gone. The member's nodes get new credentials by themselves; streams that the new attributes still
+allow go on, the others end within 2 seconds.
+
+Examples:
+  postern project-member update customer --attribute app=billing --attribute inlet-to-saas
+  postern project-member update customer --no-attributes --wait")]
+    Update {
+        /// Its identifier, or the name of its identity
+        member: String,
+        /// An attribute that it has from now on; without a value it is "true". May be given several times
+        #[arg(long = "attribute", value_name = "K[=V]", required_unless_present = "no_attributes")]
+        attributes: Vec<String>,
+        /// It has none any more
+        #[arg(long, conflicts_with = "attributes")]
+        no_attributes: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Revoke a member, and take it out of the list
     Delete {
         /// Its identifier, or the name of its identity
         member: String,
         #[command(flatten)]
+        wait: Wait,
+        #[command(flatten)]
         yes: Yes,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Wait {
+    /// Wait until every node and relay that is connected enforces it, and say how long that took and which are offline
+    #[arg(long)]
+    wait: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -44,6 +91,8 @@ struct Document {
     attested_by: Identifier,
     added_at: String,
     expires_at: Option<String>,
+    /// When it was revoked.
+    revoked_at: Option<String>,
 }
 
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
@@ -59,9 +108,10 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                         role(&document.role),
                         attributes(&document.attributes),
                         document.relays.join(" "),
+                        if document.revoked_at.is_some() { "revoked" } else { "" }.to_owned(),
                     ]
                 };
-                let headings = ["NAME", "IDENTIFIER", "ROLE", "ATTRIBUTES", "RELAYS"];
+                let headings = ["NAME", "IDENTIFIER", "ROLE", "ATTRIBUTES", "RELAYS", ""];
                 table(&headings, &documents.iter().map(row).collect::<Vec<_>>())
             })
         }
@@ -77,20 +127,39 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                     ("attested by", document.attested_by.to_string()),
                     ("added at", document.added_at.clone()),
                     ("expires at", document.expires_at.clone().unwrap_or_default()),
+                    ("revoked at", document.revoked_at.clone().unwrap_or_default()),
                 ])
             })
         }
-        Command::Delete { member, yes } => {
+        Command::Revoke { member, wait, yes } => {
+            let row = find(context, &session, &member)?;
+            confirm(context, &format!("Revoke the member `{}` ({})?", row.name, row.identifier), yes.yes)?;
+            let epoch = voided(session.call(context, Request::RevokeMember { member: row.identifier })?)?;
+            enforcement::report(context, &session, &row, ("revoked", epoch), wait.wait)
+        }
+        Command::Update { member, attributes, no_attributes: _, wait } => {
+            let attributes = super::project::ticket::attributes(&attributes)?;
+            let row = find(context, &session, &member)?;
+            let epoch = voided(session.call(context, Request::UpdateMember { member: row.identifier, attributes })?)?;
+            enforcement::report(context, &session, &row, ("updated", epoch), wait.wait)
+        }
+        Command::Delete { member, wait, yes } => {
             let row = find(context, &session, &member)?;
             confirm(context, &format!("Delete the member `{}` ({})?", row.name, row.identifier), yes.yes)?;
-            match session.call(context, Request::DeleteMember { member: row.identifier })? {
-                Answer::Done => {
-                    context.output().say(format_args!("deleted the member `{}` ({})", row.name, row.identifier));
-                    Ok(())
-                }
-                _ => Err(unexpected()),
+            let epoch = voided(session.call(context, Request::DeleteMember { member: row.identifier })?)?;
+            if wait.wait {
+                return enforcement::report(context, &session, &row, ("deleted", epoch), true);
             }
+            context.output().say(format_args!("deleted the member `{}` ({})", row.name, row.identifier));
+            Ok(())
         }
+    }
+}
+
+fn voided(answer: Answer) -> Result<u64, CliError> {
+    match answer {
+        Answer::Voided { epoch } => Ok(epoch),
+        _ => Err(unexpected()),
     }
 }
 
@@ -131,6 +200,10 @@ pub fn find(context: &Context, session: &Session, text: &str) -> Result<MemberRo
         Ok(identifier) => all.into_iter().filter(|row| row.identifier == identifier).collect(),
         Err(_) => all.into_iter().filter(|row| row.name.as_str() == text).collect(),
     };
+    // A member comes before those of its name that were revoked.
+    if found.len() > 1 && found.iter().any(|row| row.revoked_at.is_none()) {
+        found.retain(|row| row.revoked_at.is_none());
+    }
     match found.len() {
         0 => Err(CliError::not_found("member", text)),
         1 => Ok(found.swap_remove(0)),
@@ -152,5 +225,6 @@ fn document(row: MemberRow) -> Versioned<Document> {
         attested_by: row.attested_by,
         added_at: row.added_at.to_string(),
         expires_at: row.expires_at.map(|at| at.to_string()),
+        revoked_at: row.revoked_at.map(|at| at.to_string()),
     })
 }

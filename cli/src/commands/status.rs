@@ -5,7 +5,9 @@ mod watch;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use postern_node::control::document::{AUDIT, Connection, NodeDocument, NodeState, NodeStatusDocument, PortalDocument};
+use postern_node::control::document::{
+    AUDIT, AUTHORITY, Connection, FreshnessDocument, NodeDocument, NodeState, NodeStatusDocument, PortalDocument,
+};
 use postern_proto::address::HostPort;
 use postern_proto::time::parse_duration;
 use postern_runtime::home::{Home, servers};
@@ -117,6 +119,7 @@ fn stopped(node: &NodeDocument) -> NodeStatusDocument {
         name: node.name.clone(),
         status: NodeState::Stopped,
         pid: None,
+        authority: None,
         waiting: Vec::new(),
         open_to_every_member: node.open_to_every_member.clone(),
         portals: node.inlets.iter().map(|inlet| portal(&inlet.alias)).collect(),
@@ -146,7 +149,11 @@ fn well(document: &Document, nodes: &[NodeDocument]) -> bool {
         NodeState::Stopped => empty(node),
         NodeState::Running => {
             node.relays.iter().all(|relay| relay.connection_status == Connection::Up)
-                && node.waiting.iter().all(|waiting| waiting.what != ENROLMENT && waiting.what != AUDIT)
+                && node.waiting.iter().all(|waiting| {
+                    waiting.what != ENROLMENT
+                        && waiting.what != AUDIT
+                        && waiting.code != postern_node::engine::code::NOT_A_MEMBER.as_str()
+                })
         }
     };
     document.portals.iter().all(|portal| portal.ok)
@@ -183,6 +190,16 @@ fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
             NodeState::Stopped => format!("; start it: postern node start {}", node.name),
         };
         text.push_str(&format!("node {}: {}{hint}\n", node.name, state(node.status)));
+        if let Some(authority) = node.authority.as_ref().filter(|_| node.waiting.iter().any(|waiting| waiting.what == AUTHORITY))
+        {
+            let FreshnessDocument { heard_at, max_staleness, seconds_left } = authority;
+            text.push_str(&match seconds_left {
+                0 => format!("  the authority was last heard at {heard_at}: nothing is let in (max-staleness {max_staleness})\n"),
+                left => format!(
+                    "  the authority was last heard at {heard_at}: in {left} s nothing is let in any more (max-staleness {max_staleness})\n"
+                ),
+            });
+        }
         // What an inlet waits for stands beside its portal.
         let told: Vec<String> = node.portals.iter().map(|portal| format!("tcp-inlet {}", portal.inlet)).collect();
         for waiting in node.waiting.iter().filter(|waiting| !told.contains(&waiting.what)) {

@@ -181,6 +181,7 @@ impl Servers {
             })?;
             // A relay on its own is where its ticket says, until it is told otherwise: what it listens on is often no address for others.
             let own_address = settings.roles.authority() || settings.advertise.is_some();
+            let member = member.telling(relay.enforced());
             member.keep_session(supervisor, clock.clone(), own_address.then_some(advertised));
             Ok(relay)
         };

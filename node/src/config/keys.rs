@@ -22,13 +22,14 @@ pub(super) const POLICY: Kind =
     Kind { key: "policy", arguments: &["resource-type", "resource", "allow", "expression", "at"], name: "resource" };
 
 /// Top-level keys in the order in which they are read, each with its other spelling.
-pub(super) const TOP: [(&str, &str); 12] = [
+pub(super) const TOP: [(&str, &str); 13] = [
     ("version", "version"),
     ("name", "name"),
     ("identity", "identity"),
     ("ticket", "ticket"),
     ("tcp-listener-address", "tcp-listener-address"),
     ("http-server-port", "http-server-port"),
+    ("max-staleness", "max-staleness"),
     ("foreground", "foreground"),
     ("variables", "variables"),
     ("policy", "policies"),

@@ -18,7 +18,7 @@ mod variables;
 use postern_proto::address::HostPort;
 use postern_proto::name::{IdentityName, NodeName};
 use postern_proto::secret::SecretText;
-use postern_proto::spec::{InletSpec, OutletSpec, PolicySpec, RelaySpec};
+use postern_proto::spec::{InletSpec, MaxStaleness, OutletSpec, PolicySpec, RelaySpec};
 
 pub use expression::{ExpressionFault, parse_expression};
 pub use fingerprint::Fingerprint;
@@ -40,6 +40,7 @@ pub struct NodeConfig {
     pub tcp_listener_address: Option<HostPort>,
     /// 0 is a free port.
     pub http_server_port: Option<u16>,
+    pub max_staleness: MaxStaleness,
     pub foreground: Option<bool>,
     pub relays: Vec<RelaySpec>,
     pub outlets: Vec<OutletSpec>,

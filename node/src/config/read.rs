@@ -142,6 +142,7 @@ impl Reader<'_> {
                 }
             }
             "http-server-port" => self.http_port(canonical, node),
+            "max-staleness" => self.config.max_staleness = self.parse(canonical, node).unwrap_or_default(),
             "foreground" => self.config.foreground = self.boolean(canonical, node),
             "policy" => self.policies(node, plural),
             "relay" => self.relays(node, plural),

@@ -9,7 +9,10 @@ use postern_proto::spec::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{EngineStatus, Failure, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus, ShareStatus, code};
+use crate::code::Code;
+use crate::engine::{
+    EngineStatus, Failure, Freshness, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus, ShareStatus, code,
+};
 use crate::store::{Specs, Stored};
 
 /// In every document, as `"api_version": "1"`. A document of another version is not read.
@@ -59,6 +62,8 @@ pub struct NodeDocument {
     pub pid: Option<u32>,
     pub http_server_address: Option<String>,
     pub tcp_listener_address: Option<String>,
+    /// When the node last heard its authority, and how long it goes on without.
+    pub authority: Option<FreshnessDocument>,
     /// What the node waits for, if it is not all up.
     pub waiting: Vec<WaitingDocument>,
     /// Resources without a policy, which every member of the project may use, as `TYPE NAME`.
@@ -67,6 +72,31 @@ pub struct NodeDocument {
     pub outlets: Vec<OutletDocument>,
     pub relays: Vec<RelayDocument>,
     pub policies: Vec<PolicyDocument>,
+}
+
+/// How old the newest word of the authority is: what a node in a project goes on by while the authority is away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreshnessDocument {
+    /// By the authority's clock.
+    pub heard_at: String,
+    pub max_staleness: String,
+    /// How long until the node opens no stream any more and ends those that live.
+    pub seconds_left: u64,
+}
+
+impl FreshnessDocument {
+    fn new(freshness: Freshness) -> Self {
+        Self {
+            heard_at: freshness.heard.to_string(),
+            max_staleness: format!("{}s", freshness.max.as_secs()),
+            seconds_left: freshness.left().as_secs(),
+        }
+    }
+
+    #[must_use]
+    pub fn of_engine(status: &EngineStatus) -> Option<Self> {
+        status.freshness.map(Self::new)
+    }
 }
 
 /// What waits, where it is the authority that is not connected.
@@ -213,6 +243,8 @@ pub struct NodeStatusDocument {
     pub name: String,
     pub status: NodeState,
     pub pid: Option<u32>,
+    /// As in [`NodeDocument`].
+    pub authority: Option<FreshnessDocument>,
     pub waiting: Vec<WaitingDocument>,
     /// As in [`NodeDocument`].
     pub open_to_every_member: Vec<String>,
@@ -271,6 +303,7 @@ impl NodeDocument {
             pid: None,
             http_server_address: None,
             tcp_listener_address: stored.options.tcp_listener_address.as_ref().map(ToString::to_string),
+            authority: None,
             waiting: Vec::new(),
             open_to_every_member: specs.open_to_every_member(),
             inlets: specs.inlets.iter().map(InletDocument::stopped).collect(),
@@ -292,6 +325,7 @@ impl NodeDocument {
             pid: Some(std::process::id()),
             http_server_address: facts.http_server_address.clone(),
             tcp_listener_address: facts.tcp_listener_address.clone(),
+            authority: FreshnessDocument::of_engine(status),
             waiting,
             open_to_every_member: specs.open_to_every_member(),
             inlets: status.inlets.iter().map(InletDocument::running).collect(),
@@ -480,12 +514,19 @@ impl WaitingDocument {
         let inlets = status.inlets.iter().filter_map(|inlet| {
             inlet.failure.as_ref().map(|failure| Self::new(format!("tcp-inlet {}", inlet.spec.alias), failure))
         });
-        let authority = status.authority_trouble.as_ref().map(|reason| Self {
+        let authority = |code: Code, reason: String| Self {
             what: AUTHORITY.to_owned(),
             step: AUTHORITY.to_owned(),
-            code: code::AUTHORITY_DOWN.into(),
-            reason: reason.clone(),
-        });
+            code: code.into(),
+            reason,
+        };
+        let authority = match (status.revoked, &status.authority_trouble) {
+            (true, _) => {
+                let reason = "this node's identity was revoked or deleted: peers refuse it; only a new ticket admits it again";
+                Some(authority(code::NOT_A_MEMBER, reason.to_owned()))
+            }
+            (false, trouble) => trouble.as_ref().map(|reason| authority(code::AUTHORITY_DOWN, reason.clone())),
+        };
         let audit = status.audit_fault.as_ref().map(|failure| Self { step: AUTHORITY.to_owned(), ..Self::new(AUDIT, failure) });
         authority.into_iter().chain(audit).chain(relays).chain(inlets).collect()
     }
@@ -504,7 +545,7 @@ mod tests {
         let document = NodeDocument::stopped(&"n".parse().unwrap(), true, &stored);
         let expected = serde_json::json!({
             "api_version": "1", "name": "n", "identity_name": "me", "is_default": true, "status": "stopped", "pid": null,
-            "http_server_address": null, "tcp_listener_address": null, "waiting": [], "open_to_every_member": [],
+            "http_server_address": null, "tcp_listener_address": null, "authority": null, "waiting": [], "open_to_every_member": [],
             "inlets": [{
                 "api_version": "1", "bind_addr": "127.0.0.1:7000", "alias": "web",
                 "outlet_route": "/project/default/service/forward_to_other/secure/api/service/x",

@@ -32,6 +32,9 @@ use super::trust::{OwnCredentials, PublishedPeer, Trust, TrustError};
 /// A handshake that takes longer is given up (`docs/protocol/handshake.md`).
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
+/// A peer whose credential became void, because its member was changed, has so long to show its newer one before its streams end.
+pub const RENEWAL_GRACE: Duration = Duration::from_secs(1);
+
 /// A channel that carried no stream for so long is closed.
 const IDLE_CLOSE: Duration = Duration::from_secs(300);
 
@@ -173,6 +176,12 @@ pub struct Channel {
     /// Refusals that it has to say.
     refusals: Mutex<Vec<SaidRefusal>>,
     resets_wait: Notify,
+    /// Since when the peer is to show a newer credential, the one that it showed being void.
+    newer_wanted: Mutex<Option<Instant>>,
+    /// The peer is to be asked for it.
+    asks: Notify,
+    /// The peer showed it.
+    renewed: Notify,
     created: Instant,
     closed: CancellationToken,
 }
@@ -199,6 +208,9 @@ impl Channel {
             resets: Mutex::default(),
             refusals: Mutex::default(),
             resets_wait: Notify::new(),
+            newer_wanted: Mutex::default(),
+            asks: Notify::new(),
+            renewed: Notify::new(),
             created: Instant::now(),
             closed: CancellationToken::new(),
         })
@@ -223,6 +235,38 @@ impl Channel {
     #[must_use]
     pub fn credential(&self) -> VerifiedCredential {
         self.credential.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The peer's credential is void because its member was changed: asks for its newer one.
+    pub fn want_newer(&self) {
+        lock(&self.newer_wanted).get_or_insert_with(Instant::now);
+        self.asks.notify_one();
+    }
+
+    /// When the peer has had its time to show a newer credential; `None` where none is wanted, or that time has passed.
+    fn newer_until(&self) -> Option<Instant> {
+        lock(&self.newer_wanted).map(|since| since + RENEWAL_GRACE).filter(|until| Instant::now() < *until)
+    }
+
+    /// Whether the peer's credential is good, or void for a moment only, until its newer one is here.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn check(&self, trust: &Trust) -> Result<(), TrustError> {
+        match trust.recheck(&self.credential()) {
+            Err(error) if error.wants_newer() && self.newer_until().is_some() => Ok(()),
+            checked => checked,
+        }
+    }
+
+    /// Returns once the peer has shown the newer credential that is wanted of it, if one is, or has had its time to.
+    pub async fn settled(&self) {
+        let renewed = self.renewed.notified();
+        tokio::pin!(renewed);
+        renewed.as_mut().enable();
+        if let Some(until) = self.newer_until() {
+            let _ = tokio::time::timeout_at(until, renewed).await;
+        }
     }
 
     #[must_use]
@@ -593,18 +637,29 @@ impl Control {
                         self.wire.send(&ChannelMessage::Refused { id, stream, reason }).await?;
                     }
                 }
+                () = channel.asks.notified() => self.wire.send(&ChannelMessage::WantCredential).await?,
                 message = self.wire.receive() => match message? {
                     ChannelMessage::Credential { .. } | ChannelMessage::WantCredential if costly == 0 => {
                         return Err(ChannelError::TooManyMessages);
                     }
                     ChannelMessage::Credential { credential } => {
                         costly -= 1;
-                        let newer = trust.verify_member(&credential, channel.credential().static_key())?;
+                        let newer = match trust.verify_member(&credential, channel.credential().static_key()) {
+                            Ok(newer) => newer,
+                            // The peer has not heard yet that it is void, and will show another one when it has.
+                            Err(error) if error.wants_newer() => {
+                                debug!(peer = %channel.peer(), %error, "the peer showed a void credential");
+                                continue;
+                            }
+                            Err(error) => return Err(error.into()),
+                        };
                         if newer.subject() != channel.peer() {
                             return Err(TrustError::OtherIdentity { expected: channel.peer(), found: newer.subject() }.into());
                         }
                         info!(peer = %channel.peer(), expires = %newer.expires(), "the peer renewed its credential");
                         *channel.credential.write().unwrap_or_else(PoisonError::into_inner) = newer;
+                        *lock(&channel.newer_wanted) = None;
+                        channel.renewed.notify_waiters();
                         event(ControlEvent::Renewed);
                     }
                     ChannelMessage::WantCredential => {
@@ -631,7 +686,7 @@ impl Control {
                     } else if used.elapsed() > IDLE_CLOSE {
                         channel.closed.cancel();
                     }
-                    if trust.recheck(&channel.credential()).is_err() {
+                    if channel.check(trust).is_err() {
                         event(ControlEvent::Expired);
                         channel.closed.cancel();
                     }

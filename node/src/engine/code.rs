@@ -6,6 +6,8 @@ crate::codes! {
     NO_CREDENTIAL: Failure, "This node has no credential: it is not enrolled yet, its credential expired, or it was deleted.";
     CREDENTIAL: Failure, "A credential is not good, or no longer; the reason says whose and why.";
     AUTHORITY_DOWN: Failure, "The authority is not connected. What runs goes on; nothing new is issued meanwhile.";
+    NOT_A_MEMBER: Failure, "This node's identity was revoked or deleted: it is no member of the project any more. Only a new ticket admits it again.";
+    STALE: Failure, "The authority was not heard for longer than `max-staleness`: no stream is opened, and those that lived were ended.";
     AUTHORITY_REFUSED: Failure, "The authority refused; the reason says what.";
     NOT_PERMITTED: Failure, "The node may not claim this relay name.";
     NO_RELAY: Failure, "The project has no relay that this node knows of.";

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minicbor::{Decode, Encode};
-use postern_proto::authority::{Answer, Heartbeat, Refusal, Request, RingKey, Voiding};
+use postern_proto::authority::{Answer, Refusal, Request, RingKey};
 use postern_proto::credential::{Audience, Claims, KeyRing, Voided, issue};
 use postern_proto::id::{CredentialId, ProjectId};
 use postern_proto::identity::Identity;
 use postern_proto::name::RelayName;
 use postern_proto::secret::SecretBytes;
 use postern_proto::sign::SigningKey;
-use postern_proto::statement;
 use postern_proto::time::Timestamp;
 use postern_runtime::authority::{AuthorityClient, AuthorityError, Pinned};
 use postern_runtime::backoff::Backoff;
@@ -24,6 +23,7 @@ use postern_runtime::membership::Membership;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::revocation::{self, Road};
 use super::shared::Shared;
 use super::trust::Domain;
 use super::witness;
@@ -39,9 +39,6 @@ const BACKDATE: Duration = Duration::from_secs(60);
 
 /// Largest file of stored credentials: two credentials, and room.
 const MAX_STORED: usize = 16 * 1024;
-
-/// Largest file of void credentials: as many entries as [`Voided`] takes, with room.
-const MAX_VOIDED: usize = 8 * 1024 * 1024;
 
 /// Which relay names this node may register, as its authority last said.
 pub type NameAnswers = BTreeMap<RelayName, Result<(), Refusal>>;
@@ -118,11 +115,15 @@ fn issue_for_home(shared: &Shared, seed: &SecretBytes<32>) -> Result<(), Box<dyn
 async fn in_project(shared: &Arc<Shared>, membership: Membership) {
     use_membership(shared, &membership);
     load_stored(shared);
+    if shared.trust.freshness().is_none() {
+        revocation::load_heard(shared);
+    }
     let mut membership = membership;
     let (mut backoff, mut renewal) = (Backoff::default(), Renewal::default());
     loop {
         let ended = session(shared, &mut membership, &mut backoff, &mut renewal).await;
         let text = chain(&ended);
+        shared.set_not_a_member(matches!(ended, AuthorityError::Refused(Refusal::NotAMember)));
         if shared.set_authority_trouble(Some(text.clone())) {
             warn!(reason = %text, "the authority is not connected; trying again");
         }
@@ -134,7 +135,15 @@ async fn in_project(shared: &Arc<Shared>, membership: Membership) {
 /// Believes what `membership` says: its key ring and its relays. What is void stays void.
 fn use_membership(shared: &Arc<Shared>, membership: &Membership) {
     let known = shared.trust.domain().filter(|domain| domain.ring.project() == membership.project());
-    let voided = known.map_or_else(|| load_voided(shared), |domain| domain.voided.clone());
+    shared.revocation.set_authority(membership);
+    let voided = match known {
+        Some(domain) => domain.voided.clone(),
+        None => revocation::load_voided(shared).unwrap_or_else(|| {
+            // As if the authority had not been heard since the beginning of time.
+            shared.trust.heard(Timestamp::from_unix(1));
+            Voided::default()
+        }),
+    };
     shared.trust.set_domain(Domain { ring: membership.ring().clone(), voided });
     shared.relays.set(shared, &membership.info().relays);
 }
@@ -183,6 +192,9 @@ async fn session(
     backoff.reset();
     info!("connected to the authority");
     shared.set_authority_trouble(None);
+    shared.set_not_a_member(false);
+    let mut enforced = shared.revocation.enforced();
+    enforced.mark_changed();
     let mut names = shared.names.subscribe();
     shared.relays.set(shared, &membership.info().relays);
     let mut renew_at = renewal.due(shared);
@@ -206,6 +218,13 @@ async fn session(
                 }
                 None => return client.ended().await,
             },
+            changed = enforced.changed() => {
+                if changed.is_err() {
+                    return AuthorityError::Closed;
+                }
+                acknowledge(shared, &client, *enforced.borrow_and_update());
+            }
+            () = shared.renew.notified() => renew_at = Instant::now(),
             () = tokio::time::sleep_until(renew_at) => {
                 match renew(shared, &client).await {
                     Ok(names) => *renewal = Renewal { due: Some(Instant::now() + jittered(RENEWAL)), names },
@@ -223,6 +242,16 @@ async fn session(
             }
         }
     }
+}
+
+/// Says that this node enforces what is void up to `epoch`. What is pushed meanwhile does not wait for the answer.
+fn acknowledge(shared: &Arc<Shared>, client: &AuthorityClient, epoch: u64) {
+    let client = client.clone();
+    shared.spawn("acknowledgement", async move {
+        if let Err(error) = client.call(Request::Acknowledge { epoch }).await {
+            debug!(epoch, error = %chain(&error), "the authority did not hear what this node enforces");
+        }
+    });
 }
 
 async fn refresh(shared: &Arc<Shared>, membership: &mut Membership, client: &AuthorityClient) -> Result<(), AuthorityError> {
@@ -278,52 +307,10 @@ fn take_push(shared: &Arc<Shared>, membership: &mut Membership, push: Answer) {
             Ok(false) => {}
             Err(error) => warn!(%error, "ignored project information"),
         },
-        Answer::Heartbeat { statement } => {
-            match statement::verify::<Heartbeat>(membership.history(), membership.project(), &statement) {
-                Ok(heartbeat) => shared.trust.clock().synchronise(heartbeat.time),
-                Err(error) => warn!(%error, "ignored a heartbeat"),
-            }
-        }
-        Answer::Voiding { statement } => take_voiding(shared, membership, &statement),
+        Answer::Heartbeat { statement } => revocation::take_heartbeat(shared, &statement, Road::Authority),
+        Answer::Voiding { statement } => revocation::take_voiding(shared, &statement, Road::Authority),
         _ => {}
     }
-}
-
-/// Credentials that became void end what stands on them: live streams are judged again at once.
-fn take_voiding(shared: &Arc<Shared>, membership: &Membership, signed: &[u8]) {
-    let Some(domain) = shared.trust.domain() else { return };
-    let mut voided = domain.voided.clone();
-    let applied = statement::verify::<Voiding>(membership.history(), membership.project(), signed)
-        .map_err(|error| error.to_string())
-        .and_then(|statement| voided.apply(&statement).map_err(|error| error.to_string()));
-    match applied {
-        Ok(true) => {
-            voided.forget_expired(shared.trust.now());
-            let mut bytes = Vec::new();
-            // Writing to a vector does not fail.
-            let _ = minicbor::encode(&voided, &mut bytes);
-            if let Err(error) = shared.node_home.dir().write(layout::node::EPOCH, &bytes) {
-                warn!(%error, "the list of void credentials was not stored");
-            }
-            info!(epoch = voided.epoch(), "credentials became void");
-            shared.trust.set_domain(Domain { ring: domain.ring.clone(), voided });
-            shared.review();
-        }
-        Ok(false) => {}
-        Err(error) => warn!(%error, "ignored a voiding statement"),
-    }
-}
-
-/// What was void when this node last ran: a restart forgets no revocation.
-fn load_voided(shared: &Shared) -> Voided {
-    let stored = match shared.node_home.dir().read(layout::node::EPOCH, MAX_VOIDED) {
-        Ok(stored) => stored,
-        Err(error) => {
-            warn!(%error, "the list of void credentials was not read");
-            None
-        }
-    };
-    stored.and_then(|bytes| minicbor::decode(&bytes).ok()).unwrap_or_default()
 }
 
 /// Credentials are kept, so that a node can be started while its authority is away.

@@ -160,7 +160,7 @@ fn note_refusal(shared: &Shared, inlet: &Inlet, channel: Option<&Channel>, mut f
 /// Why not.
 pub fn judge(shared: &Shared, inlet: &Inlet, channel: &Channel) -> Result<(), Failure> {
     let credential = channel.credential();
-    shared.trust.recheck(&credential).map_err(|error| Failure::new(Step::Channel, code::CREDENTIAL, error.to_string()))?;
+    shared.trust.recheck(&credential).map_err(|error| Failure::new(Step::Channel, error.code(), error.to_string()))?;
     let resource = Resource::inlet(inlet.spec.alias.as_str(), inlet.spec.allow.as_ref());
     shared.decide(&resource, &credential).map_err(|denial| note_refusal(shared, inlet, Some(channel), Failure::denied(denial)))
 }

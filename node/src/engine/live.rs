@@ -111,6 +111,33 @@ pub struct LiveStreams {
     count: watch::Sender<usize>,
 }
 
+/// Streams that were told to end.
+#[derive(Debug, Default)]
+pub struct Enders(Vec<u64>);
+
+impl Enders {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns once all of them have ended: no byte of theirs is delivered any more.
+    pub async fn ended(mut self, streams: &LiveStreams) {
+        let mut count = streams.count.subscribe();
+        loop {
+            count.mark_unchanged();
+            {
+                let table = streams.lock();
+                self.0.retain(|number| table.streams.contains_key(number));
+            }
+            // The sender lives as long as `streams`.
+            if self.0.is_empty() || count.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
 /// A stream's place among the live ones; leaves it when dropped.
 pub struct LiveGuard {
     streams: Arc<LiveStreams>,
@@ -139,14 +166,21 @@ impl LiveStreams {
         LiveGuard { streams: Arc::clone(self), channel: Arc::clone(channel), id, number, signal }
     }
 
-    /// Ends every stream for which `verdict` has a reason to.
-    pub fn review(&self, mut verdict: impl FnMut(&Channel, u64, &Through) -> Option<ResetCode>) {
-        for live in self.lock().streams.values_mut().filter(|live| !live.doomed) {
-            if let Some(code) = verdict(&live.channel, live.id, &live.through) {
+    /// Ends every stream for which `verdict` has a reason to; returns those that are ending.
+    pub fn review(&self, mut verdict: impl FnMut(&Channel, u64, &Through) -> Option<ResetCode>) -> Enders {
+        let mut enders = Vec::new();
+        for (number, live) in &mut self.lock().streams {
+            if !live.doomed
+                && let Some(code) = verdict(&live.channel, live.id, &live.through)
+            {
                 live.doomed = true;
                 live.signal.send(Event::Kill(code));
             }
+            if live.doomed {
+                enders.push(*number);
+            }
         }
+        Enders(enders)
     }
 
     /// What a live stream of `channel` goes through.

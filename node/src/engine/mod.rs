@@ -26,6 +26,7 @@ mod refusals;
 mod relay_choice;
 mod relay_link;
 mod relays;
+mod revocation;
 mod serve;
 mod shared;
 mod status;
@@ -46,7 +47,7 @@ use postern_proto::identity::Identity;
 use postern_proto::name::{Alias, OutletName, RelayName};
 use postern_proto::record::ResetCode;
 use postern_proto::secret::SecretBytes;
-use postern_proto::spec::{InletSpec, OutletSpec, PolicySpec, RelaySpec};
+use postern_proto::spec::{InletSpec, MaxStaleness, OutletSpec, PolicySpec, RelaySpec};
 use postern_runtime::clock::Clock;
 use postern_runtime::home::{Home, IdentityHome, NodeHome};
 use postern_runtime::membership::Membership;
@@ -65,6 +66,7 @@ pub use self::policy::{Denial, Policies, PolicySource, Resource, Rule};
 pub use self::refusals::{By, Refusal};
 pub use self::status::{EngineStatus, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus};
 pub use self::target::ShareStatus;
+pub use self::trust::Freshness;
 
 use self::inlet::Inlet;
 use self::shared::Shared;
@@ -98,6 +100,7 @@ pub struct Settings {
     pub local_issuer: Option<SecretBytes<32>>,
     /// Where peers may connect without a relay. Without it, only nodes of the same machine find this one.
     pub listener: Option<HostPort>,
+    pub max_staleness: MaxStaleness,
     pub clock: Arc<Clock>,
     pub supervisor: Supervisor,
 }

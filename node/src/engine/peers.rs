@@ -120,6 +120,14 @@ impl Peers {
         (accepted + ways.len(), ways.values().map(|(_, channel)| channel.idle_paths()).sum())
     }
 
+    /// All channels, by whichever side made them.
+    #[must_use]
+    pub fn channels(&self) -> Vec<Arc<Channel>> {
+        let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        let ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        accepted.values().chain(ways.values().map(|(_, channel)| channel)).cloned().collect()
+    }
+
     /// Whether peers have channels to this node.
     #[must_use]
     pub fn has_accepted(&self) -> bool {
@@ -161,7 +169,7 @@ impl Peers {
                 Ok(peer) => candidates.push(Candidate::Registered(peer, instance.weight.unwrap_or_default())),
                 Err(error) => {
                     let reason = format!("the relay named a node that is not to be believed: {error}");
-                    failure = Some(Failure::new(Step::Peer, code::CREDENTIAL, reason));
+                    failure = Some(Failure::new(Step::Peer, error.code(), reason));
                 }
             }
         }
@@ -311,7 +319,7 @@ async fn path_by(shared: &Arc<Shared>, way: &Way) -> Result<Link, Failure> {
 fn channel_failure(error: &ChannelError) -> Failure {
     let code = match error {
         ChannelError::NoCredential => code::NO_CREDENTIAL,
-        ChannelError::Trust(_) => code::CREDENTIAL,
+        ChannelError::Trust(error) => error.code(),
         ChannelError::Mispaired { .. } => code::MISPAIRED,
         ChannelError::Handshake(_) => code::HANDSHAKE,
         ChannelError::Link(_)

@@ -312,6 +312,8 @@ impl Refused {
 /// Decides about an open and dials the outlet's target. An unknown outlet and a denied one take the same steps and give the same
 /// code; only this node's log tells them apart.
 async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<(TcpStream, OwnedSemaphorePermit), Refused> {
+    // One whose member was changed just now shows its newer credential first.
+    channel.settled().await;
     let outlet = shared.outlet(&open.outlet);
     let credential = channel.credential();
     let resource = Resource::outlet(open.outlet.as_str(), outlet.as_ref().and_then(|outlet| outlet.allow.as_ref()));

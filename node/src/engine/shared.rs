@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use postern_proto::identity::Identity;
 use postern_proto::name::{Alias, OutletName, RelayName};
 use postern_proto::record::ResetCode;
 use postern_proto::secret::SecretBytes;
-use postern_proto::spec::{Disclose, OutletSpec, RelaySpec};
+use postern_proto::spec::{Disclose, MaxStaleness, OutletSpec, RelaySpec};
 use postern_runtime::home::{Home, IdentityHome, NodeHome};
 use postern_runtime::membership::Membership;
 use postern_runtime::supervise::Supervisor;
 use postern_runtime::workers::Workers;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Settings;
@@ -27,13 +27,14 @@ use super::credentials::{NameAnswers, Names};
 use super::direct::Direct;
 use super::held::Holdings;
 use super::inlet::Inlet;
-use super::live::{LiveStreams, Through};
+use super::live::{Enders, LiveStreams, Through};
 use super::metrics::Metrics;
 use super::peers::Peers;
 use super::places::Places;
 use super::policy::{Denial, Policies, Resource};
 use super::refusals::{By, Refusal, Refusals};
 use super::relays::RelayLinks;
+use super::revocation::Revocation;
 use super::trust::Trust;
 use super::witness::Witness;
 use crate::stream_log::StreamLog;
@@ -56,6 +57,12 @@ pub struct Shared {
     pub names: watch::Sender<Names>,
     name_answers: Mutex<NameAnswers>,
     authority_trouble: Mutex<Option<String>>,
+    /// The authority said that this node's identity is no member.
+    not_a_member: AtomicBool,
+    pub revocation: Revocation,
+    /// This node's credentials are void: new ones are to be asked for.
+    pub renew: Notify,
+    pub max_staleness: MaxStaleness,
     pub policies: Policies,
     pub peers: Peers,
     pub relays: RelayLinks,
@@ -84,7 +91,13 @@ pub struct Shared {
 impl Shared {
     #[must_use]
     pub fn new(settings: Settings, workers: Arc<Workers>, open_files: usize, stream_log: StreamLog) -> Self {
-        let trust = Trust::new(settings.identity.identifier(), settings.node_id, settings.static_key, settings.clock);
+        let trust = Trust::new(
+            settings.identity.identifier(),
+            settings.node_id,
+            settings.static_key,
+            settings.clock,
+            settings.max_staleness,
+        );
         let stop = settings.supervisor.stopping().child_token();
         Self {
             home: settings.home,
@@ -97,6 +110,10 @@ impl Shared {
             names: watch::Sender::default(),
             name_answers: Mutex::default(),
             authority_trouble: Mutex::default(),
+            not_a_member: AtomicBool::new(false),
+            revocation: Revocation::default(),
+            renew: Notify::new(),
+            max_staleness: settings.max_staleness,
             policies: Policies::default(),
             peers: Peers::default(),
             relays: RelayLinks::default(),
@@ -180,6 +197,16 @@ impl Shared {
         lock(&self.name_answers).get(name).cloned()
     }
 
+    /// Whether this node's identity is no member of its project any more, as its authority has said.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.not_a_member.load(Ordering::Relaxed) || self.trust.is_revoked()
+    }
+
+    pub fn set_not_a_member(&self, is: bool) {
+        self.not_a_member.store(is, Ordering::Relaxed);
+    }
+
     /// Remembers why the authority is not connected; returns whether that is news.
     pub fn set_authority_trouble(&self, trouble: Option<String>) -> bool {
         std::mem::replace(&mut *lock(&self.authority_trouble), trouble.clone()) != trouble
@@ -223,11 +250,12 @@ impl Shared {
 
     /// Judges every live stream again, by the policies and credentials of now. Streams of one channel through one resource share their
     /// verdict, and the id of their refusal.
-    pub fn review(&self) {
+    /// Returns those that end.
+    pub fn review(&self) -> Enders {
         let mut verdicts: HashMap<(ChannelId, Through), Option<ResetCode>> = HashMap::new();
         self.live.review(|channel, stream, through| {
             *verdicts.entry((channel.id(), through.clone())).or_insert_with(|| self.verdict(channel, stream, through))
-        });
+        })
     }
 
     /// Ends streams whose peer's credential has expired. A channel's control stream sees that too, as long as the peer keeps it.
@@ -235,7 +263,7 @@ impl Shared {
         let mut tick = tokio::time::interval(EXPIRY_INTERVAL);
         loop {
             tick.tick().await;
-            self.live.review(|channel, _, _| self.trust.recheck(&channel.credential()).is_err().then_some(ResetCode::Credential));
+            self.live.review(|channel, _, _| channel.check(&self.trust).is_err().then_some(ResetCode::Credential));
             self.refusals.settle();
         }
     }
@@ -243,7 +271,7 @@ impl Shared {
     /// Why the live streams of a channel through a resource may not go on; `None` where they may. `stream` is one of them.
     fn verdict(&self, channel: &Channel, stream: u64, through: &Through) -> Option<ResetCode> {
         let credential = channel.credential();
-        let recheck = self.trust.recheck(&credential);
+        let recheck = channel.check(&self.trust);
         let (disclose, decision) = match through {
             Through::Inlet(alias) => {
                 let Some(inlet) = self.inlets().get(alias).cloned() else { return Some(ResetCode::Deleted) };
@@ -308,7 +336,7 @@ impl Shared {
                 self.saw(channel.credential());
                 self.review();
             }
-            ControlEvent::Expired => self.review(),
+            ControlEvent::Expired => drop(self.review()),
             ControlEvent::Refused { id, stream, reason } => self.refused_by_peer(&channel, id, stream, &reason),
         };
         // Why it ended is in the log already; its streams end by themselves.

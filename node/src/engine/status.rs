@@ -16,6 +16,7 @@ use super::live::Through;
 use super::relay_link::{Registration, RelayLink};
 use super::shared::Shared;
 use super::target::ShareStatus;
+use super::trust::{Freshness, TrustError};
 use super::witness::code_of;
 
 /// What runs, and how it is.
@@ -30,6 +31,10 @@ pub struct EngineStatus {
     pub authority_trouble: Option<String>,
     /// Why the authority's audit log is not believed.
     pub audit_fault: Option<Failure>,
+    /// This node's identity is no member of its project any more.
+    pub revoked: bool,
+    /// How old the newest word of the authority is; `None` where none is needed, or none was heard yet.
+    pub freshness: Option<Freshness>,
     /// Live streams.
     pub streams: usize,
 }
@@ -97,6 +102,8 @@ pub fn status(shared: &Shared) -> EngineStatus {
         credential_expires: shared.trust.own().map(|own| own.member.expires()),
         authority_trouble: shared.authority_trouble(),
         audit_fault: shared.witness.fault().map(|fault| Failure::new(Step::Credential, code_of(&fault), fault.to_string())),
+        revoked: shared.is_revoked(),
+        freshness: shared.trust.freshness(),
         streams: shared.live.total(),
     }
 }
@@ -166,6 +173,10 @@ fn inlet_failure(shared: &Shared, inlet: &Inlet) -> Option<Failure> {
 
 /// Why no node of an outlet can be reached, as far as it is known without trying.
 fn peer_failure(shared: &Shared, to: &Destination) -> Option<Failure> {
+    if let Some(freshness) = shared.trust.freshness().filter(Freshness::is_over) {
+        let reason = TrustError::Stale { age: freshness.age, max: freshness.max }.to_string();
+        return Some(Failure::new(Step::Credential, code::STALE, reason));
+    }
     let PeerRoute::Relay(name) = &to.peer else { return None };
     if let Some(failure) = relay_failure(shared, &shared.relays.all()) {
         return Some(failure);

@@ -248,6 +248,7 @@ async fn probe(shared: Arc<Shared>, inlet: Arc<Inlet>, target: Arc<Target>, part
 /// A channel with one node, this node's decision about it, and a path to it.
 async fn reach(shared: &Arc<Shared>, inlet: &Inlet, candidate: &Candidate) -> Result<(Arc<Channel>, Link), Failure> {
     let channel = shared.peers.channel(shared, candidate).await?;
+    channel.settled().await;
     judge(shared, inlet, &channel)?;
     let link = match channel.take_idle() {
         Some(link) => link,

@@ -33,6 +33,7 @@ impl TestHome {
             membership: None,
             local_issuer: Some(SecretBytes::new(seed.as_slice().try_into().unwrap())),
             listener: None,
+            max_staleness: Default::default(),
             clock: Arc::new(clock),
             supervisor: Supervisor::new(),
         };

@@ -3,16 +3,22 @@
 //! A domain of trust is a project, or a home that has joined none.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use postern_proto::credential::{Audience, CredentialError, Holder, KeyRing, VerifiedCredential, Verifier, Voided};
 use postern_proto::handshake::StaticKey;
 use postern_proto::id::{Identifier, InstanceId, NodeId, StaticPublic};
 use postern_proto::link::Instance;
 use postern_proto::name::RelayName;
+use postern_proto::spec::MaxStaleness;
 use postern_proto::time::Timestamp;
 use postern_runtime::clock::Clock;
 use tokio::sync::watch;
+
+use super::code;
+use crate::code::Code;
 
 /// Most published credentials that are remembered as verified; each has at most 3.5 KiB.
 const MAX_PUBLISHED: usize = 1024;
@@ -42,6 +48,48 @@ pub enum TrustError {
     OtherIdentity { expected: Identifier, found: Identifier },
     #[error("the credential does not permit the relay name `{0}`")]
     OtherName(RelayName),
+    #[error("nothing was heard of the authority for {} s, more than `max-staleness` ({} s): it may have revoked anybody since", age.as_secs(), max.as_secs())]
+    Stale { age: Duration, max: Duration },
+}
+
+impl TrustError {
+    /// How it is listed.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Stale { .. } => code::STALE,
+            _ => code::CREDENTIAL,
+        }
+    }
+
+    /// Whether a newer credential would do: the member was changed, and has one by now.
+    #[must_use]
+    pub const fn wants_newer(&self) -> bool {
+        matches!(self, Self::Credential(CredentialError::Void { .. }))
+    }
+}
+
+/// How old the newest word of the authority is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// When the authority said it, by its clock.
+    pub heard: Timestamp,
+    pub age: Duration,
+    /// Past this age nothing new is let in.
+    pub max: Duration,
+}
+
+impl Freshness {
+    /// How long until nothing new is let in.
+    #[must_use]
+    pub const fn left(&self) -> Duration {
+        self.max.saturating_sub(self.age)
+    }
+
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.age > self.max
+    }
 }
 
 /// A run of a peer's node as look-up published it, its credential verified. Nothing was proven yet: the handshake will.
@@ -64,11 +112,20 @@ pub struct Trust {
     own: watch::Sender<Option<Arc<OwnCredentials>>>,
     /// Published credentials that were verified, so that each is verified once and not for each connection.
     published: Mutex<HashMap<Vec<u8>, VerifiedCredential>>,
+    max_staleness: Duration,
+    /// The newest time that the authority was heard to say, in seconds; 0 where there is no authority, and none is needed.
+    heard: AtomicU64,
 }
 
 impl Trust {
     #[must_use]
-    pub fn new(identifier: Identifier, node_id: NodeId, static_key: StaticKey, clock: Arc<Clock>) -> Self {
+    pub fn new(
+        identifier: Identifier,
+        node_id: NodeId,
+        static_key: StaticKey,
+        clock: Arc<Clock>,
+        max_staleness: MaxStaleness,
+    ) -> Self {
         Self {
             identifier,
             node_id,
@@ -78,6 +135,27 @@ impl Trust {
             domain: watch::Sender::new(None),
             own: watch::Sender::new(None),
             published: Mutex::default(),
+            max_staleness: max_staleness.get(),
+            heard: AtomicU64::new(0),
+        }
+    }
+
+    /// The authority said, at this moment of its clock, what is void. What it said earlier counts no more.
+    pub fn heard(&self, at: Timestamp) {
+        self.heard.fetch_max(at.as_unix(), Ordering::Relaxed);
+    }
+
+    /// How old the newest word of the authority is; `None` where none is needed, or none was heard yet.
+    #[must_use]
+    pub fn freshness(&self) -> Option<Freshness> {
+        let heard = Timestamp::from_unix(Some(self.heard.load(Ordering::Relaxed)).filter(|heard| *heard > 0)?);
+        Some(Freshness { heard, age: self.now().since(heard), max: self.max_staleness })
+    }
+
+    fn check_fresh(&self) -> Result<(), TrustError> {
+        match self.freshness() {
+            Some(freshness) if freshness.is_over() => Err(TrustError::Stale { age: freshness.age, max: freshness.max }),
+            _ => Ok(()),
         }
     }
 
@@ -120,7 +198,24 @@ impl Trust {
     /// This node's credentials, where it has some that are still valid.
     #[must_use]
     pub fn own(&self) -> Option<Arc<OwnCredentials>> {
-        self.own.borrow().clone().filter(|own| own.member.expires() > self.now())
+        self.own.borrow().clone().filter(|own| own.member.expires() > self.now() && !self.is_void(&own.member))
+    }
+
+    /// Whether this node has credentials that became void: it was changed, or revoked.
+    #[must_use]
+    pub fn own_is_void(&self) -> bool {
+        self.own.borrow().as_ref().is_some_and(|own| self.is_void(&own.member))
+    }
+
+    /// Whether this node's identity was revoked, as far as it has heard.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.domain().is_some_and(|domain| domain.voided.is_revoked(&self.identifier))
+    }
+
+    fn is_void(&self, credential: &VerifiedCredential) -> bool {
+        let limit = self.domain().and_then(|domain| domain.voided.not_before(&credential.subject()));
+        limit.is_some_and(|limit| credential.not_before() < limit)
     }
 
     /// Tells when this node's credentials change.
@@ -134,6 +229,7 @@ impl Trust {
     /// # Errors
     /// [`TrustError`].
     pub fn verify_member(&self, bytes: &[u8], static_key: StaticPublic) -> Result<VerifiedCredential, TrustError> {
+        self.check_fresh()?;
         self.verify(bytes, Audience::Member, Holder::Handshake(static_key))
     }
 
@@ -164,6 +260,7 @@ impl Trust {
     /// # Errors
     /// [`TrustError`].
     pub fn recheck(&self, credential: &VerifiedCredential) -> Result<(), TrustError> {
+        self.check_fresh()?;
         self.recheck_at(credential, self.now())
     }
 
@@ -178,6 +275,7 @@ impl Trust {
     }
 
     fn published(&self, bytes: &[u8]) -> Result<VerifiedCredential, TrustError> {
+        self.check_fresh()?;
         let known = lock(&self.published).get(bytes).cloned();
         if let Some(known) = known.filter(|known| self.recheck(known).is_ok()) {
             return Ok(known);

@@ -409,7 +409,7 @@ fn step_11_holder() {
 
 fn voiding(epoch: u64, entries: &[(Identifier, Timestamp)]) -> Voiding {
     let entries = entries.iter().map(|(member, not_before)| VoidEntry { member: *member, not_before: *not_before }).collect();
-    Voiding { project: PROJECT, epoch, time: NOW, entries }
+    Voiding { project: PROJECT, epoch, time: NOW, entries, since: epoch - 1 }
 }
 
 #[test]
@@ -423,7 +423,9 @@ fn step_12_voided() {
     assert!(with(NOW).is_ok(), "not earlier than the limit");
     let limit = at(1);
     assert_eq!(with(limit), Err(CredentialError::Void { member: MEMBER, limit, not_before: NOW }));
-    assert!(with(Timestamp::from_unix(u64::MAX)).is_err(), "for ever");
+    for for_ever in [VoidEntry::FOR_EVER, Timestamp::from_unix(u64::MAX)] {
+        assert_eq!(with(for_ever), Err(CredentialError::Revoked(MEMBER)));
+    }
 }
 
 #[test]
@@ -441,23 +443,83 @@ fn what_was_verified_is_checked_again() {
 }
 
 #[test]
-fn voiding_only_adds_and_never_goes_back() {
+fn of_a_member_voided_twice_the_last_counts_and_the_epoch_never_goes_back() {
     let mut voided = Voided::default();
     let other = Identifier::from_bytes([5; 32]);
-    assert_eq!(voided.apply(&voiding(3, &[(MEMBER, at(10))])), Ok(true));
-    assert_eq!(voided.apply(&voiding(3, &[(MEMBER, at(10))])), Ok(false), "again");
-    assert_eq!(voided.apply(&voiding(2, &[])), Err(VoidedError::Rollback { known: 3, got: 2 }));
+    assert_eq!(voided.apply(&Voiding { since: 0, ..voiding(3, &[(MEMBER, VoidEntry::FOR_EVER)]) }), Ok(true));
+    assert_eq!(voided.apply(&voiding(3, &[(MEMBER, VoidEntry::FOR_EVER)])), Ok(false), "again");
+    assert_eq!(voided.apply(&voiding(2, &[(MEMBER, at(1))])), Err(VoidedError::Rollback { known: 3, got: 2 }));
+    assert!(voided.is_revoked(&MEMBER));
     assert_eq!(voided.apply(&voiding(4, &[(MEMBER, at(5)), (other, at(1))])), Ok(true));
-    assert_eq!(voided.not_before(&MEMBER), Some(at(10)), "an earlier limit undoes nothing");
+    assert_eq!(voided.not_before(&MEMBER), Some(at(5)), "it was admitted again");
     assert_eq!(voided.epoch(), 4);
 
     let stored = minicbor::to_vec(&voided).unwrap();
     assert_eq!(minicbor::decode::<Voided>(&stored).unwrap(), voided);
+}
 
+#[test]
+fn what_is_voided_is_kept_as_long_as_it_matters() {
+    let mut voided = Voided::default();
+    let other = Identifier::from_bytes([5; 32]);
+    voided.apply(&voiding(1, &[(MEMBER, at(10)), (other, VoidEntry::FOR_EVER)])).unwrap();
     voided.forget_expired(NOW.plus(MAX_LIFETIME));
     assert!(voided.not_before(&MEMBER).is_some());
     voided.forget_expired(NOW.plus(MAX_LIFETIME).plus(CLOCK_TOLERANCE * 3));
-    assert_eq!((voided.not_before(&MEMBER), voided.epoch()), (None, 4));
+    assert_eq!((voided.not_before(&MEMBER), voided.epoch()), (None, 1));
+    assert!(voided.is_revoked(&other), "for ever");
+}
+
+#[test]
+fn voidings_add_up_to_the_same_in_any_order() {
+    let statements = [
+        Voiding { since: 0, ..voiding(2, &[(MEMBER, at(5))]) },
+        Voiding { since: 2, ..voiding(3, &[(MEMBER, VoidEntry::FOR_EVER)]) },
+        Voiding { since: 3, ..voiding(5, &[(Identifier::from_bytes([5; 32]), at(1))]) },
+        Voiding { since: 5, ..voiding(6, &[(MEMBER, at(9))]) },
+    ];
+    let mut in_order = Voided::default();
+    for statement in &statements {
+        in_order.apply(statement).unwrap();
+    }
+    // Two roads: one is some statements behind the other, and both are heard to the end.
+    for order in [[3, 0, 1, 2, 3, 3], [1, 0, 1, 3, 2, 3], [0, 2, 1, 0, 2, 3], [2, 3, 0, 1, 2, 3]] {
+        let mut voided = Voided::default();
+        for number in order {
+            let before = voided.epoch();
+            match voided.apply(&statements[number]) {
+                Ok(_) => {}
+                Err(VoidedError::Rollback { known, got }) => assert!(known == before && got < known),
+                Err(error) => panic!("{error}"),
+            }
+            assert!(voided.epoch() >= before);
+        }
+        assert_eq!(voided, in_order, "{order:?}");
+    }
+    // What lies in the gap is not refused as old.
+    let mut gap = Voided::default();
+    gap.apply(&statements[0]).unwrap();
+    gap.apply(&statements[2]).unwrap();
+    assert_eq!(gap.epoch(), 2);
+    assert_eq!(gap.apply(&statements[1]), Ok(true));
+    assert!(gap.is_revoked(&MEMBER));
+}
+
+#[test]
+fn the_oldest_that_cannot_matter_make_room() {
+    let member = |number: usize| {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        Identifier::from_bytes(bytes)
+    };
+    let mut voided = Voided::default();
+    let entries: Vec<_> = (0..MAX_VOIDED).map(|number| (member(number), VoidEntry::FOR_EVER)).collect();
+    voided.apply(&voiding(1, &entries)).unwrap();
+    let one_more = voiding(2, &[(MEMBER, VoidEntry::FOR_EVER)]);
+    assert_eq!(voided.apply(&one_more), Err(VoidedError::TooMany), "each of them may have a credential");
+    let later = NOW.plus(MAX_LIFETIME * 2);
+    assert_eq!(voided.apply(&Voiding { time: later, ..one_more }), Ok(true));
+    assert!(voided.is_revoked(&MEMBER) && !voided.is_revoked(&member(0)) && voided.is_revoked(&member(1)));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::claims::{Audience, Claims, ClaimsError};
 use super::ring::{KeyRing, Unusable};
 use super::voided::Voided;
-use crate::authority::Attributes;
+use crate::authority::{Attributes, VoidEntry};
 use crate::id::{CredentialId, Identifier, KeyId, ProjectId, StaticPublic};
 use crate::name::RelayName;
 use crate::policy::Facts;
@@ -64,6 +64,8 @@ pub enum CredentialError {
     OtherAudience { expected: Audience, found: Audience },
     #[error("the credential belongs to another static key than the one that the handshake proved")]
     OtherHolder,
+    #[error("{0} was revoked: it is no member of the project any more")]
+    Revoked(Identifier),
     #[error("credentials of {member} from before {limit} are void, and this one is from {not_before}")]
     Void { member: Identifier, limit: Timestamp, not_before: Timestamp },
 }
@@ -144,6 +146,7 @@ impl Verifier<'_> {
     fn check_void(&self, claims: &Claims) -> Result<(), CredentialError> {
         let (member, not_before) = (claims.subject, claims.not_before);
         match self.voided.not_before(&member) {
+            Some(limit) if limit >= VoidEntry::FOR_EVER => Err(CredentialError::Revoked(member)),
             Some(limit) if not_before < limit => Err(CredentialError::Void { member, limit, not_before }),
             _ => Ok(()),
         }

@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use minicbor::{Decode, Encode};
 
 use super::claims::MAX_LIFETIME;
-use crate::authority::Voiding;
+use crate::authority::{VoidEntry, Voiding};
 use crate::id::Identifier;
 use crate::time::{CLOCK_TOLERANCE, Timestamp};
 
-/// Most members whose credentials are void at once. Each entry is needed for at most [`MAX_LIFETIME`].
+/// Most members that are remembered. One whose credentials are void up to a moment is needed for [`MAX_LIFETIME`]; revoked ones are
+/// kept for ever, until there is no room: then the oldest go of which no credential can be alive.
 pub const MAX_VOIDED: usize = 65_536;
 
-/// What voiding statements of one project add up to. Statements only ever add: the order in which they arrive does not matter
-/// to the result, and none is undone by leaving it out. It can be encoded, to be kept on disk.
+/// What voiding statements of one project add up to: for each member, what the statement with the highest epoch says. So statements may
+/// come in any order, by several roads, and more than once. It can be encoded, to be kept on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct Voided {
@@ -31,6 +32,16 @@ struct Entry {
     /// When the authority last said so.
     #[n(1)]
     stated: Timestamp,
+    /// The epoch of the statement that said so.
+    #[n(2)]
+    epoch: u64,
+}
+
+impl Entry {
+    /// Whether some credential that it speaks of can be within its time.
+    fn matters(&self, now: Timestamp) -> bool {
+        self.stated.plus(MAX_LIFETIME).plus(CLOCK_TOLERANCE).plus(CLOCK_TOLERANCE) >= now
+    }
 }
 
 /// Why a voiding statement was not applied.
@@ -46,6 +57,9 @@ pub enum VoidedError {
 impl Voided {
     /// Takes in a statement that [`crate::statement::verify`] returned. Whether anything changed.
     ///
+    /// The epoch rises only where the statement follows on what is known: of what lies in a gap nothing was heard yet, and a statement
+    /// that tells it must not be taken for an old one.
+    ///
     /// # Errors
     /// [`VoidedError`]; nothing is changed then.
     pub fn apply(&mut self, statement: &Voiding) -> Result<bool, VoidedError> {
@@ -53,12 +67,17 @@ impl Voided {
             return Err(VoidedError::Rollback { known: self.epoch, got: statement.epoch });
         }
         let mut next = self.clone();
-        next.epoch = statement.epoch;
         for void in &statement.entries {
-            let entry = next.entries.entry(void.member).or_insert(Entry { not_before: void.not_before, stated: statement.time });
-            entry.not_before = entry.not_before.max(void.not_before);
-            entry.stated = entry.stated.max(statement.time);
+            let said = Entry { not_before: void.not_before, stated: statement.time, epoch: statement.epoch };
+            let entry = next.entries.entry(void.member).or_insert(said);
+            if entry.epoch <= said.epoch {
+                *entry = Entry { stated: entry.stated.max(said.stated), ..said };
+            }
         }
+        if statement.since <= next.epoch {
+            next.epoch = statement.epoch;
+        }
+        next.make_room(statement.time);
         if next.entries.len() > MAX_VOIDED {
             return Err(VoidedError::TooMany);
         }
@@ -67,12 +86,22 @@ impl Voided {
         Ok(changed)
     }
 
-    /// Forgets entries that no valid credential can be older than any more.
+    /// Forgets entries that no valid credential can be older than any more. What is void for ever stays.
     pub fn forget_expired(&mut self, now: Timestamp) {
-        self.entries.retain(|_, entry| entry.stated.plus(MAX_LIFETIME).plus(CLOCK_TOLERANCE).plus(CLOCK_TOLERANCE) >= now);
+        self.entries.retain(|_, entry| entry.not_before >= VoidEntry::FOR_EVER || entry.matters(now));
     }
 
-    /// The highest epoch seen.
+    fn make_room(&mut self, now: Timestamp) {
+        let Some(surplus) = self.entries.len().checked_sub(MAX_VOIDED).filter(|surplus| *surplus > 0) else { return };
+        let mut old: Vec<_> =
+            self.entries.iter().filter(|(_, entry)| !entry.matters(now)).map(|(member, entry)| (entry.stated, *member)).collect();
+        old.sort_unstable();
+        for (_, member) in old.into_iter().take(surplus) {
+            self.entries.remove(&member);
+        }
+    }
+
+    /// The epoch up to which everything is known.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch
@@ -82,5 +111,11 @@ impl Voided {
     #[must_use]
     pub fn not_before(&self, member: &Identifier) -> Option<Timestamp> {
         self.entries.get(member).map(|entry| entry.not_before)
+    }
+
+    /// Whether `member` was revoked: all its credentials are void, for ever.
+    #[must_use]
+    pub fn is_revoked(&self, member: &Identifier) -> bool {
+        self.not_before(member).is_some_and(|limit| limit >= VoidEntry::FOR_EVER)
     }
 }

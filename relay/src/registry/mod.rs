@@ -276,6 +276,21 @@ impl<C: Clone, L> Registry<C, L> {
         self.commands.extend(self.sessions.values().map(|session| Command::Wake(session.control.clone())));
     }
 
+    /// Keeps `all` as the voiding statements to be passed on, of which the last `news` say what is new: who was told everything before needs
+    /// only those.
+    pub fn handle_voidings(&mut self, all: Vec<Arc<[u8]>>, news: usize) {
+        let kind = StatementKind::Voiding as usize;
+        let (version, kept) = &mut self.statements[kind];
+        let before = (*version, kept.len());
+        *version += 1;
+        let told = (*version, all.len().saturating_sub(news));
+        *kept = all;
+        for session in self.sessions.values_mut() {
+            session.was_told(kind, before, told);
+        }
+        self.commands.extend(self.sessions.values().map(|session| Command::Wake(session.control.clone())));
+    }
+
     /// What to do next, until there is nothing.
     pub fn poll_command(&mut self) -> Option<Command<C, L>> {
         self.commands.pop_front()

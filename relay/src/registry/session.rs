@@ -154,6 +154,14 @@ impl<C, L> Session<C, L> {
         }
     }
 
+    /// Statements of this kind took the place of others. A node that had heard all of those, which `before` counts, has heard as much of
+    /// the new ones as `told` says.
+    pub(super) fn was_told(&mut self, kind: usize, before: (u64, usize), told: (u64, usize)) {
+        if self.told[kind] == before {
+            self.told[kind] = told;
+        }
+    }
+
     /// When the next update of a watched name is due.
     fn next_update(&self) -> Option<Instant> {
         self.watches.values().filter_map(Watch::due).min()

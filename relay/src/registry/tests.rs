@@ -621,6 +621,27 @@ fn statements_reach_everybody_once_and_only_the_newest() {
 }
 
 #[test]
+fn who_heard_all_voidings_hears_only_what_is_new() {
+    let mut bench = Bench::new();
+    let node = bench.open(peer(1, 1, 1, &[])).unwrap();
+    let statement = |text: &str| FromRelay::Statement { statement: text.as_bytes().to_vec() };
+    let all = |texts: &[&str]| -> Vec<Arc<[u8]>> { texts.iter().map(|text| text.as_bytes().into()).collect() };
+    bench.registry.handle_voidings(all(&["v1", "v2"]), 2);
+    assert_eq!(bench.hear(node), [statement("v1"), statement("v2")]);
+    bench.registry.handle_voidings(all(&["v1", "v2", "v3"]), 1);
+    assert_eq!(bench.hear(node), [statement("v3")]);
+    // Two at once, of which the first was not heard yet: all is said.
+    bench.registry.handle_voidings(all(&["v1", "v2", "v3", "v4"]), 1);
+    bench.registry.handle_voidings(all(&["v1", "v2", "v3", "v4", "v5"]), 1);
+    assert_eq!(bench.hear(node).last(), Some(&statement("v5")));
+    // The same in fewer words is not said again.
+    bench.registry.handle_voidings(all(&["all"]), 0);
+    assert_eq!(bench.hear(node), []);
+    let late = bench.open(peer(2, 2, 2, &[])).unwrap();
+    assert_eq!(bench.hear(late), [statement("all")]);
+}
+
+#[test]
 fn sessions_of_voided_members_end() {
     let mut bench = Bench::new();
     bench.open(peer(1, 1, 1, &[])).unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::channel::Side;
-use postern_proto::id::SessionId;
+use postern_proto::id::{Identifier, SessionId};
 use postern_proto::link::{Frame, LinkFrames, Opening, Refusal};
 use postern_runtime::workers::adopt;
 use tokio::io::AsyncReadExt as _;
@@ -107,7 +107,7 @@ async fn carry_out(shared: &Arc<Shared>, mut opened: Opened, verdict: Verdict) -
             if opened.say(&joined(parked_by)).await.is_err() {
                 return Some(DropReason::Closed);
             }
-            shared.join(opened.link, parked.link);
+            shared.join((dialled_by.identifier, parked_by.identifier), opened.link, parked.link);
             None
         }
     }
@@ -148,7 +148,7 @@ async fn refuse(mut opened: Opened, reason: Refusal) {
 
 impl Shared {
     /// Splices two links, in a task of its own: what their tasks needed until here is freed.
-    fn join(self: &Arc<Self>, dialler: Link, parked: Link) {
+    fn join(self: &Arc<Self>, whose: (Identifier, Identifier), dialler: Link, parked: Link) {
         let Link { accepted: first, counted: first_counted } = dialler;
         let Link { accepted: second, counted: second_counted } = parked;
         let shared = Arc::clone(self);
@@ -158,7 +158,22 @@ impl Shared {
             let mut counted = shared.metrics.join();
             // Where one cannot be taken to this thread, both are closed, and their nodes dial anew.
             let [Ok(one), Ok(other)] = ends.map(|(link, home)| adopt(link, home)) else { return };
-            let report = shared.splicer.join(one, other).await;
+            let (place, cut) = shared.cuts.enter(whose);
+            // A revocation cuts what has entered, and this one may have been under way when it came.
+            let voided = Arc::clone(&shared.trust().voided);
+            if voided.is_revoked(&whose.0) || voided.is_revoked(&whose.1) {
+                return;
+            }
+            drop(voided);
+            let report = tokio::select! {
+                biased;
+                report = shared.splicer.join(one, other) => report,
+                _ = cut => {
+                    tracing::info!(one = %whose.0, other = %whose.1, "a join was cut: one of them was revoked");
+                    return;
+                }
+            };
+            drop(place);
             counted.ended(&report.end);
             drop(held);
             let (to_parked, to_dialler) = (report.forward, report.backward);

@@ -1,6 +1,7 @@
 //! The relay as it runs: connections come in, sessions and joins come out. The registry decides; this performs.
 
 mod control;
+mod cuts;
 mod data;
 mod descriptors;
 mod drops;
@@ -13,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use postern_proto::credential::CredentialError;
 use postern_proto::handshake::StaticKey;
 use postern_proto::link::Refusal;
 use postern_proto::preface::Service;
@@ -24,6 +26,7 @@ use serde::Serialize;
 use tokio::sync::{Notify, oneshot, watch};
 
 use self::control::Control;
+use self::cuts::Cuts;
 pub use self::descriptors::Descriptors;
 pub use self::drops::DropReason;
 use self::drops::Drops;
@@ -32,7 +35,7 @@ use self::metrics::Metrics;
 use crate::pipes::PoolSettings;
 use crate::registry::{Command, Counts, Limits, Now, Registry, StatementKind};
 use crate::splice::Splicer;
-use crate::trust::TrustState;
+use crate::trust::{Statements, TrustState};
 
 /// Control links in the handshake: two round trips each, and some 10 KiB.
 const HALF_OPEN_SESSIONS: usize = 1024;
@@ -42,6 +45,10 @@ const HALF_OPEN_SESSIONS_PER_SOURCE: usize = 256;
 /// handshakes does not keep members from opening links.
 const HALF_OPEN_LINKS: usize = 4096;
 const HALF_OPEN_LINKS_PER_SOURCE: usize = 1024;
+
+/// How long a node whose credential became void, because its member was changed, has to show its newer one. It hears of the change when this
+/// relay does, and asks its authority at once.
+const RENEWAL_GRACE: Duration = Duration::from_secs(2);
 
 /// Sessions in total. Each holds some 8 KiB.
 const SESSIONS: usize = 10_000;
@@ -80,6 +87,8 @@ impl Relay {
             half_open_sessions: HalfOpen::new(HALF_OPEN_SESSIONS, HALF_OPEN_SESSIONS_PER_SOURCE),
             half_open_links: HalfOpen::new(HALF_OPEN_LINKS, HALF_OPEN_LINKS_PER_SOURCE),
             splicer: Splicer::new(settings.pool),
+            cuts: Cuts::default(),
+            enforced: watch::Sender::new(0),
             drops: Drops::default(),
             metrics: Metrics::default(),
             supervisor: settings.supervisor,
@@ -166,6 +175,12 @@ impl RelayHandle {
         }
     }
 
+    /// The epoch up to which this relay enforces what is void: no session, no join of a revoked member is left.
+    #[must_use]
+    pub fn enforced(&self) -> watch::Receiver<u64> {
+        self.shared.enforced.subscribe()
+    }
+
     /// Stops: every node is told to go, joined links may go on until `deadline` has passed, then what is left is aborted.
     /// Nothing is left running when it returns.
     pub async fn shutdown(&self, deadline: Duration) -> Shutdown {
@@ -193,6 +208,9 @@ struct Shared {
     half_open_sessions: HalfOpen,
     half_open_links: HalfOpen,
     splicer: Splicer,
+    cuts: Cuts,
+    /// The epoch up to which everything that is void is enforced.
+    enforced: watch::Sender<u64>,
     drops: Drops,
     metrics: Metrics,
     supervisor: Supervisor,
@@ -313,33 +331,81 @@ async fn drain(shared: Arc<Shared>) {
 async fn follow_trust(shared: Arc<Shared>) {
     let mut changes = shared.trust.clone();
     let mut known: Option<Arc<TrustState>> = None;
+    let mut strict_at: Option<tokio::time::Instant> = None;
     loop {
         let trust = Arc::clone(&changes.borrow_and_update());
         let before = known.as_ref();
-        shared.with(|registry, now| {
-            let (new, old) = (&trust.statements, before.map(|before| &before.statements));
+        let same = before.is_some_and(|before| {
+            Arc::ptr_eq(&before.membership, &trust.membership) && Arc::ptr_eq(&before.voided, &trust.voided)
+        });
+        let mut waits = false;
+        // What ends sessions comes before what is only passed on.
+        if !same {
+            waits = shared.end_void(&trust, false);
+            let cut = shared.cuts.cut(|identifier| trust.voided.is_revoked(identifier));
+            if cut > 0 {
+                tracing::info!(joins = cut, epoch = trust.voided.epoch(), "joins of revoked members were cut");
+            }
+        }
+        shared.pass_on(&trust, before.map(|before| &before.statements));
+        shared.enforced.send_if_modified(|epoch| std::mem::replace(epoch, trust.voided.epoch()) != trust.voided.epoch());
+        known = Some(trust);
+        if waits {
+            strict_at = Some(tokio::time::Instant::now() + RENEWAL_GRACE);
+        }
+        let strictly = async {
+            match strict_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() {
+                // Nobody will change it any more: the caller is stopping, or a test.
+                return;
+            },
+            () = strictly => {
+                strict_at = None;
+                shared.end_void(&shared.trust(), true);
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Ends the sessions whose credential is not good any more. One that is void because its member was changed has [`RENEWAL_GRACE`] to
+    /// show its newer one, unless `strictly`; returns whether there is such a one.
+    fn end_void(&self, trust: &TrustState, strictly: bool) -> bool {
+        let waits = std::cell::Cell::new(false);
+        self.with(|registry, now| {
+            let verifier = trust.verifier(now.time);
+            registry.end_unless(now, Refusal::BadCredential, |peer| match verifier.recheck(&peer.credential) {
+                Ok(()) => true,
+                Err(CredentialError::Void { .. }) if !strictly => {
+                    waits.set(true);
+                    true
+                }
+                Err(_) => false,
+            });
+        });
+        waits.get()
+    }
+
+    fn pass_on(&self, trust: &TrustState, old: Option<&Statements>) {
+        let new = &trust.statements;
+        self.with(|registry, _| {
+            if old.map_or(&[][..], |old| &old.voidings) != new.voidings {
+                let heard = old.and_then(|old| old.voidings.last()).map_or(0, |last| last.epoch);
+                let news = new.voidings.iter().filter(|statement| statement.epoch > heard).count();
+                registry.handle_voidings(new.voidings.iter().map(|statement| Arc::clone(&statement.signed)).collect(), news);
+            }
             if old.is_none_or(|old| old.project_info != new.project_info) {
                 registry.handle_statements(StatementKind::ProjectInfo, vec![Arc::clone(&new.project_info)]);
-            }
-            if old.map_or(&[][..], |old| &old.voidings) != new.voidings {
-                registry.handle_statements(StatementKind::Voiding, new.voidings.clone());
             }
             if old.and_then(|old| old.heartbeat.as_ref()) != new.heartbeat.as_ref() {
                 registry.handle_statements(StatementKind::Heartbeat, new.heartbeat.iter().cloned().collect());
             }
-            let same = before.is_some_and(|before| {
-                Arc::ptr_eq(&before.membership, &trust.membership) && Arc::ptr_eq(&before.voided, &trust.voided)
-            });
-            if !same {
-                let verifier = trust.verifier(now.time);
-                registry.end_unless(now, Refusal::BadCredential, |peer| verifier.recheck(&peer.credential).is_ok());
-            }
         });
-        known = Some(trust);
-        if changes.changed().await.is_err() {
-            // Nobody will change it any more: the caller is stopping, or a test.
-            return;
-        }
     }
 }
 

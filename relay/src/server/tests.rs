@@ -523,6 +523,50 @@ fn a_revocation_ends_the_member_s_session_and_is_passed_on() {
 }
 
 #[test]
+fn a_revocation_cuts_what_is_joined() {
+    run(async {
+        let rig = Rig::new().await;
+        let (outlet, revoked, other) = (Node::new(), Node::new(), Node::new());
+        let mut callee = rig.connect(&outlet, &[]).await;
+        let mut joined = Vec::new();
+        for node in [&revoked, &other] {
+            let mut caller = rig.connect(node, &[]).await;
+            let mut parked = rig.data(&mut callee, Frame::Park).await;
+            rig.until(|status| status.counts.parked == 1).await;
+            let mut dialled = rig.data(&mut caller, join_to(&outlet)).await;
+            let _ = (dialled.answer().await, parked.answer().await);
+            joined.push((caller, dialled, parked));
+        }
+        rig.until(|status| status.joins == 2).await;
+        let mut enforced = rig.relay.enforced();
+        let voiding = rig.authority.voiding(1, revoked.identifier);
+        rig.trust.send(rig.authority.trust(std::slice::from_ref(&voiding))).unwrap();
+        enforced.wait_for(|epoch| *epoch == 1).await.unwrap();
+        let (mut caller, mut dialled, mut parked) = joined.remove(0);
+        assert_eq!(caller.hear().await, FromRelay::Closing { reason: Refusal::BadCredential });
+        assert!(dialled.is_closed().await && parked.is_closed().await);
+        rig.until(|status| status.joins == 1).await;
+    });
+}
+
+#[test]
+fn a_changed_member_has_time_to_renew() {
+    run(async {
+        let rig = Rig::new().await;
+        let (prompt, late) = (Node::new(), Node::new());
+        let (mut renews, mut sleeps) = (rig.connect(&prompt, &["kept"]).await, rig.connect(&late, &[]).await);
+        let voidings = [rig.authority.changing(1, prompt.identifier), rig.authority.changing(2, late.identifier)];
+        rig.trust.send(rig.authority.trust(&voidings)).unwrap();
+        let claims = rig.authority.claims(&prompt, &["kept"]);
+        let newer = Claims { not_before: claims.not_before.plus(Duration::from_secs(1)), ..claims };
+        renews.say(&ToRelay::Renew { credential: issue(&rig.authority.key, &newer).unwrap() }).await;
+        assert_eq!(renews.register("kept").await, None);
+        assert_eq!(sleeps.hear().await, FromRelay::Closing { reason: Refusal::BadCredential });
+        assert_eq!(renews.register("kept").await, None, "its session goes on");
+    });
+}
+
+#[test]
 fn a_renewed_credential_must_be_of_the_same_node() {
     run(async {
         let rig = Rig::new().await;

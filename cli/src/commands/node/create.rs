@@ -10,6 +10,7 @@ use postern_node::daemon::Start;
 use postern_node::store::Stored;
 use postern_proto::address::HostPort;
 use postern_proto::name::{IdentityName, NodeName};
+use postern_proto::spec::MaxStaleness;
 use postern_proto::time::parse_duration;
 use postern_runtime::home::{Home, NodeHome};
 
@@ -58,6 +59,9 @@ pub struct CreateArgs {
     /// The same on a free port
     #[arg(long, conflicts_with = "http_server_port")]
     http_server: bool,
+    /// Open no stream, and end those that live, when the authority was not heard for so long: 15s to 24h [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    max_staleness: Option<MaxStaleness>,
     /// How long to wait until everything is up
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration, conflicts_with = "no_connection_wait")]
     connection_wait: Duration,
@@ -132,6 +136,7 @@ impl Request {
         // Flags win over the file.
         config.identity = args.identity.clone().or(config.identity);
         config.tcp_listener_address = args.tcp_listener_address.clone().or(config.tcp_listener_address);
+        config.max_staleness = args.max_staleness.unwrap_or(config.max_staleness);
         config.http_server_port = args.http_server_port.or(args.http_server.then_some(0)).or(config.http_server_port);
         Ok(Self { config, configured })
     }

@@ -72,13 +72,7 @@ pub fn run(context: &Context, args: Args) -> Result<(), CliError> {
 
 /// What the flags ask for; the authority decides whether the caller may have it.
 fn request(args: Args) -> Result<TicketRequest, CliError> {
-    let mut attributes = Attributes::new();
-    for text in &args.attributes {
-        let (key, value) = attribute(text)?;
-        if attributes.insert(key.to_owned(), value.unwrap_or("true").to_owned()).is_some() {
-            return Err(CliError::new(code::ATTRIBUTE_TWICE, format!("the attribute `{key}` is given twice")));
-        }
-    }
+    let attributes = attributes(&args.attributes)?;
     let shared = args.usage_count > 1;
     let relays = args.relays.iter().map(|name| permission(name, shared)).collect::<Result<_, _>>()?;
     let role = match (args.relay_server, args.administrator, args.enroller) {
@@ -95,6 +89,18 @@ fn request(args: Args) -> Result<TicketRequest, CliError> {
         return Err(CliError::new(code::EXPIRES_IN, "a ticket must be usable for at least 1s"));
     }
     Ok(TicketRequest { attributes, relays, role, expires_in: args.expires_in.as_secs(), max_uses: args.usage_count })
+}
+
+/// The attributes that several `K[=V]` name.
+pub fn attributes(texts: &[String]) -> Result<Attributes, CliError> {
+    let mut attributes = Attributes::new();
+    for text in texts {
+        let (key, value) = attribute(text)?;
+        if attributes.insert(key.to_owned(), value.unwrap_or("true").to_owned()).is_some() {
+            return Err(CliError::new(code::ATTRIBUTE_TWICE, format!("the attribute `{key}` is given twice")));
+        }
+    }
+    Ok(attributes)
 }
 
 /// `K[=V]`, with a key that may be given to members.

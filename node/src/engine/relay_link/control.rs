@@ -22,6 +22,7 @@ use tracing::{debug, error, info, warn};
 
 use super::super::credentials::jittered;
 use super::super::metrics::LinkKind;
+use super::super::revocation;
 use super::super::shared::Shared;
 use super::data::PARKED_FLOOR;
 use super::{CONNECT_DEADLINE, Registration, RelayLink, Session, State, lock};
@@ -167,6 +168,7 @@ impl RelayLink {
                         }
                         FromRelay::MoreLinks { count } => self.park_more(shared, &session, usize::from(count).max(PARKED_FLOOR)),
                         FromRelay::Closing { reason } => return format!("the relay closed the link: {reason}"),
+                        FromRelay::Statement { statement } => revocation::take_from_relay(shared, &statement),
                         other => {
                             control.handle(self, other);
                             shared.changed();
@@ -297,9 +299,11 @@ impl ControlLink {
                     lookup.answered(instances);
                 }
             }
-            // Statements of the authority arrive over its own session too, which is the road that this node relies on.
-            FromRelay::Statement { .. } => {}
-            FromRelay::Welcome { .. } | FromRelay::Pong { .. } | FromRelay::MoreLinks { .. } | FromRelay::Closing { .. } => {}
+            FromRelay::Statement { .. }
+            | FromRelay::Welcome { .. }
+            | FromRelay::Pong { .. }
+            | FromRelay::MoreLinks { .. }
+            | FromRelay::Closing { .. } => {}
         }
     }
 }

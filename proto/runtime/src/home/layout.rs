@@ -33,6 +33,8 @@ pub mod node {
     pub const PRESENCE: &str = "presence";
     /// The newest epoch and void list that the node has seen.
     pub const EPOCH: &str = "epoch";
+    /// When the node last heard its authority.
+    pub const HEARD: &str = "heard";
     /// The newest credentials, so that the node can start while its authority is away.
     pub const CREDENTIALS: &str = "credentials";
     /// The newest checkpoint of the authority's audit log that the node has seen.
@@ -48,6 +50,7 @@ pub mod node {
         LOG,
         PRESENCE,
         EPOCH,
+        HEARD,
         CREDENTIALS,
         AUDIT,
         STREAMS[0],

@@ -1,0 +1,255 @@
+//! What the authority takes back: voiding statements and heartbeats, by either road, and what they end.
+//!
+//! The authority tells this node over its session; relays pass the same signed statements on. Which comes first does not matter. A member
+//! that was revoked loses its channels and streams at once. One that was changed is asked for its newer credential, and its streams are
+//! judged by that.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use postern_proto::authority::{Heartbeat, Voiding};
+use postern_proto::credential::{Voided, VoidedError};
+use postern_proto::id::ProjectId;
+use postern_proto::identity::History;
+use postern_proto::statement;
+use postern_proto::time::Timestamp;
+use postern_runtime::home::layout;
+use postern_runtime::membership::Membership;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::channel::RENEWAL_GRACE;
+use super::live::Enders;
+use super::shared::Shared;
+use super::trust::Domain;
+
+/// Largest file of void credentials: as many entries as [`Voided`] takes, with room.
+const MAX_VOIDED: usize = 8 * 1024 * 1024;
+
+/// The file of the newest heartbeat: one number.
+const HEARD_LEN: usize = 8;
+
+/// The newest heartbeat is written down so many times before it would be too old, and not more often than [`LEAST_WRITE`]: a restart takes
+/// what it knows for a little older than it is.
+const WRITES: u32 = 20;
+
+/// See [`WRITES`].
+const LEAST_WRITE: Duration = Duration::from_secs(10);
+
+/// How a statement came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Road {
+    /// From the authority itself, which made it for this moment.
+    Authority,
+    /// Passed on by a relay. Nobody knows how long it was on the way.
+    Relay,
+}
+
+/// What this node knows of its authority's statements.
+#[derive(Default)]
+pub struct Revocation {
+    state: Mutex<State>,
+    /// The epoch up to which everything that is void is enforced here.
+    enforced: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By what statements are verified.
+    authority: Option<(History, ProjectId)>,
+    /// The newest heartbeat that is written down.
+    written: Option<Timestamp>,
+    /// A rollback was told of.
+    told: bool,
+}
+
+impl Revocation {
+    /// Statements are those of this project's authority.
+    pub fn set_authority(&self, membership: &Membership) {
+        lock(&self.state).authority = Some((membership.history().clone(), membership.project()));
+    }
+
+    /// How far this node is.
+    #[must_use]
+    pub fn enforced(&self) -> watch::Receiver<u64> {
+        self.enforced.subscribe()
+    }
+
+    fn has_enforced(&self, epoch: u64) {
+        self.enforced.send_if_modified(|known| {
+            let newer = *known < epoch;
+            *known = epoch.max(*known);
+            newer
+        });
+    }
+}
+
+/// A statement that a relay passed on. It does not say of what kind it is; project information comes with a history, by the authority's
+/// own road alone.
+pub fn take_from_relay(shared: &Arc<Shared>, signed: &[u8]) {
+    take_voiding(shared, signed, Road::Relay);
+    take_heartbeat(shared, signed, Road::Relay);
+}
+
+/// The authority lives, and says what time it is.
+pub fn take_heartbeat(shared: &Arc<Shared>, signed: &[u8], road: Road) {
+    let mut state = lock(&shared.revocation.state);
+    let Some((history, project)) = &state.authority else { return };
+    let heartbeat: Heartbeat = match statement::verify(history, *project, signed) {
+        Ok(heartbeat) => heartbeat,
+        Err(error) if road == Road::Authority => return warn!(%error, "ignored a heartbeat"),
+        Err(_) => return,
+    };
+    let known = shared.trust.domain().map_or(0, |domain| domain.voided.epoch());
+    if heartbeat.epoch < known {
+        if !std::mem::replace(&mut state.told, true) {
+            warn!(epoch = heartbeat.epoch, known, "the authority's state was set back: its heartbeats do not count");
+        }
+        return;
+    }
+    state.told = false;
+    match road {
+        Road::Authority => shared.trust.clock().synchronise(heartbeat.time),
+        Road::Relay => shared.trust.clock().at_least(heartbeat.time),
+    }
+    shared.trust.heard(heartbeat.time);
+    let interval = (shared.max_staleness.get() / WRITES).max(LEAST_WRITE);
+    if state.written.is_none_or(|written| heartbeat.time.since(written) >= interval) {
+        state.written = Some(heartbeat.time);
+        let written = shared.node_home.dir().write(layout::node::HEARD, &heartbeat.time.as_unix().to_be_bytes());
+        if let Err(error) = written {
+            warn!(%error, "the newest heartbeat was not stored");
+        }
+    }
+}
+
+/// Credentials became void: what stands on them ends.
+pub fn take_voiding(shared: &Arc<Shared>, signed: &[u8], road: Road) {
+    // One statement after the other: each adds to what those before said.
+    let state = lock(&shared.revocation.state);
+    let Some((history, project)) = &state.authority else { return };
+    let voiding: Voiding = match statement::verify(history, *project, signed) {
+        Ok(voiding) => voiding,
+        Err(error) if road == Road::Authority => return warn!(%error, "ignored a voiding statement"),
+        Err(_) => return,
+    };
+    let Some(domain) = shared.trust.domain() else { return };
+    let mut voided = domain.voided.clone();
+    match voided.apply(&voiding) {
+        Ok(true) => {}
+        Ok(false) => return,
+        // Told by the other road before, or said again when a session begins.
+        Err(error @ VoidedError::Rollback { .. }) => return debug!(%error, ?road, "ignored a voiding statement"),
+        Err(error) => return warn!(%error, ?road, "ignored a voiding statement"),
+    }
+    voided.forget_expired(shared.trust.now());
+    let epoch = voided.epoch();
+    info!(epoch, ?road, "credentials became void");
+    shared.trust.set_domain(Domain { ring: domain.ring.clone(), voided: voided.clone() });
+    // It is acted on before it is written down: a disk takes longer than a stream lasts. It is acknowledged behind both, and told again
+    // to a node that was not that far.
+    let ended = enforce(shared);
+    store_voided(shared, &voided);
+    drop(state);
+    finish(shared, epoch, ended);
+}
+
+/// What was begun to enforce an epoch.
+struct Begun {
+    /// Streams that were told to end.
+    enders: Enders,
+    /// Peers were asked for newer credentials.
+    asked: bool,
+}
+
+fn enforce(shared: &Arc<Shared>) -> Begun {
+    let mut asked = false;
+    for channel in shared.peers.channels() {
+        match shared.trust.recheck(&channel.credential()) {
+            Ok(()) => {}
+            Err(error) if error.wants_newer() => {
+                channel.want_newer();
+                asked = true;
+            }
+            Err(error) => {
+                info!(peer = %channel.peer(), channel = %channel.id(), %error, "a channel is closed");
+                channel.close();
+            }
+        }
+    }
+    let enders = shared.review();
+    if shared.trust.own_is_void() {
+        shared.renew.notify_one();
+    }
+    shared.changed();
+    Begun { enders, asked }
+}
+
+/// Says that `epoch` is enforced once it is: the streams that had to end have ended, and peers that were asked for newer credentials have
+/// shown them, or lost their streams.
+fn finish(shared: &Arc<Shared>, epoch: u64, Begun { enders, asked }: Begun) {
+    if !asked && enders.is_empty() {
+        return shared.revocation.has_enforced(epoch);
+    }
+    let shared_too = Arc::clone(shared);
+    shared.spawn("enforcement", async move {
+        let since = Instant::now();
+        enders.ended(&shared_too.live).await;
+        if asked {
+            tokio::time::sleep_until(since + RENEWAL_GRACE).await;
+            // Those that have not shown a newer one end now.
+            let late = shared_too.review();
+            late.ended(&shared_too.live).await;
+        }
+        shared_too.revocation.has_enforced(epoch);
+    });
+}
+
+fn store_voided(shared: &Shared, voided: &Voided) {
+    let mut bytes = Vec::new();
+    // Writing to a vector does not fail.
+    let _ = minicbor::encode(voided, &mut bytes);
+    if let Err(error) = shared.node_home.dir().write(layout::node::EPOCH, &bytes) {
+        warn!(%error, "the list of void credentials was not stored");
+    }
+}
+
+/// What was void when this node last ran: a restart forgets no revocation.
+///
+/// A list that cannot be read is not taken for an empty one: `None`.
+pub fn load_voided(shared: &Shared) -> Option<Voided> {
+    match shared.node_home.dir().read(layout::node::EPOCH, MAX_VOIDED) {
+        Ok(None) => Some(Voided::default()),
+        Ok(Some(bytes)) => match minicbor::decode(&bytes) {
+            Ok(voided) => Some(voided),
+            Err(error) => {
+                warn!(%error, "the list of void credentials is damaged: nobody is believed until the authority has said it anew");
+                None
+            }
+        },
+        Err(error) => {
+            warn!(%error, "the list of void credentials cannot be read: nobody is believed until the authority has said it anew");
+            None
+        }
+    }
+}
+
+/// When the authority was last heard, as far as it was written down; else when it issued the credentials that this node has.
+pub fn load_heard(shared: &Shared) {
+    let stored = match shared.node_home.dir().read(layout::node::HEARD, HEARD_LEN) {
+        Ok(stored) => stored.and_then(|bytes| <[u8; HEARD_LEN]>::try_from(bytes.as_slice()).ok()),
+        Err(error) => {
+            warn!(%error, "the newest heartbeat was not read");
+            None
+        }
+    };
+    let stored = stored.map(|bytes| Timestamp::from_unix(u64::from_be_bytes(bytes)));
+    if let Some(heard) = stored.or_else(|| shared.trust.own().map(|own| own.member.not_before())) {
+        shared.trust.heard(heard);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
