@@ -144,6 +144,9 @@ fn use_membership(shared: &Arc<Shared>, membership: &Membership) {
             Voided::default()
         }),
     };
+    if shared.trust.domain().is_none() {
+        shared.revocation.begins_with(&voided);
+    }
     shared.trust.set_domain(Domain { ring: membership.ring().clone(), voided });
     shared.relays.set(shared, &membership.info().relays);
 }

@@ -70,6 +70,11 @@ impl Revocation {
         lock(&self.state).authority = Some((membership.history().clone(), membership.project()));
     }
 
+    /// What was void when this node last ran is enforced from its start.
+    pub fn begins_with(&self, voided: &Voided) {
+        self.has_enforced(voided.epoch());
+    }
+
     /// How far this node is.
     #[must_use]
     pub fn enforced(&self) -> watch::Receiver<u64> {

@@ -55,7 +55,7 @@ pub enum VoidedError {
 }
 
 impl Voided {
-    /// Takes in a statement that [`crate::statement::verify`] returned. Whether anything changed.
+    /// Takes in a statement that [`crate::statement::verify`] returned. Whether it says anything new.
     ///
     /// The epoch rises only where the statement follows on what is known: of what lies in a gap nothing was heard yet, and a statement
     /// that tells it must not be taken for an old one.
@@ -67,11 +67,14 @@ impl Voided {
             return Err(VoidedError::Rollback { known: self.epoch, got: statement.epoch });
         }
         let mut next = self.clone();
+        let mut changed = false;
         for void in &statement.entries {
             let said = Entry { not_before: void.not_before, stated: statement.time, epoch: statement.epoch };
-            let entry = next.entries.entry(void.member).or_insert(said);
-            if entry.epoch <= said.epoch {
-                *entry = Entry { stated: entry.stated.max(said.stated), ..said };
+            let known = next.entries.get(&void.member).copied();
+            if known.is_none_or(|known| known.epoch <= said.epoch) {
+                changed |= known.is_none_or(|known| known.not_before != said.not_before);
+                let stated = known.map_or(said.stated, |known| known.stated.max(said.stated));
+                next.entries.insert(void.member, Entry { stated, ..said });
             }
         }
         if statement.since <= next.epoch {
@@ -81,7 +84,7 @@ impl Voided {
         if next.entries.len() > MAX_VOIDED {
             return Err(VoidedError::TooMany);
         }
-        let changed = next != *self;
+        changed |= next.epoch != self.epoch;
         *self = next;
         Ok(changed)
     }
