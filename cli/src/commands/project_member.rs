@@ -29,9 +29,9 @@ pub enum Command {
     },
     /// Revoke a member: its streams end at once, everywhere, and its credentials are void for ever
     #[command(after_help = "\
-Every node and relay that is connected is told within a moment, and refuses the member from then on;
-one that is offline enforces it when it connects. The member stays in the list, as revoked. Only a
-ticket made afterwards admits it again.
+Every node and relay that is connected is told within a moment, and refuses the member from
+then on; one that is offline enforces it when it connects. The member stays in the list, as
+revoked. Only a ticket made afterwards admits it again.
 
 Examples:
   postern project-member revoke customer --wait
@@ -46,8 +46,8 @@ Examples:
     },
     /// Replace a member's attributes; its streams that the new ones do not allow end
     #[command(after_help = "\
-What is not named is gone. The member's nodes get new credentials by themselves; streams that the
-new attributes still allow go on, the others end within 2 seconds.
+What is not named is gone. The member's nodes get new credentials by themselves; streams that
+the new attributes still allow go on, the others end within 2 seconds.
 
 Examples:
   postern project-member update customer --attribute app=billing --attribute inlet-to-saas
