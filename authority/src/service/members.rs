@@ -103,7 +103,9 @@ impl Service {
         let epoch = write.void(VoidEntry { member: changed, not_before }, false, now).await?;
         write.set_attributes(changed, attributes).await?;
         let reason = format!("{}: attributes {} instead of {}", target.name, listed(attributes), listed(&target.attributes));
-        write.audit(&Entry::ok(now, Some(by.identifier), Action::UpdateMember, changed).because(reason)).await?;
+        let [before, after] = [&target.attributes, attributes].map(|attributes| grants(attributes, &target.relays, &target.role));
+        let entry = Entry::ok(now, Some(by.identifier), Action::UpdateMember, changed).because(reason);
+        write.audit(&entry.before(before).after(after)).await?;
         write.commit().await?;
         self.0.enforcement.begin(epoch);
         self.republish().await?;
