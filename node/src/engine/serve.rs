@@ -320,7 +320,7 @@ async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<(TcpSt
     let decision = shared.decide(&resource, &credential);
     if let Err(error) = shared.trust.recheck(&credential) {
         let reason = format!("the peer's credential is no longer good: {error}");
-        return Err(Refused::new(code::CREDENTIAL, RejectCode::NotAvailable, reason));
+        return Err(Refused::new(error.code(), RejectCode::NotAvailable, reason));
     }
     let Some(outlet) = &outlet else {
         return Err(Refused::new(code::NO_SUCH_OUTLET, RejectCode::NotAvailable, "there is no such outlet here"));

@@ -249,8 +249,7 @@ impl Shared {
     }
 
     /// Judges every live stream again, by the policies and credentials of now. Streams of one channel through one resource share their
-    /// verdict, and the id of their refusal.
-    /// Returns those that end.
+    /// verdict, and the id of their refusal. Returns those that end.
     pub fn review(&self) -> Enders {
         let mut verdicts: HashMap<(ChannelId, Through), Option<ResetCode>> = HashMap::new();
         self.live.review(|channel, stream, through| {
@@ -284,7 +283,7 @@ impl Shared {
             }
         };
         let (end, code, reason, denial) = match (recheck, decision) {
-            (Err(error), _) => (ResetCode::Credential, code::CREDENTIAL, error.to_string(), None),
+            (Err(error), _) => (ResetCode::Credential, error.code(), error.to_string(), None),
             (Ok(()), Ok(())) => return None,
             (Ok(()), Err(denial)) => (ResetCode::Policy, code::DENIED, denial.to_string(), Some(*denial)),
         };
