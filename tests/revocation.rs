@@ -66,11 +66,28 @@ fn a_revoked_member_is_out_and_others_are_not_touched() {
     let server = EchoServer::start();
     let portal = Portal::to(POSTERN, server.port());
     let (other, other_inlet) = Portal::customer(&portal.project);
-    let (mut gone, mut stays) = (live(portal.inlet), live(other_inlet));
+    portal.customer.ok(&["node", "create", "second"]);
+    let inlet = [
+        "tcp-inlet",
+        "create",
+        "--at",
+        "second",
+        "--alias",
+        "second",
+        "--from",
+        "127.0.0.1:0",
+        "--via",
+        "vendor",
+        "--to",
+        "service",
+    ];
+    let second = portal.customer.ok(&inlet);
+    let (mut gone, mut too, mut stays) = (live(portal.inlet), live(second.as_str()), live(other_inlet));
     let early = portal.customer.file("early.ticket", portal.project.ticket(&["--usage-count", "5"]));
 
     let document = revoke(&portal.project, &portal.customer);
     breaks(&mut gone, SLACK);
+    breaks(&mut too, SLACK);
     assert!(pings(&mut stays), "another member's stream goes on");
     assert!(echoes(other_inlet, b"new").is_ok(), "and so do its new ones");
     let enforcement = &document["enforcement"];
@@ -80,6 +97,7 @@ fn a_revoked_member_is_out_and_others_are_not_touched() {
     // It cannot come back by what it has, nor by what was made for it before.
     for _ in 0..3 {
         assert!(echoes(portal.inlet, b"again").is_err());
+        assert!(echoes(second.as_str(), b"again").is_err(), "another node of the same identity");
     }
     eventually(PATIENCE, "its own status says so", || waits(&portal.customer, "NOT_A_MEMBER").then_some(()));
     let status = portal.customer.fails(&["status"], 1);
@@ -378,7 +396,9 @@ fn the_bound_with_500_nodes() {
         println!("skipped: POSTERN_TEST_LONG is not set");
         return;
     }
-    let took = measured(500, 100);
-    assert!(took[49] <= Duration::from_millis(300), "p50 {:?}", took[49]);
-    assert!(took[98] <= WITHIN, "p99 {:?}", took[98]);
+    let rounds = std::env::var("POSTERN_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
+    let took = measured(500, rounds);
+    let place = |percent: usize| took[(took.len() * percent).div_ceil(100) - 1];
+    assert!(place(50) <= Duration::from_millis(300), "p50 {:?}", place(50));
+    assert!(place(99) <= WITHIN, "p99 {:?}", place(99));
 }

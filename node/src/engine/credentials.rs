@@ -123,7 +123,11 @@ async fn in_project(shared: &Arc<Shared>, membership: Membership) {
     loop {
         let ended = session(shared, &mut membership, &mut backoff, &mut renewal).await;
         let text = chain(&ended);
-        shared.set_not_a_member(matches!(ended, AuthorityError::Refused(Refusal::NotAMember)));
+        let not_a_member = matches!(ended, AuthorityError::Refused(Refusal::NotAMember));
+        shared.set_not_a_member(not_a_member);
+        if not_a_member {
+            shared.review();
+        }
         if shared.set_authority_trouble(Some(text.clone())) {
             warn!(reason = %text, "the authority is not connected; trying again");
         }

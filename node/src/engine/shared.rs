@@ -269,6 +269,10 @@ impl Shared {
 
     /// Why the live streams of a channel through a resource may not go on; `None` where they may. `stream` is one of them.
     fn verdict(&self, channel: &Channel, stream: u64, through: &Through) -> Option<ResetCode> {
+        // Whoever is no member any more has no streams; a peer that says so may have been cut off before it could.
+        if self.is_revoked() {
+            return Some(ResetCode::Credential);
+        }
         let credential = channel.credential();
         let recheck = channel.check(&self.trust);
         let (disclose, decision) = match through {

@@ -459,6 +459,39 @@ fn of_a_member_voided_twice_the_last_counts_and_the_epoch_never_goes_back() {
 }
 
 #[test]
+fn a_revoked_member_is_refused_whatever_it_shows() {
+    let mut voided = Voided::default();
+    voided.apply(&voiding(1, &[(MEMBER, VoidEntry::FOR_EVER)])).unwrap();
+    let (later, relay) = (at(86_000), Audience::Relay);
+    let other_node = StaticPublic::from_bytes([7; 32]);
+    let shown = [
+        ("what it had", claims()),
+        (
+            "a renewed one",
+            Claims { not_before: later, expires: later.plus(MAX_LIFETIME), id: CredentialId::random(), ..claims() },
+        ),
+        ("one of another node of its", Claims { confirmation: other_node, id: CredentialId::random(), ..claims() }),
+        ("one for relays", Claims { audience: relay, attributes: Attributes::new(), ..claims() }),
+    ];
+    for (what, claims) in shown {
+        let bytes = issue(&key(), &claims).unwrap();
+        let verifier = Verifier { ring: &ring(), voided: &voided, now: claims.not_before };
+        let holder = Holder::Handshake(claims.confirmation);
+        assert_eq!(verifier.verify(&bytes, claims.audience, holder), Err(CredentialError::Revoked(MEMBER)), "{what}");
+    }
+    // The same in other bytes: none is believed, and none for another reason than it has.
+    let bytes = issue(&key(), &claims()).unwrap();
+    let verifier = Verifier { ring: &ring(), voided: &voided, now: NOW };
+    for place in 0..bytes.len() {
+        let mut other = bytes.clone();
+        other[place] ^= 0x20;
+        assert!(verifier.verify(&other, Audience::Member, Holder::Handshake(STATIC)).is_err());
+    }
+    let longer = [&bytes[..], &[0]].concat();
+    assert!(verifier.verify(&longer, Audience::Member, Holder::Handshake(STATIC)).is_err());
+}
+
+#[test]
 fn what_is_voided_is_kept_as_long_as_it_matters() {
     let mut voided = Voided::default();
     let other = Identifier::from_bytes([5; 32]);

@@ -256,6 +256,7 @@ fn a_reason_names_the_term_the_attribute_and_what_the_peer_had() {
             span: 0..22,
             was: false,
             facts: vec![Fact { name: Name::Attribute("role".to_owned()), had: Had::Text("o\"ps\x1b".to_owned()) }],
+            equality: Some(("role".to_owned(), "dev".to_owned())),
         }]
     );
 }
