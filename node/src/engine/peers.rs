@@ -292,6 +292,10 @@ impl Peers {
 
 /// Waits for this node's first credential where it is about to come, and not where it is known why there is none.
 async fn first_credential(shared: &Shared) -> Result<(), Failure> {
+    if shared.is_revoked() {
+        let reason = "this node's identity is no member of the project any more: it was revoked or deleted";
+        return Err(Failure::new(Step::Credential, code::NOT_A_MEMBER, reason));
+    }
     let mut ticks = shared.ticks.subscribe();
     let wait = async {
         while shared.trust.own().is_none() && shared.authority_trouble().is_none() {
