@@ -369,3 +369,64 @@ fn while_the_authority_is_away_portals_work_and_new_nodes_wait() {
     eventually(PATIENCE, "the ticket to be gone", || (!newcomer.path().join("nodes/n/ticket").exists()).then_some(()));
     drop(serve);
 }
+
+/// A chain of enrollers, each made by the one before: none gives more than its own ticket let it.
+#[test]
+fn a_chain_of_enrollers_only_narrows() {
+    let project = Project::new(POSTERN);
+    let grants = ["--enroller", "--may-grant", "role=enroller", "--may-grant", "team", "--may-grant", "relay=acme*"];
+    let first = project.member(&grants);
+    let joins = |by: &TestHome, flags: &[&str]| {
+        let ticket = by.invoke(["project", "ticket"]).args(flags).run().success().line().to_owned();
+        let home = project.stranger();
+        let file = home.file("t.ticket", ticket);
+        home.invoke(["project", "enroll"]).arg(file).run().success();
+        home
+    };
+    let refused = |by: &TestHome, flags: &[&str]| {
+        by.invoke(["project", "ticket"]).args(flags).run().exits(77).says("NOT_PERMITTED");
+    };
+    let second =
+        joins(&first, &["--enroller", "--may-grant", "role=enroller", "--may-grant", "team=red", "--may-grant", "relay=acme-1"]);
+    let third = joins(&second, &["--enroller", "--may-grant", "team=red"]);
+    joins(&third, &["--attribute", "team=red"]);
+    refused(&first, &["--enroller", "--may-grant", "relay=*"]);
+    refused(&first, &["--enroller"]);
+    refused(&first, &["--administrator"]);
+    for flags in [
+        &["--attribute", "team=blue"][..],
+        &["--relay", "acme-2"],
+        &["--enroller", "--may-grant", "team"],
+        &["--enroller", "--may-grant", "relay=acme*"],
+    ] {
+        refused(&second, flags);
+    }
+    for flags in [&["--attribute", "team=blue"][..], &["--relay", "acme-1"], &["--enroller", "--may-grant", "team=red"]] {
+        refused(&third, flags);
+    }
+}
+
+#[test]
+fn a_ticket_for_one_identity_is_nobody_elses() {
+    let project = Project::new(POSTERN);
+    let home = project.stranger();
+    home.ok(&["identity", "create", "web-1"]);
+    home.ok(&["identity", "create", "other"]);
+    let identifier = home.json(&["identity", "show", "web-1"])["identifier"].as_str().unwrap().to_owned();
+    for wanted in [identifier.as_str(), "web-*"] {
+        let ticket = project.ticket(&["--for", wanted]);
+        let listed = tickets(&project).into_iter().find(|row| row["for"] == wanted).unwrap();
+        enroll(&home, &ticket, "other").exits(77).says("NOT_PERMITTED").says("the ticket is for");
+        let id = listed["id"].as_str().unwrap();
+        assert_eq!(project.json(&["ticket", "show", id])["uses"], 0, "it is not spent");
+        if wanted == "web-*" {
+            enroll(&project.stranger(), &ticket, "web-2").success();
+        } else {
+            enroll(&home, &ticket, "web-1").success();
+            let shown = project.json(&["ticket", "show", id]);
+            assert_eq!(shown["used_by"], json!([identifier]));
+            assert!(shown["used_at"][0].as_str().unwrap().ends_with('Z'));
+        }
+    }
+    project.invoke(["project", "ticket", "--for", "a b"]).run().exits(2).says("INVALID_REQUEST");
+}

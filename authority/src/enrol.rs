@@ -11,6 +11,7 @@ use postern_proto::time::Timestamp;
 
 use crate::act::ActError;
 use crate::failpoint;
+use crate::rules;
 use crate::store::{Action, Entry, Member, Store, Write, grants, members, project, relay_names};
 
 /// Who wants to join: what the handshake and the identity proved, and the name that it gives itself.
@@ -79,6 +80,9 @@ pub async fn redeem(
     };
     failpoint::hit("redeem-taken");
     // Taken back with the transaction: the ticket stays good for whom it is meant.
+    if let Some(bound) = &taken.bound {
+        rules::is_for(bound, newcomer.identifier, &newcomer.name)?;
+    }
     match (matches!(taken.role, Role::RelayServer { .. }), newcomer.relay_server) {
         (true, false) => return Err(not_for("a relay server: give it to `postern serve relay --ticket`")),
         (false, true) => return Err(not_for("a member, and this is a relay server: ask for one made with --relay-server")),

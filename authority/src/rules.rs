@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use postern_proto::authority::{Attributes, Grant, Refusal, RelayPermission, Role, TicketRequest};
+use postern_proto::authority::{Attributes, Bound, Grant, Refusal, RelayPermission, Role, TicketRequest};
 use postern_proto::credential::{MAX_CREDENTIAL, MAX_RELAY_NAMES, check_attributes};
 use postern_proto::id::Identifier;
-use postern_proto::name::RelayName;
+use postern_proto::name::{IdentityName, RelayName};
 
 use crate::store::{Holder, Member};
 
@@ -71,6 +71,18 @@ pub fn check_ticket(request: &TicketRequest) -> Result<(), Refusal> {
             request.max_uses
         ));
     }
+    if let Some(Bound::Name(pattern)) = &request.bound {
+        let stem = pattern.strip_suffix('*').unwrap_or(pattern);
+        // A name that no identity can have would make a ticket that nobody can use.
+        if stem.parse::<IdentityName>().is_err() {
+            return invalid("a ticket is for an identity's name, or for all that begin so: NAME or NAME*");
+        }
+    }
+    if let Some(Bound::Identity(_)) = &request.bound
+        && request.max_uses != 1
+    {
+        return invalid("a ticket for one identity has one use");
+    }
     if let Role::Enroller { may_grant } = &request.role {
         if may_grant.len() > MAX_GRANTS {
             return invalid(format!("an enroller has at most {MAX_GRANTS} grants"));
@@ -97,6 +109,7 @@ fn check_grant(grant: &Grant) -> Result<(), Refusal> {
             let attribute = Attributes::from([(key.clone(), value.clone().unwrap_or_default())]);
             check_attributes(&attribute).or_else(|error| invalid(error.to_string()))
         }
+        Grant::Enroller => Ok(()),
         Grant::Relay { pattern } => {
             let prefix = pattern.strip_suffix('*').unwrap_or(pattern);
             if pattern == "*" || prefix.parse::<RelayName>().is_ok() {
@@ -141,15 +154,19 @@ fn enroller_may_issue(
     request: &TicketRequest,
     holders: &[(RelayName, Vec<Holder>)],
 ) -> Result<(), Refusal> {
-    if request.role != Role::Member {
-        return not_permitted("an enroller admits plain members only; ask an administrator");
+    match &request.role {
+        Role::Member => {}
+        Role::Enroller { may_grant: wanted } => may_delegate(may_grant, wanted)?,
+        Role::Administrator | Role::RelayServer { .. } => {
+            return not_permitted("an enroller admits no administrators and no relay servers; ask an administrator");
+        }
     }
     for (key, value) in &request.attributes {
         let granted = may_grant.is_empty()
             || may_grant.iter().any(|grant| match grant {
                 Grant::Attribute { key: granted, value: None } => granted == key,
                 Grant::Attribute { key: granted, value: Some(only) } => granted == key && only == value,
-                Grant::Relay { .. } => false,
+                Grant::Relay { .. } | Grant::Enroller => false,
             });
         if !granted {
             let shown = key.chars().take(80).collect::<String>();
@@ -164,7 +181,7 @@ fn enroller_may_issue(
         let granted = may_grant.is_empty()
             || may_grant.iter().any(|grant| match grant {
                 Grant::Relay { pattern } => pattern_covers(pattern, name),
-                Grant::Attribute { .. } => false,
+                Grant::Attribute { .. } | Grant::Enroller => false,
             });
         if !granted {
             return not_permitted(format!("this enroller may not grant relay name `{name}`"));
@@ -177,6 +194,74 @@ fn enroller_may_issue(
         }
     }
     Ok(())
+}
+
+/// Whether an enroller that may grant `own` may make another one that may grant `wanted`: only where it was told so, and never
+/// more than it may itself. So no chain of enrollers ever reaches further than its first ticket.
+fn may_delegate(own: &[Grant], wanted: &[Grant]) -> Result<(), Refusal> {
+    if !own.contains(&Grant::Enroller) {
+        return not_permitted(
+            "this enroller admits plain members only (its ticket was made without `--may-grant role=enroller`)",
+        );
+    }
+    // No grants at all would mean every attribute.
+    if wanted.is_empty() {
+        return not_permitted("say with --may-grant what the new enroller may grant: no more than this one may");
+    }
+    match wanted.iter().find(|wanted| !own.iter().any(|own| covers(own, wanted))) {
+        None => Ok(()),
+        Some(grant) => not_permitted(format!("this enroller may not grant {}", shown(grant))),
+    }
+}
+
+/// Whether everything that `wanted` allows, `own` does.
+fn covers(own: &Grant, wanted: &Grant) -> bool {
+    match (own, wanted) {
+        (Grant::Enroller, Grant::Enroller) => true,
+        (Grant::Attribute { key, value }, Grant::Attribute { key: wanted_key, value: wanted_value }) => {
+            key == wanted_key && (value.is_none() || value == wanted_value)
+        }
+        (Grant::Relay { pattern }, Grant::Relay { pattern: wanted }) => match wanted.strip_suffix('*') {
+            // All that begin so are covered by a shorter beginning only.
+            Some(prefix) => pattern.strip_suffix('*').is_some_and(|own| prefix.starts_with(own)),
+            None => pattern_covers(pattern, wanted),
+        },
+        _ => false,
+    }
+}
+
+fn shown(grant: &Grant) -> String {
+    let text = match grant {
+        Grant::Attribute { key, value: None } => format!("attribute {key}"),
+        Grant::Attribute { key, value: Some(value) } => format!("attribute {key}={value}"),
+        Grant::Relay { pattern } => format!("relay name {pattern}"),
+        Grant::Enroller => "the role of enroller".to_owned(),
+    };
+    format!("`{}`", text.chars().take(120).collect::<String>().escape_debug())
+}
+
+/// Whether a ticket for `bound` is for an identity of this name.
+///
+/// # Errors
+/// [`Refusal::NotPermitted`], saying whom it is for.
+pub fn is_for(bound: &Bound, identifier: Identifier, name: &IdentityName) -> Result<(), Refusal> {
+    match bound {
+        Bound::Identity(wanted) if *wanted == identifier => Ok(()),
+        Bound::Identity(wanted) => {
+            not_permitted(format!("the ticket is for the identity {wanted}, and this one is {identifier}"))
+        }
+        Bound::Name(pattern) if name_fits(pattern, name.as_str()) => Ok(()),
+        Bound::Name(pattern) => not_permitted(format!(
+            "the ticket is for identities called `{pattern}`, and this one is called `{name}`: choose another one with --identity"
+        )),
+    }
+}
+
+fn name_fits(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => pattern == name,
+    }
 }
 
 /// Whether a pattern (a name, or its beginning and `*`) covers a relay name, or `*`, which stands for any name.

@@ -51,7 +51,14 @@ pub fn member(number: u8, role: Role) -> Member {
 }
 
 pub fn request() -> TicketRequest {
-    TicketRequest { attributes: Attributes::new(), relays: Vec::new(), role: Role::Member, expires_in: 600, max_uses: 1 }
+    TicketRequest {
+        attributes: Attributes::new(),
+        relays: Vec::new(),
+        role: Role::Member,
+        expires_in: 600,
+        max_uses: 1,
+        bound: None,
+    }
 }
 
 /// A database with a project whose only member is [`ADMINISTRATOR`].

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::control::document::{AUTHORITY, NodeStatusDocument};
+use crate::control::document::{AUDIT, AUTHORITY, NodeStatusDocument};
 use crate::control::fault::Fault;
 use crate::keeper::Keeper;
 
@@ -105,15 +105,15 @@ struct Served {
 }
 
 /// Whether bytes can really pass: every relay name is registered, and a probe came through every portal. An authority that is away is told,
-/// and changes nothing of that: what runs goes on without it.
+/// and so is an audit log that was changed: neither changes anything of that, what runs goes on.
 async fn ready(State(Served { keeper, ready }): State<Served>) -> Response {
     let mut last = ready.lock().await;
     if last.as_ref().is_none_or(|(at, _)| at.elapsed() > READY_KEPT) {
         *last = Some((Instant::now(), keeper.status().await));
     }
     let Some((_, status)) = last.as_ref() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
-    let is_ready =
-        status.waiting.iter().all(|waiting| waiting.what == AUTHORITY) && status.portals.iter().all(|portal| portal.ok);
+    let only_told = |what: &str| what == AUTHORITY || what == AUDIT;
+    let is_ready = status.waiting.iter().all(|waiting| only_told(&waiting.what)) && status.portals.iter().all(|portal| portal.ok);
     let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(status.clone())).into_response()
 }

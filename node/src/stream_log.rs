@@ -63,7 +63,7 @@ impl StreamLog {
         }
     }
 
-    /// Lines that were not written since the node started, as far as no line says so yet.
+    /// Lines that were not written since the node started.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)

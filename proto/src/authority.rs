@@ -365,6 +365,9 @@ pub enum Grant {
         #[n(0)]
         pattern: String,
     },
+    /// The role of enroller, with no more than these grants, and this one where it is to go on.
+    #[n(2)]
+    Enroller,
 }
 
 /// What a member may register at the relays.
@@ -396,6 +399,32 @@ pub struct TicketRequest {
     pub expires_in: u64,
     #[n(4)]
     pub max_uses: u32,
+    /// Who alone may use it; absent for whoever has it.
+    #[n(5)]
+    pub bound: Option<Bound>,
+}
+
+/// Whom a ticket is for.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bound {
+    /// An identity whose name is this, or begins with what stands before a final `*`. An identity names itself: this keeps tickets from
+    /// going to the wrong machine by mistake, and nobody out.
+    #[n(0)]
+    Name(#[n(0)] String),
+    /// This identity, which must prove its key.
+    #[n(1)]
+    Identity(#[n(0)] Identifier),
+}
+
+/// A use of a ticket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[cbor(map)]
+pub struct TicketUse {
+    #[n(0)]
+    pub by: Identifier,
+    #[n(1)]
+    pub at: Timestamp,
 }
 
 /// A ticket as it can be listed: never its secret.
@@ -422,9 +451,11 @@ pub struct TicketRow {
     pub relays: Vec<RelayPermission>,
     #[n(9)]
     pub role: Role,
-    /// The members that joined with it.
+    /// Who joined with it, and when: the first ones.
     #[n(10)]
-    pub used_by: Vec<Identifier>,
+    pub uses_by: Vec<TicketUse>,
+    #[n(11)]
+    pub bound: Option<Bound>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]

@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use minicbor::{Decode, Encode};
 use postern_proto::audit::{AuditRow, NO_ROW};
 use postern_proto::authority::{
-    Answer, Attributes, Call, Enforcement, EnforcementTimes, Enrolment, Grant, Hello, MAX_MESSAGE, MemberRow, MissingEnforcer,
-    ProjectPolicyRow, Refusal, RelayPermission, Reply, Request, Role, TicketRequest, TicketRow,
+    Answer, Attributes, Bound, Call, Enforcement, EnforcementTimes, Enrolment, Grant, Hello, MAX_MESSAGE, MemberRow, MissingEnforcer,
+    ProjectPolicyRow, Refusal, RelayPermission, Reply, Request, Role, TicketRequest, TicketRow, TicketUse,
 };
 use postern_proto::handshake::MAX_PAYLOAD_3;
 use postern_proto::id::{Identifier, NodeId, StaticPublic, TicketId};
@@ -34,6 +34,7 @@ fn roles() -> [Role; 4] {
         Grant::Attribute { key: "app".to_owned(), value: None },
         Grant::Attribute { key: "app".to_owned(), value },
         Grant::Relay { pattern: "acme-*".to_owned() },
+        Grant::Enroller,
     ];
     let address = "relay.example:7000".parse().unwrap();
     [Role::Member, Role::Enroller { may_grant }, Role::Administrator, Role::RelayServer { address }]
@@ -63,7 +64,14 @@ fn requests() -> Vec<Request> {
     ];
     requests.extend(roles().map(|role| {
         let (attributes, relays) = (attributes(), permissions());
-        Request::IssueTicket(TicketRequest { attributes, relays, role, expires_in: 600, max_uses: u32::MAX })
+        Request::IssueTicket(TicketRequest {
+            attributes,
+            relays,
+            role,
+            expires_in: 600,
+            max_uses: u32::MAX,
+            bound: Some(Bound::Identity(MEMBER)),
+        })
     }));
     requests
 }
@@ -96,7 +104,8 @@ fn answers() -> Vec<Answer> {
         attributes: attributes(),
         relays: permissions(),
         role: Role::Member,
-        used_by: vec![MEMBER],
+        uses_by: vec![TicketUse { by: MEMBER, at: NOW }],
+        bound: Some(Bound::Name("web-*".to_owned())),
     };
     let member = MemberRow {
         identifier: MEMBER,

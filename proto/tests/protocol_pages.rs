@@ -192,6 +192,7 @@ fn messages_to_the_authority() {
         role: Role::Enroller { may_grant: vec![attribute, Grant::Relay { pattern: "acme-*".to_owned() }] },
         expires_in: 600,
         max_uses: 1,
+        bound: None,
     };
     check(&page, "call: issue a ticket", &minicbor::to_vec(&Call { number: 3, request: Request::IssueTicket(ticket) }).unwrap());
     let refused = Answer::Refused(Refusal::TicketExpired { at: NOW });

@@ -1,7 +1,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use postern_proto::authority::TicketRequest;
+use postern_proto::authority::{Bound, TicketRequest};
 use tempfile::TempDir;
 
 use super::*;
@@ -20,7 +20,7 @@ async fn counts(store: &Store, ticket: TicketId) -> (u64, u64, u64) {
     let mut read = store.read().await.unwrap();
     let members = members::count(&mut read).await.unwrap() - 1;
     let uses = tickets::find(&mut read, ticket).await.unwrap().unwrap();
-    assert_eq!(uses.uses as usize, uses.used_by.len());
+    assert_eq!(uses.uses as usize, uses.uses_by.len());
     let audited = audit_log::list(&mut read, 0, 10_000).await.unwrap().iter().filter(|row| row.action == "redeem-ticket").count();
     (members, u64::from(uses.uses), audited as u64)
 }
@@ -209,6 +209,24 @@ async fn a_crash_leaves_all_or_nothing() {
         assert_eq!(counts(&store, CHILD_TICKET).await, (1, 1, 1), "after {point} and a second try");
         assert_eq!(crate::testing::checked_log(&store).await, Ok(1), "after {point} and a second try");
         assert!(matches!(refusal(&store, 2, CHILD_TICKET, &secret, NOW).await, Refusal::TicketUsedUp { .. }));
+    }
+}
+
+#[tokio::test]
+async fn a_ticket_for_somebody_else_is_not_spent() {
+    let home = TempDir::new().unwrap();
+    let store = store(home.path()).await;
+    for bound in [Bound::Identity(identifier(2)), Bound::Name("identity-2".to_owned())] {
+        let (id, secret) = ticket(&store, &TicketRequest { bound: Some(bound.clone()), ..request() }).await;
+        assert!(matches!(refusal(&store, 1, id, &secret, NOW).await, Refusal::NotPermitted { .. }));
+        assert_eq!(tickets::find(&mut store.read().await.unwrap(), id).await.unwrap().unwrap().uses, 0);
+        redeem(&store, &newcomer(2), id, &secret, NOW).await.unwrap();
+        let row = tickets::find(&mut store.read().await.unwrap(), id).await.unwrap().unwrap();
+        let uses: Vec<_> = row.uses_by.iter().map(|used| (used.by, used.at)).collect();
+        assert_eq!((uses, row.bound), (vec![(identifier(2), NOW)], Some(bound)));
+        let mut write = store.write().await.unwrap();
+        write.delete_member(identifier(2)).await.unwrap();
+        write.commit().await.unwrap();
     }
 }
 

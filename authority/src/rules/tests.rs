@@ -69,6 +69,7 @@ fn who_may_issue_what() {
         ("an administrator admits relay servers", administrator.clone(), role(server.clone()), Yes),
         ("an enroller makes no administrator", any.clone(), role(Role::Administrator), No),
         ("an enroller makes no enroller", any.clone(), role(Role::Enroller { may_grant: Vec::new() }), No),
+        ("without limits: still no role", any.clone(), role(Role::Enroller { may_grant: vec![attribute("a", None)] }), No),
         ("an enroller admits no relay server", any.clone(), role(server.clone()), No),
         ("without limits: any attribute", any.clone(), with(&[("x", "y")], &[]), Yes),
         ("without limits: any name", any.clone(), named("acme-relay"), Yes),
@@ -102,6 +103,107 @@ fn who_may_issue_what() {
     ];
     for (case, caller, request, expected) in cases {
         assert_eq!(verdict(&caller, &request, &[]), expected, "{case}");
+    }
+}
+
+fn may_make(own: &[Grant], wanted: &[Grant]) -> bool {
+    let role = Role::Enroller { may_grant: wanted.to_vec() };
+    verdict(&enroller(own), &TicketRequest { role, ..request() }, &[]) == Verdict::Yes
+}
+
+#[test]
+fn an_enroller_makes_no_wider_one() {
+    use Grant::Enroller;
+    let own = [Enroller, attribute("team", None), attribute("site", Some("berlin")), relay("acme-*"), relay("solo")];
+    for (wanted, expected) in [
+        (vec![attribute("team", None)], true),
+        (vec![attribute("team", Some("red"))], true),
+        (vec![attribute("site", Some("berlin")), relay("acme-*"), relay("acme-b*"), relay("acme-x"), relay("solo")], true),
+        (vec![attribute("team", Some("red")), Enroller], true),
+        (own.to_vec(), true),
+        // No grants mean every attribute.
+        (vec![], false),
+        (vec![attribute("site", None)], false),
+        (vec![attribute("site", Some("paris"))], false),
+        (vec![attribute("other", None)], false),
+        (vec![relay("acme*")], false),
+        (vec![relay("*")], false),
+        (vec![relay("solo*")], false),
+        (vec![relay("sol")], false),
+        (vec![attribute("team", None), attribute("root", Some("true"))], false),
+    ] {
+        assert_eq!(may_make(&own, &wanted), expected, "{wanted:?}");
+    }
+    assert!(!may_make(&own[1..], &[attribute("team", None)]), "never without having been told so");
+    assert!(!may_make(&[attribute("role", Some("enroller"))], &[attribute("role", None)]), "an attribute is no role");
+    let beyond = |role| verdict(&enroller(&own), &TicketRequest { role, ..request() }, &[]);
+    assert_eq!(beyond(Role::Administrator), Verdict::No);
+    assert_eq!(beyond(Role::RelayServer { address: "relay.example:4000".parse().unwrap() }), Verdict::No);
+    // What the new enroller has itself is bounded as everybody's.
+    let has = TicketRequest { role: Role::Enroller { may_grant: vec![relay("solo")] }, ..with(&[("root", "")], &[]) };
+    assert_eq!(verdict(&enroller(&own), &has, &[]), Verdict::No);
+}
+
+mod chains {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn grant() -> impl Strategy<Value = Grant> {
+        prop_oneof![
+            Just(Grant::Enroller),
+            ("[ab]", proptest::option::of("[xy]")).prop_map(|(key, value)| Grant::Attribute { key, value }),
+            "[ab]{0,2}\\*?".prop_filter("a pattern", |text| !text.is_empty()).prop_map(|pattern| Grant::Relay { pattern }),
+        ]
+    }
+
+    fn grants() -> impl Strategy<Value = Vec<Grant>> {
+        proptest::collection::vec(grant(), 0..4)
+    }
+
+    /// All that a plain member can get from this enroller, of a world small enough to try everything.
+    fn reach(own: &[Grant]) -> Vec<TicketRequest> {
+        let values = ["a", "b"].into_iter().flat_map(|key| ["x", "y", "z"].map(|value| with(&[(key, value)], &[])));
+        let names = ["a", "b", "aa", "ab", "ba", "bb", "aab", "c"];
+        let names = names.map(|text| with(&[], &[RelayPermission::Name(name(text))]));
+        let any = with(&[], &[RelayPermission::Any]);
+        values.chain(names).chain([any]).filter(|asked| verdict(&enroller(own), asked, &[]) == Verdict::Yes).collect()
+    }
+
+    proptest! {
+        /// However long the chain: what its last enroller can give, every one before it could.
+        #[test]
+        fn no_chain_of_enrollers_widens(first in grants(), later in proptest::collection::vec(grants(), 1..6)) {
+            let mut own = first;
+            for wanted in later {
+                let made = may_make(&own, &wanted);
+                prop_assert!(!made || own.contains(&Grant::Enroller));
+                if made {
+                    let before = reach(&own);
+                    prop_assert!(reach(&wanted).iter().all(|asked| before.contains(asked)), "{own:?} made {wanted:?}");
+                    own = wanted;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn tickets_that_are_for_somebody() {
+    let one = identifier(1);
+    let called = |text: &str| text.parse::<IdentityName>().unwrap();
+    let name = |text: &str| Bound::Name(text.to_owned());
+    assert!(is_for(&Bound::Identity(one), one, &called("x")).is_ok());
+    assert!(is_for(&Bound::Identity(one), identifier(2), &called("x")).is_err());
+    for (pattern, text, fits) in
+        [("web", "web", true), ("web", "web1", false), ("web-*", "web-1", true), ("web-*", "web", false), ("web*", "aweb", false)]
+    {
+        assert_eq!(is_for(&name(pattern), one, &called(text)).is_ok(), fits, "{pattern} {text}");
+    }
+    let check = |bound, max_uses| check_ticket(&TicketRequest { bound: Some(bound), max_uses, ..request() }).is_ok();
+    assert!(check(name("web-*"), 5) && check(Bound::Identity(one), 1));
+    assert!(!check(Bound::Identity(one), 2));
+    for bad in ["", "*", "a b", "a*b", "x\n", &"n".repeat(65)] {
+        assert!(!check(name(bad), 1), "{bad:?}");
     }
 }
 

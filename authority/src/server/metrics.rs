@@ -8,7 +8,7 @@ use postern_runtime::metrics::{Count, Counts, Exposition, Label};
 
 use super::session::End;
 use crate::Authority;
-use crate::store::{Action, StoreError};
+use crate::store::{Action, StoreError, audit_log};
 
 const RESULT: Label = Label { name: "result", values: "`ok` or `failed`" };
 const CAUSE: Label = Label {
@@ -31,6 +31,8 @@ postern_runtime::metrics! {
     REQUESTS: Counter "postern_authority_requests_total" [REQUEST, ANSWER], "Requests that were answered. Those that were never made are left out.";
     REFUSED: Counter "postern_authority_refusals_total" [REASON], "Refusals that were told: of requests, and of connections that were not let in.";
     EPOCH: Gauge "postern_authority_epoch" [], "The number of the newest revocation.";
+    AUDIT_ROWS: Gauge "postern_authority_audit_rows" [], "Rows of the audit log.";
+    AUDIT_SIGNED: Gauge "postern_authority_audit_signed_rows" [], "Rows of the audit log that a signed checkpoint has. The rest is signed within 10 s.";
     KEY_EXPIRES: Gauge "postern_authority_signing_key_expiry_timestamp_seconds" [], "When the key that signs credentials expires, in Unix time. It is replaced by hand.";
 }
 
@@ -135,6 +137,9 @@ impl Authority {
             out.put(&REFUSED, &[reason], count);
         }
         out.put(&EPOCH, &[], status.epoch);
+        let rows = audit_log::size(&mut self.service().store().read().await?).await?;
+        out.put(&AUDIT_ROWS, &[], rows);
+        out.put(&AUDIT_SIGNED, &[], self.service().checkpoints().borrow().as_ref().map_or(0, |known| known.size));
         let signing = self.service().keys().signing.key_id();
         let published = self.service().published().borrow().clone();
         if let Some(key) = published.info().key_ring.iter().find(|key| key.id == signing) {

@@ -110,7 +110,10 @@ async fn enrollers_administer_what_is_theirs() {
     assert_eq!((seen[0].attested_by, seen[0].name.as_str()), (vendor.id(), "customer"));
     assert_eq!(members(&f, &other).await.unwrap(), []);
     let seen = tickets(&f, &vendor).await.unwrap();
-    assert_eq!((seen.len(), seen[0].id, seen[0].used_by.clone()), (1, ticket.id, vec![customer.id()]));
+    assert_eq!(
+        (seen.len(), seen[0].id, seen[0].uses_by.iter().map(|used| used.by).collect::<Vec<_>>()),
+        (1, ticket.id, vec![customer.id()])
+    );
     assert_eq!(tickets(&f, &f.administrator).await.unwrap().len(), 3);
     assert_eq!(tickets(&f, &other).await.unwrap(), []);
 

@@ -1,6 +1,6 @@
 //! Tickets and their uses. Only SHA-256 of a ticket's secret is kept, so the database yields no usable ticket.
 
-use postern_proto::authority::{Attributes, Refusal, RelayPermission, Role, TicketRequest, TicketRow};
+use postern_proto::authority::{Attributes, Bound, Refusal, RelayPermission, Role, TicketRequest, TicketRow, TicketUse};
 use postern_proto::id::{Identifier, TicketId};
 use postern_proto::secret::SecretBytes;
 use postern_proto::time::Timestamp;
@@ -31,6 +31,7 @@ pub struct Taken {
     pub attributes: Attributes,
     pub relays: Vec<RelayPermission>,
     pub role: Role,
+    pub bound: Option<Bound>,
     /// The project's epoch when it was issued.
     pub epoch: u64,
 }
@@ -39,7 +40,7 @@ fn hash(secret: &SecretBytes<32>) -> Vec<u8> {
     Sha256::digest(secret.expose_secret()).to_vec()
 }
 
-fn row(row: &SqliteRow, used_by: Vec<Identifier>) -> Result<TicketRow, StoreError> {
+fn row(row: &SqliteRow, uses_by: Vec<TicketUse>) -> Result<TicketRow, StoreError> {
     let row = Columns(row);
     Ok(TicketRow {
         id: TicketId::from_bytes(row.bytes("id")?),
@@ -52,17 +53,29 @@ fn row(row: &SqliteRow, used_by: Vec<Identifier>) -> Result<TicketRow, StoreErro
         attributes: row.json("attributes")?,
         relays: row.json("relays")?,
         role: row.json("role")?,
-        used_by,
+        uses_by,
+        bound: bound(&row)?,
     })
 }
 
-async fn used_by(from: &mut impl Connection, ticket: TicketId) -> Result<Vec<Identifier>, StoreError> {
-    let rows = sqlx::query("SELECT member FROM ticket_uses WHERE ticket = ? ORDER BY at, member LIMIT ?")
+fn bound(row: &Columns<'_>) -> Result<Option<Bound>, StoreError> {
+    match row.optional_text("bound")? {
+        Some(_) => row.json("bound").map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn uses_by(from: &mut impl Connection, ticket: TicketId) -> Result<Vec<TicketUse>, StoreError> {
+    let rows = sqlx::query("SELECT member, at FROM ticket_uses WHERE ticket = ? ORDER BY at, member LIMIT ?")
         .bind(&ticket.as_bytes()[..])
         .bind(LISTED_USES)
         .fetch_all(from.connection())
         .await?;
-    rows.iter().map(|row| Columns(row).bytes("member").map(Identifier::from_bytes)).collect()
+    let row = |row: &SqliteRow| {
+        let row = Columns(row);
+        Ok(TicketUse { by: Identifier::from_bytes(row.bytes("member")?), at: row.time("at")? })
+    };
+    rows.iter().map(row).collect()
 }
 
 /// # Errors
@@ -71,7 +84,7 @@ pub async fn find(from: &mut impl Connection, ticket: TicketId) -> Result<Option
     let found =
         sqlx::query("SELECT * FROM tickets WHERE id = ?").bind(&ticket.as_bytes()[..]).fetch_optional(from.connection()).await?;
     match found {
-        Some(found) => Ok(Some(row(&found, used_by(from, ticket).await?)?)),
+        Some(found) => Ok(Some(row(&found, uses_by(from, ticket).await?)?)),
         None => Ok(None),
     }
 }
@@ -95,7 +108,7 @@ pub async fn list(
     let mut rows = Vec::with_capacity(found.len());
     for found in &found {
         let id = TicketId::from_bytes(Columns(found).bytes("id")?);
-        rows.push(row(found, used_by(from, id).await?)?);
+        rows.push(row(found, uses_by(from, id).await?)?);
     }
     Ok(rows)
 }
@@ -120,8 +133,8 @@ impl Write {
     /// What SQLite reports.
     pub async fn insert_ticket(&mut self, ticket: &NewTicket<'_>) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO tickets (id, secret_hash, issued_by, issued_at, expires_at, max_uses, attributes, relays, role, epoch)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT epoch FROM project))",
+            "INSERT INTO tickets (id, secret_hash, issued_by, issued_at, expires_at, max_uses, attributes, relays, role, bound, epoch)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT epoch FROM project))",
         )
         .bind(&ticket.id.as_bytes()[..])
         .bind(hash(ticket.secret))
@@ -132,6 +145,7 @@ impl Write {
         .bind(json(&ticket.request.attributes)?)
         .bind(json(&ticket.request.relays)?)
         .bind(json(&ticket.request.role)?)
+        .bind(ticket.request.bound.as_ref().map(json).transpose()?)
         .execute(self.connection())
         .await?;
         Ok(())
@@ -150,7 +164,7 @@ impl Write {
         let taken = sqlx::query(
             "UPDATE tickets SET uses = uses + 1
              WHERE id = ? AND secret_hash = ? AND uses < max_uses AND expires_at > ? AND revoked = 0
-             RETURNING issued_by, attributes, relays, role, epoch",
+             RETURNING issued_by, attributes, relays, role, bound, epoch",
         )
         .bind(&ticket.as_bytes()[..])
         .bind(hash(secret))
@@ -165,6 +179,7 @@ impl Write {
                     attributes: row.json("attributes")?,
                     relays: row.json("relays")?,
                     role: row.json("role")?,
+                    bound: bound(&row)?,
                     epoch: row.number("epoch")?,
                 })
             })

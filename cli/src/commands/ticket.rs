@@ -1,7 +1,7 @@
 //! `ticket`: the tickets that this member may see, and their revocation.
 
 use clap::Subcommand;
-use postern_proto::authority::{Answer, Attributes, RelayPermission, Request, Role, TicketRow};
+use postern_proto::authority::{Answer, Attributes, Bound, RelayPermission, Request, Role, TicketRow};
 use postern_proto::id::{Identifier, TicketId};
 use serde::Serialize;
 
@@ -45,6 +45,11 @@ struct Document {
     relays: Vec<String>,
     role: Role,
     used_by: Vec<Identifier>,
+    /// When each of them did.
+    used_at: Vec<String>,
+    /// The identifier, or the name with `*` for all that begin so.
+    #[serde(rename = "for")]
+    bound: Option<String>,
 }
 
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
@@ -71,7 +76,8 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Show { id } => {
             let document = document(context, find(context, &session, id)?);
             context.output().show(&document, || {
-                let users: Vec<String> = document.used_by.iter().map(Identifier::to_string).collect();
+                let uses = document.used_by.iter().zip(&document.used_at);
+                let users: Vec<String> = uses.map(|(by, at)| format!("{by} at {at}")).collect();
                 fields(&[
                     ("id", document.id.to_string()),
                     ("status", document.status.to_owned()),
@@ -82,7 +88,8 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                     ("role", role(&document.role)),
                     ("attributes", attributes(&document.attributes)),
                     ("relays", document.relays.join(" ")),
-                    ("used by", users.join(" ")),
+                    ("for", document.bound.clone().unwrap_or_default()),
+                    ("used by", users.join(", ")),
                 ])
             })
         }
@@ -155,6 +162,11 @@ fn document(context: &Context, row: TicketRow) -> Versioned<Document> {
         attributes: row.attributes,
         relays: relays(&row.relays),
         role: row.role,
-        used_by: row.used_by,
+        used_by: row.uses_by.iter().map(|used| used.by).collect(),
+        used_at: row.uses_by.iter().map(|used| used.at.to_string()).collect(),
+        bound: row.bound.map(|bound| match bound {
+            Bound::Identity(identifier) => identifier.to_string(),
+            Bound::Name(pattern) => pattern,
+        }),
     })
 }

@@ -34,12 +34,14 @@ const LAST_LINES: Duration = Duration::from_millis(200);
 pub struct Writer {
     queue: mpsc::Receiver<StreamLine>,
     lost: Arc<AtomicU64>,
+    /// How many of the lost a line tells.
+    told: u64,
     clock: Arc<Clock>,
 }
 
 impl Writer {
     pub(super) const fn new(queue: mpsc::Receiver<StreamLine>, lost: Arc<AtomicU64>, clock: Arc<Clock>) -> Self {
-        Self { queue, lost, clock }
+        Self { queue, lost, told: 0, clock }
     }
 
     /// Writes into `dir` until `stop`, and then what is left.
@@ -66,8 +68,8 @@ impl Writer {
             if received == 0 {
                 return;
             }
-            let lost = self.lost.swap(0, Ordering::Relaxed);
-            let text = text(&mut lines, lost, &self.clock);
+            let lost = self.lost.load(Ordering::Relaxed);
+            let text = text(&mut lines, lost - self.told, &self.clock);
             // A disk that stalls holds this task, and nothing else.
             let written = tokio::task::spawn_blocking(move || {
                 let written = target.write(&text);
@@ -76,12 +78,15 @@ impl Writer {
             let Ok((back, written)) = written.await else { return };
             target = back;
             if let Err(failed) = written {
-                self.lost.fetch_add(received as u64 + lost, Ordering::Relaxed);
+                self.lost.fetch_add(received as u64, Ordering::Relaxed);
                 if !std::mem::replace(&mut target.failing, true) {
                     error!(error = %failed, "the log of streams cannot be written; what is missing will be counted");
                 }
-            } else if std::mem::take(&mut target.failing) {
-                warn!("the log of streams is written again");
+            } else {
+                self.told = lost;
+                if std::mem::take(&mut target.failing) {
+                    warn!("the log of streams is written again");
+                }
             }
         }
     }

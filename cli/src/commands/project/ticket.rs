@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postern_proto::address::HostPort;
-use postern_proto::authority::{Answer, Attributes, Grant, RelayPermission, Request, Role, TicketRequest};
+use postern_proto::authority::{Answer, Attributes, Bound, Grant, RelayPermission, Request, Role, TicketRequest};
 use postern_proto::name::RelayName;
 use postern_proto::policy::Expr;
 use postern_proto::ticket::Ticket;
@@ -26,6 +26,7 @@ Examples:
   postern project ticket --attribute web > web.ticket
   postern project ticket --expires-in 24h --attribute app=billing --relay acme > acme.ticket
   postern project ticket --enroller --may-grant web --may-grant 'relay=acme*' > enroller.ticket
+  postern project ticket --for web-1 --attribute web > web-1.ticket
   postern project ticket --relay-server relay.example:4000 > relay.ticket")]
 pub struct Args {
     /// An attribute of the new member, which policies speak of; without a value it is "true". May be given several times
@@ -37,9 +38,10 @@ pub struct Args {
     /// The new member may itself make tickets
     #[arg(long)]
     enroller: bool,
-    /// What an enroller may put into its tickets: an attribute, or relay=NAME with * at the end for all that begin so
+    /// What an enroller may put into its tickets: an attribute, relay=NAME with * at the end for all that begin so, or role=enroller
+    /// for enrollers that may grant no more than it may itself
     /// [default: any attribute, and any relay name that no member enrolled by others holds]
-    #[arg(long = "may-grant", value_name = "K[=V]|relay=NAME*", requires = "enroller")]
+    #[arg(long = "may-grant", value_name = "K[=V]|relay=NAME*|role=enroller", requires = "enroller")]
     may_grant: Vec<String>,
     /// The new member may do everything; only administrators can make such a ticket
     #[arg(long, conflicts_with = "enroller")]
@@ -47,6 +49,10 @@ pub struct Args {
     /// The ticket is for a relay server, which is to be reached here
     #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["enroller", "administrator", "attributes", "relays"])]
     relay_server: Option<HostPort>,
+    /// Whom the ticket is for: an identity's identifier, which nobody else can use it with, or its name, with * at the end for all
+    /// that begin so, against mix-ups
+    #[arg(long = "for", value_name = "IDENTIFIER|NAME*")]
+    bound: Option<String>,
     /// How long the ticket can be used, from 1s on: 30s, 10m, 24h, 7d
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
     expires_in: Duration,
@@ -73,6 +79,7 @@ pub fn run(context: &Context, args: Args) -> Result<(), CliError> {
 /// What the flags ask for; the authority decides whether the caller may have it.
 fn request(args: Args) -> Result<TicketRequest, CliError> {
     let attributes = attributes(&args.attributes)?;
+    let bound = args.bound.map(bound);
     let shared = args.usage_count > 1;
     let relays = args.relays.iter().map(|name| permission(name, shared)).collect::<Result<_, _>>()?;
     let role = match (args.relay_server, args.administrator, args.enroller) {
@@ -88,7 +95,12 @@ fn request(args: Args) -> Result<TicketRequest, CliError> {
     if args.expires_in < Duration::from_secs(1) {
         return Err(CliError::new(code::EXPIRES_IN, "a ticket must be usable for at least 1s"));
     }
-    Ok(TicketRequest { attributes, relays, role, expires_in: args.expires_in.as_secs(), max_uses: args.usage_count })
+    Ok(TicketRequest { attributes, relays, role, expires_in: args.expires_in.as_secs(), max_uses: args.usage_count, bound })
+}
+
+/// Whom `--for` means: what is no identifier is a name, which the authority checks.
+fn bound(text: String) -> Bound {
+    text.parse().map_or(Bound::Name(text), Bound::Identity)
 }
 
 /// The attributes that several `K[=V]` name.
@@ -136,6 +148,9 @@ fn permission(name: &str, shared: bool) -> Result<RelayPermission, CliError> {
 }
 
 fn grant(text: &str) -> Result<Grant, CliError> {
+    if text == "role=enroller" {
+        return Ok(Grant::Enroller);
+    }
     match text.strip_prefix("relay=") {
         Some(pattern) => {
             let stem = pattern.strip_suffix('*').unwrap_or(pattern);
@@ -199,6 +214,10 @@ mod tests {
         let request = of("--enroller --may-grant a --may-grant b=c --may-grant relay=acme*").unwrap();
         let Role::Enroller { may_grant } = request.role else { panic!("an enroller") };
         assert_eq!(may_grant[2], Grant::Relay { pattern: "acme*".into() });
+        assert_eq!(of("--enroller --may-grant role=enroller").unwrap().role, Role::Enroller { may_grant: vec![Grant::Enroller] });
+        assert_eq!(of("--for web-*").unwrap().bound, Some(Bound::Name("web-*".into())));
+        let identifier = format!("P{}", "ab".repeat(32));
+        assert_eq!(of(&format!("--for {identifier}")).unwrap().bound, Some(Bound::Identity(identifier.parse().unwrap())));
         assert!(of("--usage-count 0").is_err() && of("--expires-in 10").is_ok() && of("--expires-in x").is_err());
     }
 }
