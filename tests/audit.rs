@@ -288,14 +288,27 @@ fn both_nodes_write_down_the_same_streams() {
         assert_eq!(inlet["outlet_identity"], identity(&portal.vendor));
     }
 
+    // What is refused stands there, too: here why, there as much as this node tells.
+    portal.vendor.ok(&["policy", "create", "--resource", "service", "--allow", "nobody"]);
+    let _ = echoes(portal.inlet, b"twelve bytes");
+    let refused = |home: &TestHome, node: &str| {
+        eventually(PATIENCE, "a refused stream to be written down", || {
+            streams(home, node).into_iter().rfind(|line| line["decision"] == "refused" && !line["stream"].is_null())
+        })
+    };
+    let (there, here) = (refused(&portal.customer, "customer"), refused(&portal.vendor, "vendor"));
+    assert_eq!((&here["code"], &there["code"]), (&Value::from("DENIED"), &Value::from("NOT_AVAILABLE")));
+    assert_eq!((&here["stream"], &here["refusal"]), (&there["stream"], &there["refusal"]));
+    assert!(here["refusal"].is_string());
+
     // Each side compares its own with what the other hands over.
     let log = |home: &TestHome, node: &str| fs::read(home.path().join("nodes").join(node).join("streams.jsonl")).unwrap();
     let file = portal.vendor.file("theirs.jsonl", log(&portal.customer, "customer"));
     let same = portal.vendor.json(&["audit", "reconcile", file.to_str().unwrap()]);
-    assert_eq!((&same["ok"], &same["agree"]), (&Value::from(true), &Value::from(3)), "{same}");
+    assert_eq!((&same["ok"], &same["agree"]), (&Value::from(true), &Value::from(4)), "{same}");
     // The other side says less of one stream than this side has sent, and leaves one out.
     let told = String::from_utf8(log(&portal.customer, "customer")).unwrap();
-    let mut lines: Vec<String> = told.lines().filter(|line| line.contains("\"end\":\"clean\"")).map(str::to_owned).collect();
+    let mut lines: Vec<String> = told.lines().filter(|line| line.contains("\"stream\":\"")).map(str::to_owned).collect();
     lines[0] = lines[0].replace("\"bytes_to_inlet\":12", "\"bytes_to_inlet\":11");
     lines.remove(1);
     portal.vendor.file("theirs.jsonl", lines.join("\n"));

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use postern_proto::id::{ChannelId, Identifier};
+use postern_proto::id::{ChannelId, Identifier, RefusalId};
 use postern_runtime::clock::Clock;
 use tokio::sync::mpsc;
 
@@ -83,9 +83,10 @@ impl OpenStream {
     }
 
     /// It was refused, here or by the peer's node.
-    pub fn refused(&mut self, code: &str) {
+    pub fn refused(&mut self, code: &str, id: Option<RefusalId>) {
         self.line.decision = Decision::Refused;
         self.line.code = Some(code.to_owned());
+        self.line.refusal = id;
     }
 
     /// It was refused, for a reason that nobody has told.

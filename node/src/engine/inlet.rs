@@ -108,17 +108,17 @@ pub(super) async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, applicati
         }
         Err(failure) => {
             counted.ends(Cause::Refused);
-            counted.refused(failure.code);
-            refuse(&shared, &inlet, None, failure);
+            refuse(&shared, &inlet, None, &mut counted, failure);
             reset_application(application);
         }
     }
 }
 
 /// A connection of an application is not carried.
-fn refuse(shared: &Shared, inlet: &Inlet, channel: Option<&Channel>, failure: Failure) {
+fn refuse(shared: &Shared, inlet: &Inlet, channel: Option<&Channel>, counted: &mut Counted, failure: Failure) {
     inlet.counts.refuse(failure.code);
     let failure = note_refusal(shared, inlet, channel, failure);
+    counted.refused(failure.code, failure.refusal);
     inlet.note(Some(failure));
 }
 
@@ -189,7 +189,7 @@ async fn carry(
     let (id, mut stream, first) = match begin(&channel, &picked.target.share.to.outlet, false) {
         Ok(begun) => begun,
         Err(error) => {
-            refuse(shared, inlet, Some(&channel), Failure::new(Step::Outlet, code::INTERNAL, error.to_string()));
+            refuse(shared, inlet, Some(&channel), counted, Failure::new(Step::Outlet, code::INTERNAL, error.to_string()));
             return reset_application(application);
         }
     };
@@ -201,8 +201,7 @@ async fn carry(
     let live = shared.live.enter(&channel, id, Through::Inlet(inlet.spec.alias.clone()));
     // From here on a change reaches it; one that came while its path was made has not.
     if let Err(failure) = judge(shared, inlet, &channel) {
-        counted.refused(failure.code);
-        refuse(shared, inlet, Some(&channel), failure);
+        refuse(shared, inlet, Some(&channel), counted, failure);
         return reset_application(application);
     }
     counted.ends(Cause::ShuttingDown);
@@ -241,24 +240,22 @@ async fn carry(
         }
         End::Rejected(reject) => {
             picked.failed(shared, inlet);
-            counted.refused(Failure::code_of(reject.code));
-            refuse(shared, inlet, Some(&channel), Failure::rejected(&reject));
+            refuse(shared, inlet, Some(&channel), counted, Failure::rejected(&reject));
         }
         End::NotOpened(failure) => {
             picked.failed(shared, inlet);
             // The answer may be what got lost: the peer's node may have reached the target and would wait for another path.
             channel.say_reset(id, ResetCode::Timeout);
-            counted.refused(failure.code);
-            refuse(shared, inlet, Some(&channel), failure);
+            refuse(shared, inlet, Some(&channel), counted, failure);
         }
         End::Protocol(StreamError::UnexpectedKind(Kind::NoChannel)) => {
-            counted.refused(code::NO_CHANNEL);
             // The peer's node forgot the channel; the next connection makes a new one.
             channel.close();
             refuse(
                 shared,
                 inlet,
                 Some(&channel),
+                counted,
                 Failure::new(Step::Channel, code::NO_CHANNEL, "the peer's node no longer knows the channel; try again"),
             );
         }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use postern_proto::channel::Side as Part;
+use postern_proto::id::RefusalId;
 use postern_proto::record::{Kind as FrameKind, ResetCode};
 use postern_proto::spec::ResourceType;
 use postern_proto::stream::StreamError;
@@ -197,9 +198,9 @@ impl Counted {
     }
 
     /// Why it is not carried.
-    pub fn refused(&mut self, why: Code) {
+    pub fn refused(&mut self, why: Code, id: Option<RefusalId>) {
         if let Some(written) = &mut self.written {
-            written.refused(why.as_str());
+            written.refused(why.as_str(), id);
         }
     }
 

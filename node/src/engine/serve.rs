@@ -235,7 +235,7 @@ async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> O
             flush(&mut stream, &mut link).await;
             if !open.probe {
                 let mut written = written(shared, &channel, id, &open);
-                written.refused(reject.code.as_str());
+                written.refused(refused.code.as_str(), Some(reject.id));
                 written.ended("refused", (0, 0));
             }
             // Behind the answer: how long it takes tells the peer nothing.

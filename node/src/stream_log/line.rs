@@ -1,6 +1,6 @@
 //! One line of a stream log.
 
-use postern_proto::id::Identifier;
+use postern_proto::id::{Identifier, RefusalId};
 use serde::{Deserialize, Serialize};
 
 use crate::control::document::ApiVersion;
@@ -41,6 +41,8 @@ pub struct StreamLine {
     pub decision: Decision,
     /// Why it was refused.
     pub code: Option<String>,
+    /// The id of the refusal, which `postern explain` takes; the same at both nodes.
+    pub refusal: Option<RefusalId>,
     pub bytes_to_outlet: u64,
     pub bytes_to_inlet: u64,
     /// How it ended, as metrics call it.
@@ -82,6 +84,7 @@ impl StreamLine {
             outlet: outlet.to_owned(),
             decision: Decision::Allowed,
             code: None,
+            refusal: None,
             bytes_to_outlet: 0,
             bytes_to_inlet: 0,
             end: String::new(),

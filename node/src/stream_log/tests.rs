@@ -47,7 +47,7 @@ async fn both_sides_write_the_same_of_a_stream() {
     stream.with(ChannelId::from_bytes([3; 16]), 4, own());
     stream.ended("clean", (7, 5));
     let mut refused = log.open(Side::Inlet, "web", "db", own());
-    refused.refused("NO_PEER");
+    refused.refused("NO_PEER", None);
     refused.ended("refused", (0, 0));
     write_all(log, writer, &dir).await;
     let entries = entries(&dir, FILES[0]);
