@@ -305,6 +305,7 @@ pub fn may_update(caller: &Member, target: &Member, attributes: &Attributes) -> 
         role: Role::Member,
         expires_in: 1,
         max_uses: 1,
+        bound: None,
     };
     if let Role::Enroller { may_grant } = &caller.role {
         enroller_may_issue(caller.identifier, may_grant, &request, &[])?;

@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use minicbor::{Decode, Encode};
 use postern_proto::audit::{AuditRow, NO_ROW};
 use postern_proto::authority::{
-    Answer, Attributes, Bound, Call, Enforcement, EnforcementTimes, Enrolment, Grant, Hello, MAX_MESSAGE, MemberRow, MissingEnforcer,
-    ProjectPolicyRow, Refusal, RelayPermission, Reply, Request, Role, TicketRequest, TicketRow, TicketUse,
+    Answer, Attributes, Bound, Call, Enforcement, EnforcementTimes, Enrolment, Grant, Hello, MAX_MESSAGE, MemberRow,
+    MissingEnforcer, ProjectPolicyRow, Refusal, RelayPermission, Reply, Request, Role, TicketRequest, TicketRow, TicketUse,
 };
 use postern_proto::handshake::MAX_PAYLOAD_3;
 use postern_proto::id::{Identifier, NodeId, StaticPublic, TicketId};
