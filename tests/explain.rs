@@ -1,10 +1,15 @@
 //! Why something was refused: ids that both sides know, what each side is told, and decisions step by step.
 
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
-use postern_test_support::{EchoServer, PATIENCE, Project, TestHome, Value, echoes, eventually};
+use postern_test_support::{EchoServer, PATIENCE, Project, TestHome, Value, connect, echoes, eventually};
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
+
+/// A stream that a changed guardrail no longer allows ends within this: a second, and what a busy machine may add.
+const CUT: Duration = Duration::from_secs(3);
 
 /// A flood of refused connections, far above what is logged one by one.
 const FLOOD: usize = 120;
@@ -228,4 +233,88 @@ fn a_decision_step_by_step() {
     let outcome = pair.project.run(&later).exits(77);
     assert!(outcome.stdout.contains("expired"), "{outcome:?}");
     pair.project.run(&["explain", "--from", &from, "--to", "/other/e"]).exits(1).says("at either end");
+}
+
+/// A connection through the portal on which bytes have passed.
+#[track_caller]
+fn live(address: &str) -> TcpStream {
+    eventually(PATIENCE, "a live connection", || {
+        let mut stream = connect(address).ok()?;
+        stream.write_all(b"alive").ok()?;
+        let mut back = [0; 5];
+        stream.read_exact(&mut back).ok()?;
+        Some(stream)
+    })
+}
+
+#[test]
+fn guardrails_narrow_and_no_node_can_widen_them() {
+    let pair = Pair::new(&["--allow", "a"]);
+    pair.passes();
+    let mut open = live(&pair.inlet);
+    let of_type = ["--resource-type", "tcp-outlet"];
+    let project_policy =
+        |home: &TestHome, verb: &str, rest: &[&str]| home.run(&[&["project", "policy", verb][..], &of_type, rest].concat());
+    let since = Instant::now();
+    project_policy(&pair.project, "create", &["--allow", "cleared"]).success();
+    open.read(&mut [0; 1]).expect_err("a live stream is judged again");
+    assert!(since.elapsed() < CUT, "cut after {:?}", since.elapsed());
+
+    // A refusal names it, and no policy of the node goes round it.
+    pair.project.ok(&["policy", "create", "--resource", "e", "--allow", "subject.has_credential"]);
+    let told = pair.refused();
+    assert_eq!(text(&told["code"]), "NOT_AVAILABLE");
+    let known = pair.project.json(&["explain", text(&told["refusal"])]);
+    let policy = &known[0]["policy"];
+    assert_eq!((text(&policy["source"]), text(&policy["expression"])), ("guardrail", "(= subject.cleared \"true\")"));
+    let from = pair.identifier();
+    let outcome = pair.project.run(&["--output", "json", "explain", "--from", &from, "--to", "/r/e"]).exits(77);
+    let document = outcome.json();
+    let step = document["steps"].as_array().unwrap().iter().find(|step| step["step"] == "outlet-policy").unwrap();
+    let asked: Vec<(&str, bool)> =
+        step["policies"].as_array().unwrap().iter().map(|policy| (text(&policy["source"]), policy["allows"] == true)).collect();
+    assert_eq!(asked, [("guardrail", false), ("own", true)]);
+    let shown = pair.project.invoke(["--output", "plain", "explain", "--from", &from, "--to", "/r/e"]).run().exits(77).stdout;
+    assert!(shown.contains("a guardrail"), "{shown}");
+    let node = pair.project.json(&["node", "show"]);
+    assert_eq!(node["guardrails"][0]["expression"], "(= subject.cleared \"true\")");
+
+    // It is kept over a restart, also while the authority is away.
+    pair.project.ok(&["serve", "stop"]);
+    pair.project.ok(&["node", "stop"]);
+    pair.project.run(&["node", "start"]);
+    let node = pair.project.json(&["node", "show"]);
+    assert_eq!(node["guardrails"][0]["expression"], "(= subject.cleared \"true\")", "{node}");
+    pair.project.ok(&["enroll"]);
+
+    // Only administrators set them, and they list and delete them.
+    project_policy(&pair.peer, "create", &["--allow", "true"]).exits(77);
+    assert_eq!(pair.project.json(&["project", "policy", "list"])[0]["resource_type"], "tcp-outlet");
+    project_policy(&pair.project, "delete", &["-y"]).success();
+    pair.passes();
+    project_policy(&pair.project, "delete", &["-y"]).exits(1);
+}
+
+#[test]
+fn guardrails_for_some_nodes() {
+    let pair = Pair::new(&["--allow", "a"]);
+    pair.passes();
+    let create = ["project", "policy", "create", "--resource-type"];
+    // The outlet's node has no attributes; the inlet's has `app=crm`.
+    pair.project.ok(&[&create[..], &["tcp-outlet", "--for", "app = \"crm\"", "--allow", "cleared"]].concat());
+    pair.passes();
+    pair.project.ok(&[&create[..], &["tcp-inlet", "--for", "app = \"crm\"", "--allow", "cleared"]].concat());
+    eventually(PATIENCE, "the inlet's node refuses", || echoes(pair.inlet.as_str(), b"x").is_err().then_some(()));
+    let told = pair.refused();
+    assert_eq!((text(&told["step"]), text(&told["code"])), ("inlet-policy", "DENIED"));
+    let known = pair.peer.json(&["explain", text(&told["refusal"])]);
+    assert_eq!(
+        (text(&known[0]["policy"]["source"]), text(&known[0]["policy"]["applies_to"])),
+        ("guardrail", "(= subject.app \"crm\")")
+    );
+    pair.project.ok(&["project", "policy", "delete", "--resource-type", "tcp-inlet", "--for", "app = \"crm\"", "-y"]);
+    pair.passes();
+    pair.project.run(&[&create[..], &["relay", "--allow", "a"]].concat()).exits(2);
+    let wrong = pair.project.run(&[&create[..], &["tcp-inlet", "--allow", "a and and b"]].concat()).exits(2);
+    assert!(wrong.stderr.contains('^'), "{wrong:?}");
 }

@@ -23,6 +23,7 @@ use crate::control::document::{
 use crate::control::explain::{ExplainDocument, ExplainRequest, RefusalDocument, StepDocument};
 use crate::control::fault::Fault;
 use crate::engine::{Engine, Question};
+use crate::findings::findings;
 use crate::plan;
 use crate::store::{Specs, Stored};
 
@@ -185,7 +186,7 @@ impl Keeper {
     #[must_use]
     pub fn show(&self) -> NodeDocument {
         let specs = self.seen.borrow().specs.clone();
-        NodeDocument::running(&self.facts(), &self.engine.status(), self.waiting(), &specs)
+        NodeDocument::running(&self.facts(), &self.engine, self.waiting(), &specs)
     }
 
     /// Probes every portal with a stream that carries no byte.
@@ -215,6 +216,7 @@ impl Keeper {
             authority: FreshnessDocument::of_engine(&self.engine.status()),
             waiting: self.waiting(),
             open_to_every_member: self.seen.borrow().specs.open_to_every_member(),
+            policy_findings: findings(&self.seen.borrow().specs, &|resource| self.engine.guardrails(resource)),
             portals,
         }
     }

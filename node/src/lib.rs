@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod engine;
+pub mod findings;
 pub mod http;
 pub mod keeper;
 pub mod plan;

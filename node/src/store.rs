@@ -9,6 +9,7 @@ use postern_runtime::home::{HomeError, NodeHome};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Fingerprint, NodeConfig};
+use crate::engine::Resource;
 
 /// The form that this version writes.
 const VERSION: u32 = 1;
@@ -78,16 +79,17 @@ impl Specs {
     pub fn open_to_every_member(&self) -> Vec<String> {
         self.governed()
             .filter(|(kind, name, allow)| {
-                allow.is_none()
-                    && self.policy(&PolicyTarget::Resource((*name).to_owned())).is_none()
-                    && self.policy(&PolicyTarget::ResourceType(*kind)).is_none_or(|policy| policy.expression.is_members_only())
+                let named = self.policy(&PolicyTarget::Resource((*name).to_owned())).map(|policy| &policy.expression);
+                let of_type = self.policy(&PolicyTarget::ResourceType(*kind)).map(|policy| &policy.expression);
+                let setting = Resource { resource_type: *kind, name, allow: *allow }.setting();
+                named.or(*allow).or(of_type).is_none_or(|in_force| in_force.is_always_true(&setting))
             })
             .map(|(kind, name, _)| format!("{kind} {name}"))
             .collect()
     }
 
     /// What policies decide about at every stream.
-    fn governed(&self) -> impl Iterator<Item = (ResourceType, &str, Option<&Expr>)> {
+    pub(crate) fn governed(&self) -> impl Iterator<Item = (ResourceType, &str, Option<&Expr>)> {
         let outlets = self.outlets.iter().map(|outlet| (ResourceType::TcpOutlet, outlet.name.as_str(), outlet.allow.as_ref()));
         let inlets = self.inlets.iter().map(|inlet| (ResourceType::TcpInlet, inlet.alias.as_str(), inlet.allow.as_ref()));
         outlets.chain(inlets)
@@ -232,6 +234,8 @@ mod tests {
             specs("tcp-outlets: {a: {to: 1}, b: {to: 1, allow: x}}\ntcp-inlets: {c: {}}\npolicy: {resource: c, allow: y}\n");
         assert_eq!(open.open_to_every_member(), ["tcp-outlet a"]);
         assert_eq!(open.own_policies().len(), 2);
+        let always = specs("tcp-outlets: {a: {to: 1, allow: x or not x}, b: {to: 1, allow: subject.has_credential}}");
+        assert_eq!(always.open_to_every_member(), ["tcp-outlet a", "tcp-outlet b"], "whatever they are written as");
         let closed = specs("tcp-outlet: {from: a, to: 1}\npolicy: {resource-type: tcp-outlet, allow: x}\n");
         assert!(closed.open_to_every_member().is_empty());
         assert_eq!(closed.resource("a"), Some((ResourceType::TcpOutlet, None)));

@@ -136,6 +136,9 @@ pub enum Request {
         /// Canonical expression; absent deletes the policy.
         #[n(1)]
         expression: Option<String>,
+        /// Which nodes it is for: an expression about their own attributes. Absent: for all.
+        #[n(2)]
+        applies_to: Option<String>,
     },
     #[n(12)]
     ListProjectPolicies,
@@ -169,6 +172,9 @@ pub enum Request {
         #[n(0)]
         epoch: u64,
     },
+    /// The signed form of the project's policies, for nodes, which keep to it.
+    #[n(40)]
+    Guardrails,
     /// Signed checkpoints of the audit log.
     #[n(30)]
     #[cbor(map)]
@@ -290,6 +296,13 @@ pub enum Answer {
     },
     #[n(21)]
     Enforcement(#[n(0)] Enforcement),
+    /// A signed [`Guardrails`].
+    #[n(40)]
+    #[cbor(map)]
+    Guardrails {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        statement: Vec<u8>,
+    },
     /// Signed [`crate::audit::AuditCheckpoint`]s, the smallest first.
     #[n(30)]
     #[cbor(map)]
@@ -491,6 +504,23 @@ pub struct ProjectPolicyRow {
     pub resource_type: String,
     #[n(1)]
     pub expression: String,
+    /// Which nodes it is for: an expression about their own attributes. Absent: for all.
+    #[n(2)]
+    pub applies_to: Option<String>,
+}
+
+/// The policies that a project's administrators set for its nodes; signed by the authority's identity. A node keeps the newest, and every
+/// decision of its own needs theirs, too.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Guardrails {
+    #[n(0)]
+    pub project: ProjectId,
+    /// The sequence of the project information at which they stand: a lower one than a node knows is refused.
+    #[n(1)]
+    pub epoch: u64,
+    #[n(2)]
+    pub rows: Vec<ProjectPolicyRow>,
 }
 
 /// What every member knows of its project; signed by the authority's identity.

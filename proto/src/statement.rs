@@ -5,7 +5,7 @@
 use minicbor::{Decode, Encode};
 
 use crate::audit::AuditCheckpoint;
-use crate::authority::{Heartbeat, ProjectInfo, Voiding};
+use crate::authority::{Guardrails, Heartbeat, ProjectInfo, Voiding};
 use crate::id::ProjectId;
 use crate::identity::{History, Identity};
 use crate::sign::{Purpose, SignError};
@@ -60,6 +60,15 @@ impl Statement for Voiding {
 impl sealed::Sealed for AuditCheckpoint {}
 impl Statement for AuditCheckpoint {
     const PURPOSE: Purpose = Purpose::AuditCheckpoint;
+
+    fn project(&self) -> ProjectId {
+        self.project
+    }
+}
+
+impl sealed::Sealed for Guardrails {}
+impl Statement for Guardrails {
+    const PURPOSE: Purpose = Purpose::Guardrails;
 
     fn project(&self) -> ProjectId {
         self.project

@@ -54,13 +54,18 @@ fn requests() -> Vec<Request> {
         Request::DeleteMember { member: MEMBER },
         Request::AdvertiseRelay { address: "relay.example:7000".parse().unwrap() },
         Request::ListAudit { after: u64::MAX },
-        Request::SetProjectPolicy { resource_type: "tcp-inlet".to_owned(), expression: None },
-        Request::SetProjectPolicy { resource_type: "tcp-inlet".to_owned(), expression: Some("a".to_owned()) },
+        Request::SetProjectPolicy { resource_type: "tcp-inlet".to_owned(), expression: None, applies_to: None },
+        Request::SetProjectPolicy {
+            resource_type: "tcp-inlet".to_owned(),
+            expression: Some("a".to_owned()),
+            applies_to: Some("b".to_owned()),
+        },
         Request::ListProjectPolicies,
         Request::RevokeMember { member: MEMBER },
         Request::UpdateMember { member: MEMBER, attributes: attributes() },
         Request::Acknowledge { epoch: 7 },
         Request::Enforcement { epoch: 7 },
+        Request::Guardrails,
     ];
     requests.extend(roles().map(|role| {
         let (attributes, relays) = (attributes(), permissions());
@@ -147,7 +152,8 @@ fn answers() -> Vec<Answer> {
         Answer::Voiding { statement: vec![1] },
         Answer::Voided { epoch: 7 },
         Answer::Enforcement(enforcement()),
-        Answer::Policies { rows: vec![ProjectPolicyRow { resource_type: text(), expression: text() }] },
+        Answer::Policies { rows: vec![ProjectPolicyRow { resource_type: text(), expression: text(), applies_to: Some(text()) }] },
+        Answer::Guardrails { statement: vec![1, 2, 3] },
     ];
     answers.extend(refusals().into_iter().map(Answer::Refused));
     answers

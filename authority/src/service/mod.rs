@@ -154,9 +154,10 @@ impl Service {
             Request::DeleteMember { member } => self.delete_member(caller, member).await,
             Request::AdvertiseRelay { address } => self.advertise_relay(caller, &address).await,
             Request::ListAudit { after } => self.list_audit(caller, after).await,
-            Request::SetProjectPolicy { resource_type, expression } => {
-                self.set_policy(caller, &resource_type, expression.as_deref()).await
+            Request::SetProjectPolicy { resource_type, expression, applies_to } => {
+                self.set_policy(caller, &resource_type, (expression.as_deref(), applies_to.as_deref())).await
             }
+            Request::Guardrails => self.guardrails(caller).await,
             Request::ListProjectPolicies => self.list_policies(caller).await,
             Request::AuditCheckpoints { after } => self.list_checkpoints(caller, after).await,
             Request::AuditConsistency { from, to } => self.audit_consistency(caller, from, to).await,
@@ -370,7 +371,7 @@ pub(crate) fn describe(request: &Request) -> (Action, String) {
         Request::AdvertiseRelay { address } => (Action::AdvertiseRelay, address.to_string()),
         Request::ListAudit { .. } => (Action::ListAudit, String::new()),
         Request::SetProjectPolicy { resource_type, .. } => (Action::SetPolicy, resource_type.chars().take(80).collect()),
-        Request::ListProjectPolicies => (Action::ListPolicies, String::new()),
+        Request::ListProjectPolicies | Request::Guardrails => (Action::ListPolicies, String::new()),
         Request::AuditCheckpoints { .. } | Request::AuditConsistency { .. } | Request::AuditInclusion { .. } => {
             (Action::ProveAudit, String::new())
         }

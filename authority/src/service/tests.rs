@@ -148,7 +148,7 @@ async fn plain_members_and_relay_servers_administer_nothing() {
             Request::ListMembers { after: None },
             Request::DeleteMember { member: f.administrator.id() },
             Request::ListAudit { after: 0 },
-            Request::SetProjectPolicy { resource_type: "relay".to_owned(), expression: None },
+            Request::SetProjectPolicy { resource_type: "relay".to_owned(), expression: None, applies_to: None },
         ];
         for request in asked {
             assert!(is_denied(f.ask(who, request.clone()).await), "{request:?}");
@@ -334,20 +334,46 @@ async fn relay_servers_are_listed() {
     assert_eq!(listed(&f).len(), 1);
 }
 
+async fn guardrails(f: &Fixture, who: &Person) -> postern_proto::authority::Guardrails {
+    let Ok(Answer::Guardrails { statement }) = f.ask(who, Request::Guardrails).await else { panic!() };
+    let published = f.authority.service().published().borrow().clone();
+    let history = History::decode(&published.history).unwrap();
+    statement::verify(&history, published.project(), &statement).unwrap()
+}
+
 #[tokio::test]
 async fn policies_of_the_project() {
     let f = Fixture::new().await;
     let set = |resource_type: &str, expression: Option<&str>| Request::SetProjectPolicy {
         resource_type: resource_type.to_owned(),
         expression: expression.map(str::to_owned),
+        applies_to: None,
     };
     f.ask(&f.administrator, set("tcp-outlet", Some("(=  subject.inlet-to-saas \"true\")"))).await.unwrap();
     let member = f.enrol("member", request()).await;
     let Ok(Answer::Policies { rows }) = f.ask(&member, Request::ListProjectPolicies).await else { panic!() };
     assert_eq!((rows.len(), rows[0].expression.as_str()), (1, "(= subject.inlet-to-saas \"true\")"));
-    for bad in [set("tcp-door", Some("true")), set("relay", Some("(= subject.x")), set("relay", Some(&" ".repeat(5_000)))] {
+    let bad = [
+        set("tcp-door", Some("true")),
+        set("relay", Some("true")),
+        set("tcp-inlet", Some("(= subject.x")),
+        set("tcp-inlet", Some(&" ".repeat(5_000))),
+    ];
+    for bad in bad {
         assert!(matches!(f.ask(&f.administrator, bad).await, Err(Refusal::Invalid { .. })));
     }
+    // Signed, for nodes; beside it one for some nodes only.
+    let before = guardrails(&f, &member).await;
+    let some = Request::SetProjectPolicy {
+        resource_type: "tcp-outlet".to_owned(),
+        expression: Some("b".to_owned()),
+        applies_to: Some("c".to_owned()),
+    };
+    f.ask(&f.administrator, some).await.unwrap();
+    let after = guardrails(&f, &member).await;
+    assert!(after.epoch > before.epoch && after.epoch == info(&f).sequence);
+    assert_eq!((before.rows.len(), after.rows.len()), (1, 2));
+    assert_eq!(after.rows[1].applies_to.as_deref(), Some("(= subject.c \"true\")"));
     f.ask(&f.administrator, set("tcp-outlet", None)).await.unwrap();
     assert!(is_absent(f.ask(&f.administrator, set("tcp-outlet", None)).await));
 }

@@ -1,4 +1,4 @@
-//! Policies of the whole project, by resource type.
+//! Policies of the whole project, by resource type and by the nodes that they are for.
 
 use postern_proto::authority::ProjectPolicyRow;
 
@@ -8,11 +8,15 @@ use super::{Connection, StoreError, Write};
 /// # Errors
 /// What SQLite reports.
 pub async fn list(from: &mut impl Connection) -> Result<Vec<ProjectPolicyRow>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM policies ORDER BY resource_type").fetch_all(from.connection()).await?;
+    let rows = sqlx::query("SELECT * FROM policies ORDER BY resource_type, applies_to").fetch_all(from.connection()).await?;
     rows.iter()
         .map(|row| {
             let row = Columns(row);
-            Ok(ProjectPolicyRow { resource_type: row.text("resource_type")?, expression: row.text("expression")? })
+            Ok(ProjectPolicyRow {
+                resource_type: row.text("resource_type")?,
+                expression: row.text("expression")?,
+                applies_to: Some(row.text("applies_to")?).filter(|text| !text.is_empty()),
+            })
         })
         .collect()
 }
@@ -20,12 +24,13 @@ pub async fn list(from: &mut impl Connection) -> Result<Vec<ProjectPolicyRow>, S
 impl Write {
     /// # Errors
     /// What SQLite reports.
-    pub async fn set_policy(&mut self, resource_type: &str, expression: &str) -> Result<(), StoreError> {
+    pub async fn set_policy(&mut self, resource_type: &str, applies_to: &str, expression: &str) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO policies (resource_type, expression) VALUES (?1, ?2)
-             ON CONFLICT (resource_type) DO UPDATE SET expression = ?2",
+            "INSERT INTO policies (resource_type, applies_to, expression) VALUES (?1, ?2, ?3)
+             ON CONFLICT (resource_type, applies_to) DO UPDATE SET expression = ?3",
         )
         .bind(resource_type)
+        .bind(applies_to)
         .bind(expression)
         .execute(self.connection())
         .await?;
@@ -36,9 +41,12 @@ impl Write {
     ///
     /// # Errors
     /// What SQLite reports.
-    pub async fn delete_policy(&mut self, resource_type: &str) -> Result<bool, StoreError> {
-        let changed =
-            sqlx::query("DELETE FROM policies WHERE resource_type = ?").bind(resource_type).execute(self.connection()).await?;
+    pub async fn delete_policy(&mut self, resource_type: &str, applies_to: &str) -> Result<bool, StoreError> {
+        let changed = sqlx::query("DELETE FROM policies WHERE resource_type = ? AND applies_to = ?")
+            .bind(resource_type)
+            .bind(applies_to)
+            .execute(self.connection())
+            .await?;
         Ok(changed.rows_affected() == 1)
     }
 }

@@ -2,8 +2,9 @@
 
 use clap::Subcommand;
 use postern_node::config::resource::{PolicyArguments, policy, policy_target};
-use postern_node::control::document::{NodeDocument, PolicyDocument, PolicySource};
+use postern_node::control::document::{GuardrailDocument, NodeDocument, PolicyDocument, PolicySource};
 use postern_node::control::fault::Fault;
+use postern_node::findings::Finding;
 use postern_proto::name::OutletName;
 
 use crate::args::Yes;
@@ -128,7 +129,8 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
         }
         Command::List { at } => {
             let node = existing(&home, at.at.as_ref())?;
-            let NodeDocument { policies, open_to_every_member, .. } = super::node::document(context, &home, &node)?;
+            let NodeDocument { policies, open_to_every_member, policy_findings, guardrails, .. } =
+                super::node::document(context, &home, &node)?;
             context.output().list(&policies, || {
                 let row = |policy: &PolicyDocument| {
                     vec![
@@ -142,6 +144,12 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
             for resource in &open_to_every_member {
                 context.output().say(format_args!("note: {}", open(resource)));
             }
+            for finding in &policy_findings {
+                context.output().say(format_args!("note: {}", said(finding)));
+            }
+            for GuardrailDocument { resource_type, expression, .. } in &guardrails {
+                context.output().say(format_args!("note: the project allows {resource_type} only where {expression}, too"));
+            }
             Ok(())
         }
         Command::Delete { target, at, yes } => {
@@ -153,6 +161,11 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
             Ok(())
         }
     }
+}
+
+/// A finding as a person reads it.
+pub fn said(finding: &Finding) -> String {
+    format!("the policy of {} is {}: {}", finding.subject, finding.kind.as_str(), finding.reason)
 }
 
 /// What it means that nothing closes `resource`, a `TYPE NAME`.

@@ -1,5 +1,6 @@
 //! `project`: the trust domains that this home's identities belong to, and tickets for new members.
 
+mod policy;
 pub(super) mod ticket;
 
 use clap::Subcommand;
@@ -41,6 +42,8 @@ Examples:
     },
     /// List the projects of this home's identities
     List,
+    #[command(subcommand)]
+    Policy(policy::Command),
 }
 
 #[derive(Debug, Serialize)]
@@ -61,6 +64,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Enroll { ticket, identity } => join(context, &ticket, identity),
         Command::Show { name } => show(context, name),
         Command::List => list(context),
+        Command::Policy(command) => policy::run(context, command),
     }
 }
 

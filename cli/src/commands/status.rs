@@ -14,7 +14,7 @@ use postern_runtime::home::{Home, servers};
 use postern_runtime::lock::Lock;
 use serde::Serialize;
 
-use super::policy::open;
+use super::policy::{open, said};
 use super::tcp_inlet::destination;
 use crate::context::Context;
 use crate::error::CliError;
@@ -122,6 +122,7 @@ fn stopped(node: &NodeDocument) -> NodeStatusDocument {
         authority: None,
         waiting: Vec::new(),
         open_to_every_member: node.open_to_every_member.clone(),
+        policy_findings: node.policy_findings.clone(),
         portals: node.inlets.iter().map(|inlet| portal(&inlet.alias)).collect(),
     }
 }
@@ -212,6 +213,9 @@ fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
     for node in nodes {
         for resource in &node.open_to_every_member {
             text.push_str(&format!("note: on node {}, {}\n", node.name, open(resource)));
+        }
+        for finding in &node.policy_findings {
+            text.push_str(&format!("note: on node {}, {}\n", node.name, said(finding)));
         }
     }
     if document.nodes.is_empty() && document.servers.is_empty() {

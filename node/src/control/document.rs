@@ -5,14 +5,15 @@ use postern_proto::id::RefusalId;
 use postern_proto::name::{IdentityName, NodeName};
 use postern_proto::policy::Expr;
 use postern_proto::spec::{
-    Destination, Disclose, InletSpec, OutletSpec, PeerRoute, PolicySpec, PolicyTarget, RelayAt, RelaySpec, Share,
+    Destination, Disclose, InletSpec, OutletSpec, PeerRoute, PolicySpec, PolicyTarget, RelayAt, RelaySpec, ResourceType, Share,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::code::Code;
 use crate::engine::{
-    EngineStatus, Failure, Freshness, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus, ShareStatus, code,
+    Engine, EngineStatus, Failure, Freshness, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus, Resource, ShareStatus, code,
 };
+use crate::findings::{Finding, findings};
 use crate::store::{Specs, Stored};
 
 /// In every document, as `"api_version": "1"`. A document of another version is not read.
@@ -68,6 +69,10 @@ pub struct NodeDocument {
     pub waiting: Vec<WaitingDocument>,
     /// Resources without a policy, which every member of the project may use, as `TYPE NAME`.
     pub open_to_every_member: Vec<String>,
+    /// Policies that nobody can meet, and that decide nothing.
+    pub policy_findings: Vec<Finding>,
+    /// The project's policies for this node, which no policy of its own can widen; empty for a node that is stopped.
+    pub guardrails: Vec<GuardrailDocument>,
     pub inlets: Vec<InletDocument>,
     pub outlets: Vec<OutletDocument>,
     pub relays: Vec<RelayDocument>,
@@ -222,6 +227,32 @@ pub struct PolicyDocument {
     pub note: Option<String>,
 }
 
+/// A policy of the project that is in force on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardrailDocument {
+    pub resource_type: String,
+    /// For which nodes it is; `null` for all.
+    pub applies_to: Option<String>,
+    /// In canonical form.
+    pub expression: String,
+}
+
+impl GuardrailDocument {
+    /// Those that are for this node.
+    #[must_use]
+    pub fn of_engine(engine: &Engine) -> Vec<Self> {
+        let types = [ResourceType::TcpInlet, ResourceType::TcpOutlet];
+        let of_type = |kind: ResourceType| {
+            engine.guardrails(&Resource::of_type(kind)).into_iter().map(move |rule| Self {
+                resource_type: kind.to_string(),
+                applies_to: rule.applies_to.map(|nodes| nodes.to_string()),
+                expression: rule.expression.to_string(),
+            })
+        };
+        types.into_iter().flat_map(of_type).collect()
+    }
+}
+
 /// Whether a byte can pass through one portal now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortalDocument {
@@ -248,6 +279,8 @@ pub struct NodeStatusDocument {
     pub waiting: Vec<WaitingDocument>,
     /// As in [`NodeDocument`].
     pub open_to_every_member: Vec<String>,
+    /// As in [`NodeDocument`].
+    pub policy_findings: Vec<Finding>,
     pub portals: Vec<PortalDocument>,
 }
 
@@ -306,6 +339,8 @@ impl NodeDocument {
             authority: None,
             waiting: Vec::new(),
             open_to_every_member: specs.open_to_every_member(),
+            policy_findings: findings(specs, &|_| Vec::new()),
+            guardrails: Vec::new(),
             inlets: specs.inlets.iter().map(InletDocument::stopped).collect(),
             outlets: specs.outlets.iter().map(OutletDocument::new).collect(),
             relays: specs.relays.iter().map(|spec| RelayDocument::stopped(name, spec)).collect(),
@@ -315,7 +350,8 @@ impl NodeDocument {
 
     /// A node that runs in this process.
     #[must_use]
-    pub fn running(facts: &NodeFacts, status: &EngineStatus, waiting: Vec<WaitingDocument>, specs: &Specs) -> Self {
+    pub fn running(facts: &NodeFacts, engine: &Engine, waiting: Vec<WaitingDocument>, specs: &Specs) -> Self {
+        let status = engine.status();
         Self {
             api_version: ApiVersion,
             name: facts.name.to_string(),
@@ -325,9 +361,11 @@ impl NodeDocument {
             pid: Some(std::process::id()),
             http_server_address: facts.http_server_address.clone(),
             tcp_listener_address: facts.tcp_listener_address.clone(),
-            authority: FreshnessDocument::of_engine(status),
+            authority: FreshnessDocument::of_engine(&status),
             waiting,
             open_to_every_member: specs.open_to_every_member(),
+            policy_findings: findings(specs, &|resource| engine.guardrails(resource)),
+            guardrails: GuardrailDocument::of_engine(engine),
             inlets: status.inlets.iter().map(InletDocument::running).collect(),
             outlets: status.outlets.iter().map(OutletDocument::new).collect(),
             relays: status.relays.iter().map(|relay| RelayDocument::running(&facts.name, relay)).collect(),
@@ -545,7 +583,7 @@ mod tests {
         let document = NodeDocument::stopped(&"n".parse().unwrap(), true, &stored);
         let expected = serde_json::json!({
             "api_version": "1", "name": "n", "identity_name": "me", "is_default": true, "status": "stopped", "pid": null,
-            "http_server_address": null, "tcp_listener_address": null, "authority": null, "waiting": [], "open_to_every_member": [],
+            "http_server_address": null, "tcp_listener_address": null, "authority": null, "waiting": [], "open_to_every_member": [], "policy_findings": [], "guardrails": [],
             "inlets": [{
                 "api_version": "1", "bind_addr": "127.0.0.1:7000", "alias": "web",
                 "outlet_route": "/project/default/service/forward_to_other/secure/api/service/x",

@@ -31,6 +31,8 @@ pub struct ExplainRequest {
 pub struct AskedDocument {
     /// `guardrail`, `own`, `type` or `default`.
     pub source: String,
+    /// Of a guardrail that is not for all nodes: for which.
+    pub applies_to: Option<String>,
     /// In canonical form.
     pub expression: String,
     pub allows: bool,
@@ -123,6 +125,7 @@ impl AskedDocument {
     pub fn new(rule: &Rule, reason: Option<&Reason>) -> Self {
         Self {
             source: rule.source.as_str().to_owned(),
+            applies_to: rule.applies_to.as_ref().map(ToString::to_string),
             expression: rule.expression.to_string(),
             allows: reason.is_none(),
             terms: reason.map(|reason| reason.terms.iter().map(TermDocument::new).collect()).unwrap_or_default(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minicbor::{Decode, Encode};
-use postern_proto::authority::{Answer, Refusal, Request, RingKey};
+use postern_proto::authority::{Answer, Guardrails, Refusal, Request, RingKey};
 use postern_proto::credential::{Audience, Claims, KeyRing, Voided, issue};
 use postern_proto::id::{CredentialId, ProjectId};
 use postern_proto::identity::Identity;
@@ -39,6 +39,9 @@ const BACKDATE: Duration = Duration::from_secs(60);
 
 /// Largest file of stored credentials: two credentials, and room.
 const MAX_STORED: usize = 16 * 1024;
+
+/// Largest file of the project's policies: one signed statement.
+const MAX_GUARDRAILS: usize = postern_proto::sign::MAX_STATEMENT;
 
 /// Which relay names this node may register, as its authority last said.
 pub type NameAnswers = BTreeMap<RelayName, Result<(), Refusal>>;
@@ -114,6 +117,7 @@ fn issue_for_home(shared: &Shared, seed: &SecretBytes<32>) -> Result<(), Box<dyn
 
 async fn in_project(shared: &Arc<Shared>, membership: Membership) {
     use_membership(shared, &membership);
+    load_guardrails(shared, &membership);
     load_stored(shared);
     if shared.trust.freshness().is_none() {
         revocation::load_heard(shared);
@@ -139,6 +143,9 @@ async fn in_project(shared: &Arc<Shared>, membership: Membership) {
 /// Believes what `membership` says: its key ring and its relays. What is void stays void.
 fn use_membership(shared: &Arc<Shared>, membership: &Membership) {
     let known = shared.trust.domain().filter(|domain| domain.ring.project() == membership.project());
+    if shared.trust.domain().is_none_or(|domain| domain.ring.project() != membership.project()) {
+        shared.policies.clear_guardrails();
+    }
     shared.revocation.set_authority(membership);
     let voided = match known {
         Some(domain) => domain.voided.clone(),
@@ -217,7 +224,14 @@ async fn session(
                 }
                 Some(push) => {
                     let was_good = has_good_credential(shared);
+                    let known = membership.info().sequence;
                     take_push(shared, membership, push);
+                    // Whatever changed in the project may be its policies.
+                    if membership.info().sequence > known
+                        && let Err(error) = guardrails(shared, membership, &client).await
+                    {
+                        return error;
+                    }
                     // It may be this node's own credential that has become void.
                     if was_good && !has_good_credential(shared) {
                         renew_at = Instant::now();
@@ -265,7 +279,50 @@ async fn refresh(shared: &Arc<Shared>, membership: &mut Membership, client: &Aut
     if let answer @ Answer::ProjectInfo { .. } = client.call(Request::ProjectInfo).await? {
         take_push(shared, membership, answer);
     }
+    // Before credentials, without which no stream is opened: a node never runs without the policies of its project.
+    guardrails(shared, membership, client).await
+}
+
+/// Asks for the policies of the project, and keeps to them from then on.
+async fn guardrails(shared: &Arc<Shared>, membership: &Membership, client: &AuthorityClient) -> Result<(), AuthorityError> {
+    if let Answer::Guardrails { statement } = client.call(Request::Guardrails).await?
+        && take_guardrails(shared, membership, &statement)
+        && let Err(error) = shared.node_home.dir().write(layout::node::GUARDRAILS, &statement)
+    {
+        warn!(%error, "the policies of the project were not stored");
+    }
     Ok(())
+}
+
+/// Whether the statement is the newest one, and now in force: live streams are judged again at once.
+fn take_guardrails(shared: &Arc<Shared>, membership: &Membership, signed: &[u8]) -> bool {
+    match statement::verify::<Guardrails>(membership.history(), membership.project(), signed) {
+        Ok(guardrails) if shared.policies.set_guardrails(&guardrails) => {
+            info!(epoch = guardrails.epoch, policies = guardrails.rows.len(), "the policies of the project are in force");
+            shared.review();
+            shared.changed();
+            true
+        }
+        Ok(guardrails) => {
+            warn!(epoch = guardrails.epoch, "ignored policies of the project that are older than those in force");
+            false
+        }
+        Err(error) => {
+            warn!(%error, "ignored policies of the project");
+            false
+        }
+    }
+}
+
+/// The policies of the project as this node last saw them: a restart forgets none, and goes back behind none.
+fn load_guardrails(shared: &Arc<Shared>, membership: &Membership) {
+    match shared.node_home.dir().read(layout::node::GUARDRAILS, MAX_GUARDRAILS) {
+        Ok(Some(signed)) => {
+            take_guardrails(shared, membership, &signed);
+        }
+        Ok(None) => {}
+        Err(error) => warn!(%error, "the stored policies of the project were not read"),
+    }
 }
 
 /// Claims the wanted relay names and gets new credentials that hold them: all that were granted.
@@ -290,7 +347,10 @@ async fn renew(shared: &Arc<Shared>, client: &AuthorityClient) -> Result<Names, 
     match client.call(Request::Credentials { relay_names }).await? {
         Answer::Credentials { member, relay } => {
             match shared.trust.set_own(&member, &relay) {
-                Ok(()) => store(shared, member, relay),
+                Ok(()) => {
+                    know_self(shared);
+                    store(shared, member, relay);
+                }
                 Err(error) => warn!(%error, "the authority issued a credential that does not verify"),
             }
             debug!("credentials renewed");
@@ -344,6 +404,15 @@ fn load_stored(shared: &Shared) {
         && let Err(error) = shared.trust.set_own(&stored.member, &stored.relay)
     {
         debug!(%error, "the stored credentials are of no use");
+    }
+    know_self(shared);
+}
+
+/// Which policies of the project are for this node may have changed with its attributes.
+fn know_self(shared: &Shared) {
+    if let Some(own) = shared.trust.own() {
+        shared.policies.set_own(own.member.clone());
+        shared.review();
     }
 }
 

@@ -62,7 +62,7 @@ use tracing::info;
 pub use self::explain::{Asked, Question, Stage, Told, Verdict};
 pub use self::failure::{Failure, Step};
 pub use self::live::Through;
-pub use self::policy::{Denial, Policies, PolicySource, Resource, Rule};
+pub use self::policy::{Denial, Guardrail, Policies, PolicySource, Resource, Rule};
 pub use self::refusals::{By, Refusal};
 pub use self::status::{EngineStatus, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus};
 pub use self::target::ShareStatus;
@@ -265,6 +265,12 @@ impl Engine {
     /// Why a peer may reach an outlet, or may not, as far as this node can tell.
     pub async fn explain(&self, question: &Question) -> Vec<Told> {
         explain::explain(&self.shared, question).await
+    }
+
+    /// The policies of the project for a resource of this node.
+    #[must_use]
+    pub fn guardrails(&self, resource: &Resource<'_>) -> Vec<Rule> {
+        self.shared.policies.guardrails(resource)
     }
 
     /// What was refused lately, the newest first.

@@ -67,6 +67,12 @@ impl Expr {
         Self { root: Node::HasCredential }
     }
 
+    /// `not` of this expression.
+    #[must_use]
+    pub fn negated(self) -> Self {
+        Self { root: Node::Not(Box::new(self.root)) }
+    }
+
     /// Whether this is [`Expr::members_only`], that is, open to every member.
     #[must_use]
     pub fn is_members_only(&self) -> bool {

@@ -30,6 +30,8 @@ pub enum Purpose {
     Heartbeat,
     /// [`crate::authority::Voiding`], by the authority's identity.
     Voiding,
+    /// [`crate::authority::Guardrails`], by the authority's identity.
+    Guardrails,
     /// The head of the authority's audit log, by the authority's identity.
     AuditCheckpoint,
 }
@@ -51,7 +53,7 @@ pub const MAX_CHANGE: usize = 512;
 const MAX_SMALL_STATEMENT: usize = 1024;
 
 impl Purpose {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Credential,
         Self::Attestation,
         Self::Change,
@@ -59,6 +61,7 @@ impl Purpose {
         Self::ProjectInfo,
         Self::Heartbeat,
         Self::Voiding,
+        Self::Guardrails,
         Self::AuditCheckpoint,
     ];
 
@@ -73,6 +76,7 @@ impl Purpose {
             Self::ProjectInfo => "postern/1 project information",
             Self::Heartbeat => "postern/1 heartbeat",
             Self::Voiding => "postern/1 voiding",
+            Self::Guardrails => "postern/1 guardrails",
             Self::AuditCheckpoint => "postern/1 audit checkpoint",
         }
     }
@@ -88,6 +92,7 @@ impl Purpose {
             Self::ProjectInfo => "application/vnd.postern.project-info",
             Self::Heartbeat => "application/vnd.postern.heartbeat",
             Self::Voiding => "application/vnd.postern.voiding",
+            Self::Guardrails => "application/vnd.postern.guardrails",
             Self::AuditCheckpoint => "application/vnd.postern.audit-checkpoint",
         }
     }
@@ -99,7 +104,7 @@ impl Purpose {
             Self::Credential => MAX_CREDENTIAL,
             Self::Attestation => MAX_ATTESTATION,
             Self::Change | Self::ChangeApproval => MAX_CHANGE,
-            Self::ProjectInfo | Self::Voiding => MAX_STATEMENT,
+            Self::ProjectInfo | Self::Voiding | Self::Guardrails => MAX_STATEMENT,
             Self::Heartbeat | Self::AuditCheckpoint => MAX_SMALL_STATEMENT,
         }
     }

@@ -174,7 +174,9 @@ async fn rows_hold_no_secret_and_no_second_line() {
             joined.push(person);
         }
     }
-    let _ = f.ask(&joined[0], Request::SetProjectPolicy { resource_type: hostile.to_owned(), expression: None }).await;
+    let _ = f
+        .ask(&joined[0], Request::SetProjectPolicy { resource_type: hostile.to_owned(), expression: None, applies_to: None })
+        .await;
     let keys = f.authority.service().keys();
     let wanted: Vec<Vec<u8>> = secrets
         .iter()

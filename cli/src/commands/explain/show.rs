@@ -61,8 +61,9 @@ fn asked(policy: &AskedDocument) -> String {
         "type" => "policy of the type",
         _ => "policy by default: every member of the project",
     };
+    let nodes = policy.applies_to.as_ref().map(|nodes| format!(" for nodes where {}", inert(nodes))).unwrap_or_default();
     let verdict = if policy.allows { "allows" } else { "refuses" };
-    let mut text = format!("  {whose} {verdict}:\n");
+    let mut text = format!("  {whose}{nodes} {verdict}:\n");
     if policy.terms.is_empty() {
         let shown: String = policy.expression.chars().take(SHOWN_WIDTH).collect();
         text.push_str(&format!("    {}\n", inert(&shown)));

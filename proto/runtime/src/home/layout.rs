@@ -41,6 +41,8 @@ pub mod node {
     pub const AUDIT: &str = "audit";
     /// What streams the node carried or refused: the file that is written, and those that were put aside, newest first.
     pub const STREAMS: [&str; 5] = ["streams.jsonl", "streams.1.jsonl", "streams.2.jsonl", "streams.3.jsonl", "streams.4.jsonl"];
+    /// The newest policies of the project that the node has seen, signed.
+    pub const GUARDRAILS: &str = "guardrails";
     pub(in super::super) const ALL: &[&str] = &[
         STORED,
         STATIC,
@@ -52,6 +54,7 @@ pub mod node {
         EPOCH,
         HEARD,
         CREDENTIALS,
+        GUARDRAILS,
         AUDIT,
         STREAMS[0],
         STREAMS[1],
