@@ -318,3 +318,49 @@ fn guardrails_for_some_nodes() {
     let wrong = pair.project.run(&[&create[..], &["tcp-inlet", "--allow", "a and and b"]].concat()).exits(2);
     assert!(wrong.stderr.contains('^'), "{wrong:?}");
 }
+
+#[test]
+fn policies_are_tested_without_a_network() {
+    let home = TestHome::new(POSTERN);
+    let policies = "tcp-outlet: {from: db, to: 5432, allow: app = \"billing\" and not staging}\n";
+    let cases = "cases:\n- {name: right, resource: db, subject: {app: billing}, expect: allow}\n\
+                 - {resource: db, subject: {app: billing, staging: true}, expect: deny}\n";
+    home.file("cases.yaml", format!("{policies}{cases}"));
+    let cases_alone =
+        format!("configuration: node.yaml\n{cases}- {{name: wrong, resource: db, subject: [staging], expect: allow}}\n");
+    home.file("node.yaml", policies);
+    home.file("miss.yaml", &cases_alone);
+    let all = home.json(&["policy", "test", "cases.yaml"]);
+    assert_eq!((all.as_array().unwrap().len(), &all[0]["decided"]), (2, &Value::from("allow")));
+    let missed = home.run(&["--output", "plain", "policy", "test", "miss.yaml"]).exits(1);
+    assert!(missed.stdout.contains("MISS wrong") && missed.stdout.contains("2 of 3"), "{missed:?}");
+    home.file("bad.yaml", "cases:\n- {resource: db, expect: perhaps}\n");
+    let bad = home.run(&["policy", "test", "bad.yaml"]).exits(78);
+    assert!(bad.stderr.contains("bad.yaml:2:"), "{bad:?}");
+    // Without policies in the file, those of a node, which need not run.
+    home.ok(&["node", "create", "n"]);
+    home.ok(&["policy", "create", "--resource-type", "tcp-outlet", "--allow", "trusted"]);
+    home.ok(&["node", "stop", "n"]);
+    home.file("of-node.yaml", "cases: [{resource-type: tcp-outlet, subject: [trusted], expect: allow}]");
+    home.run(&["policy", "test", "of-node.yaml"]).success();
+}
+
+#[test]
+fn policies_that_deserve_a_look_are_named() {
+    let home = TestHome::new(POSTERN);
+    home.ok(&["node", "create", "n"]);
+    home.ok(&["tcp-outlet", "create", "--from", "never", "--to", "1", "--allow", "a and not a"]);
+    home.ok(&["tcp-outlet", "create", "--from", "open", "--to", "1", "--allow", "a or not a"]);
+    home.ok(&["policy", "create", "--resource-type", "tcp-outlet", "--allow", "a"]);
+    let node = home.json(&["node", "show"]);
+    let kinds: Vec<(&str, &str)> =
+        node["policy_findings"].as_array().unwrap().iter().map(|found| (text(&found["kind"]), text(&found["subject"]))).collect();
+    assert_eq!(kinds, [("never-true", "tcp-outlet never"), ("shadowed", "tcp-outlet")]);
+    assert_eq!(text(&node["open_to_every_member"][0]), "tcp-outlet open");
+    let status = home.run(&["--output", "plain", "status"]).stdout;
+    for said in ["tcp-outlet never is never true", "tcp-outlet is shadowed", "tcp-outlet open is open to every member"] {
+        assert!(status.contains(said), "{said}: {status}");
+    }
+    let list = home.run(&["--output", "plain", "policy", "list"]);
+    assert!(list.stderr.contains("never is never true"), "{list:?}");
+}

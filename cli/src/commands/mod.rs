@@ -34,7 +34,7 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode, CliError> {
         Command::Relay(command) => relay::run(context, command)?,
         Command::TcpOutlet(command) => tcp_outlet::run(context, command)?,
         Command::TcpInlet(command) => tcp_inlet::run(context, command)?,
-        Command::Policy(command) => policy::run(context, command)?,
+        Command::Policy(command) => return policy::run(context, command),
         Command::Demo(args) => demo::run(context, &args)?,
         Command::Project(command) => project::run(context, command)?,
         Command::ProjectMember(command) => project_member::run(context, command)?,

@@ -1,5 +1,9 @@
 //! `policy`: who may use what.
 
+mod test;
+
+use std::process::ExitCode;
+
 use clap::Subcommand;
 use postern_node::config::resource::{PolicyArguments, policy, policy_target};
 use postern_node::control::document::{GuardrailDocument, NodeDocument, PolicyDocument, PolicySource};
@@ -54,6 +58,26 @@ Examples:
         #[command(flatten)]
         at: At,
     },
+    /// Try policies on cases, without a network
+    #[command(after_help = "\
+FILE is YAML: `cases`, each with a resource (or resource-type), the attributes of a subject, and
+what to expect. The policies stand beside them, as in a node's configuration, or in the file that
+`configuration` names; else they are those of a node of this home. It exits with 1 on a miss.
+A case is {resource: db, subject: {app: billing}, expect: allow}; expect is allow or deny.
+
+Examples:
+  postern policy test cases.yaml
+  postern policy test cases.yaml --at n1")]
+    Test {
+        /// The cases: a path, a URL, or - for standard input
+        #[arg(value_name = "FILE")]
+        file: String,
+        /// A variable of the file
+        #[arg(long = "variable", value_name = "NAME=VALUE")]
+        variables: Vec<String>,
+        #[command(flatten)]
+        at: At,
+    },
     /// Delete the policy of a resource or a type
     Delete {
         #[command(flatten)]
@@ -88,9 +112,19 @@ impl Target {
     }
 }
 
-pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
+pub fn run(context: &Context, command: Command) -> Result<ExitCode, CliError> {
+    if let Command::Test { file, variables, at } = &command {
+        return test::run(context, file, variables, at.at.as_ref());
+    }
+    change_or_show(context, command)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn change_or_show(context: &Context, command: Command) -> Result<(), CliError> {
     let home = context.home()?;
     match command {
+        // Handled before: it alone has an exit code of its own.
+        Command::Test { .. } => Ok(()),
         Command::Create { resource_type, resource, allow, expression, at } => {
             let arguments = PolicyArguments {
                 resource: resource.as_deref(),

@@ -2,6 +2,7 @@
 //!
 //! Nothing happens before a whole configuration is right: [`load`] does no input or output, and what it returns holds only checked values.
 
+pub mod cases;
 mod expression;
 mod fingerprint;
 mod keys;
@@ -61,7 +62,19 @@ pub fn load(file: &str, text: &str, variables: &Variables, name: Option<&NodeNam
     // Editors of some systems begin every file with a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let fail = |problems: Vec<P>| Problems::new(file, text, problems);
-    let mut root = tree::parse(text).map_err(|problem| fail(vec![problem]))?;
+    let root = tree::parse(text).map_err(|problem| fail(vec![problem]))?;
+    load_tree(file, text, root, variables, name)
+}
+
+/// As [`load`], behind the parser.
+fn load_tree(
+    file: &str,
+    text: &str,
+    mut root: tree::Node,
+    variables: &Variables,
+    name: Option<&NodeName>,
+) -> Result<NodeConfig, Problems> {
+    let fail = |problems: Vec<P>| Problems::new(file, text, problems);
     let mut problems = Vec::new();
     let mut substitution = Substitution::new(variables);
     if let tree::Value::Map(entries) = &mut root.value {
