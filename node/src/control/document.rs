@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::code::Code;
 use crate::engine::{
-    Engine, EngineStatus, Failure, Freshness, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus, Resource, ShareStatus, code,
+    Engine, EngineStatus, Failure, Freshness, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus, Resource,
+    ShareStatus, code,
 };
 use crate::findings::{Finding, findings};
 use crate::store::{Specs, Stored};

@@ -13,6 +13,7 @@ use postern_proto::identity::Identity;
 use postern_proto::name::RelayName;
 use postern_proto::secret::SecretBytes;
 use postern_proto::sign::SigningKey;
+use postern_proto::statement;
 use postern_proto::time::Timestamp;
 use postern_runtime::authority::{AuthorityClient, AuthorityError, Pinned};
 use postern_runtime::backoff::Backoff;
@@ -39,6 +40,12 @@ const BACKDATE: Duration = Duration::from_secs(60);
 
 /// Largest file of stored credentials: two credentials, and room.
 const MAX_STORED: usize = 16 * 1024;
+
+/// Nodes ask for changed policies of the project spread over so long, so that they do not all ask at once.
+const GUARDRAILS_SPREAD: Duration = Duration::from_millis(200);
+
+/// When they ask again where the authority is busy.
+const GUARDRAILS_AGAIN: Duration = Duration::from_millis(500);
 
 /// Largest file of the project's policies: one signed statement.
 const MAX_GUARDRAILS: usize = postern_proto::sign::MAX_STATEMENT;
@@ -227,10 +234,8 @@ async fn session(
                     let known = membership.info().sequence;
                     take_push(shared, membership, push);
                     // Whatever changed in the project may be its policies.
-                    if membership.info().sequence > known
-                        && let Err(error) = guardrails(shared, membership, &client).await
-                    {
-                        return error;
+                    if membership.info().sequence > known {
+                        ask_for_guardrails(shared, membership, &client);
                     }
                     // It may be this node's own credential that has become void.
                     if was_good && !has_good_credential(shared) {
@@ -283,8 +288,29 @@ async fn refresh(shared: &Arc<Shared>, membership: &mut Membership, client: &Aut
     guardrails(shared, membership, client).await
 }
 
+/// Asks for the policies of the project beside what else the session does: what ends streams must not wait for it. A session that ends
+/// meanwhile is followed by one that begins with them.
+fn ask_for_guardrails(shared: &Arc<Shared>, membership: &Membership, client: &AuthorityClient) {
+    let (shared_too, membership, client) = (Arc::clone(shared), membership.clone(), client.clone());
+    shared.spawn("policies of the project", async move {
+        let [byte] = postern_proto::secret::random_array::<1>();
+        tokio::time::sleep(GUARDRAILS_SPREAD.mul_f64(f64::from(byte) / 255.0)).await;
+        loop {
+            match guardrails(&shared_too, &membership, &client).await {
+                Err(AuthorityError::Refused(Refusal::Busy { .. } | Refusal::Internal)) => {
+                    tokio::time::sleep(GUARDRAILS_AGAIN).await
+                }
+                Err(error) => return debug!(error = %chain(&error), "the policies of the project were not heard"),
+                Ok(()) => return,
+            }
+        }
+    });
+}
+
 /// Asks for the policies of the project, and keeps to them from then on.
 async fn guardrails(shared: &Arc<Shared>, membership: &Membership, client: &AuthorityClient) -> Result<(), AuthorityError> {
+    // One after the other, so that what is stored last is what is newest.
+    let _turn = shared.guardrails_turn.lock().await;
     if let Answer::Guardrails { statement } = client.call(Request::Guardrails).await?
         && take_guardrails(shared, membership, &statement)
         && let Err(error) = shared.node_home.dir().write(layout::node::GUARDRAILS, &statement)

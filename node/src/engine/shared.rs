@@ -78,6 +78,8 @@ pub struct Shared {
     relay_specs: Mutex<BTreeMap<RelayName, RelaySpec>>,
     /// What was refused lately.
     pub refusals: Refusals,
+    /// Held while the policies of the project are asked for and stored.
+    pub guardrails_turn: tokio::sync::Mutex<()>,
     /// The credential that each peer showed last.
     seen: Mutex<HashMap<Identifier, VerifiedCredential>>,
     pub ticks: watch::Sender<u64>,
@@ -128,6 +130,7 @@ impl Shared {
             inlets: Mutex::default(),
             relay_specs: Mutex::default(),
             refusals: Refusals::default(),
+            guardrails_turn: tokio::sync::Mutex::default(),
             seen: Mutex::default(),
             ticks: watch::Sender::new(0),
             draining: AtomicBool::new(false),
