@@ -246,7 +246,7 @@ async fn carry(
             picked.failed(shared, inlet);
             // The answer may be what got lost: the peer's node may have reached the target and would wait for another path.
             channel.say_reset(id, ResetCode::Timeout);
-            refuse(shared, inlet, Some(&channel), counted, failure);
+            refuse(shared, inlet, Some(&channel), counted, *failure);
         }
         End::Protocol(StreamError::UnexpectedKind(Kind::NoChannel)) => {
             // The peer's node forgot the channel; the next connection makes a new one.

@@ -65,7 +65,7 @@ pub enum End {
     /// The outlet's node did not open it; no byte reached the target.
     Rejected(Box<Reject>),
     /// The outlet's node did not answer, or could not be asked.
-    NotOpened(Failure),
+    NotOpened(Box<Failure>),
     /// The peer gave it up.
     ResetByPeer(ResetCode),
     /// This side gave it up. `told` is whether the stream's own path has taken the message whole.
@@ -311,7 +311,7 @@ impl State<'_> {
         if !self.stream.is_accepted() && passed(self.began, OPEN_DEADLINE) {
             let failure = Failure::new(Step::Outlet, code::PATH_LOST, "the outlet's node did not answer in time");
             self.give_up(ResetCode::Timeout);
-            return Err(End::NotOpened(failure));
+            return Err(End::NotOpened(Box::new(failure)));
         }
         if let Some(lost) = self.lost.take_if(|lost| now >= lost.until(self.patience)) {
             return Err(self.forsaken(lost.error));

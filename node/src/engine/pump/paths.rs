@@ -74,7 +74,7 @@ impl State<'_> {
 
     pub(super) fn no_path(&mut self, NoPath { failure, gone }: NoPath) -> Result<(), End> {
         if !self.stream.is_accepted() {
-            return Err(End::NotOpened(failure));
+            return Err(End::NotOpened(Box::new(failure)));
         }
         let Some(lost) = &mut self.lost else { return Ok(()) };
         if gone {
