@@ -243,6 +243,7 @@ fn every_guide_is_typed_and_every_placeholder_is_explained() {
             "first-portal",
             "monitoring",
             "policies",
+            "removing-a-member",
             "running-the-servers",
             "troubleshooting",
             "two-companies"

@@ -145,7 +145,7 @@ fn everything_of_a_node_comes_back() {
 
     let resources = || {
         let mut shown = project.json(&["node", "show", "n"]);
-        for changing in ["pid", "waiting", "status"] {
+        for changing in ["pid", "waiting", "status", "authority"] {
             shown.as_object_mut().unwrap().remove(changing);
         }
         for list in ["inlets", "relays"] {
