@@ -65,10 +65,9 @@ impl Guardrail {
                 (Ok(applies_to), Ok(expression)) => (applies_to, expression),
                 _ => (None, nobody()),
             };
-            match row.resource_type.parse::<ResourceType>() {
-                Ok(resource_type) => all.push(Self { resource_type, applies_to, expression }),
-                // Of a kind that this version does not have.
-                Err(_) => {}
+            // A kind that this version does not have, it has no resources of.
+            if let Ok(resource_type) = row.resource_type.parse::<ResourceType>() {
+                all.push(Self { resource_type, applies_to, expression });
             }
         }
         all
