@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use postern_proto::aead::{Sealer, Suite};
 use postern_proto::channel::Side;
-use postern_proto::handshake::{Finished, Initiator, Label, Responder, StaticKey};
+use postern_proto::handshake::{Choice, Finished, Initiator, Label, Responder, StaticKey};
 use postern_proto::link::{Frame, FromRelay, Hello, LinkFrames, Opening, ToRelay};
 use postern_proto::secret::SecretBytes;
 use postern_proto::session;
@@ -13,12 +13,12 @@ static INITIATOR: LazyLock<StaticKey> = LazyLock::new(|| StaticKey::from_secret(
 static RESPONDER: LazyLock<StaticKey> = LazyLock::new(|| StaticKey::from_secret(&SecretBytes::new([2; 32])));
 
 /// Runs a handshake in which `change` sees each body on its way; what both sides end with.
-fn run(suite: Suite, mut change: impl FnMut(u8, &mut Vec<u8>)) -> Option<(Finished, Finished)> {
+fn run(choice: Choice, mut change: impl FnMut(u8, &mut Vec<u8>)) -> Option<(Finished, Finished)> {
     let mut pass = |number, mut body| {
         change(number, &mut body);
         body
     };
-    let (initiator, first) = Initiator::new(Label::Channel, suite, &INITIATOR, RESPONDER.public()).expect("a good key");
+    let (initiator, first) = Initiator::new(Label::Channel, choice, &INITIATOR, RESPONDER.public()).expect("a good key");
     let (responder, second) =
         Responder::read_offer(Label::Channel, &pass(0, first), &[&RESPONDER]).ok()?.answer(b"two").expect("a short payload");
     let (initiator, payload) = initiator.read_answer(&pass(1, second)).ok()?;
@@ -33,9 +33,9 @@ fn run(suite: Suite, mut change: impl FnMut(u8, &mut Vec<u8>)) -> Option<(Finish
 /// does not finish; one that was not does, and both sides agree.
 pub fn handshake(data: &[u8]) {
     let Some((&how, rest)) = data.split_first() else { return };
-    let suite = if how & 8 == 0 { Suite::AesGcm } else { Suite::ChaChaPoly };
+    let choice = Choice::ALL[usize::from(how >> 3 & 3)];
     let mut touched = false;
-    let finished = run(suite, |number, body| {
+    let finished = run(choice, |number, body| {
         if number != how & 3 {
             return;
         }
@@ -74,7 +74,7 @@ pub fn handshake(data: &[u8]) {
 pub fn session(data: &[u8]) {
     const LIMIT: usize = 1000;
     static FINISHED: LazyLock<Finished> =
-        LazyLock::new(|| run(Suite::AesGcm, |_, _| {}).expect("nobody touched this handshake").0);
+        LazyLock::new(|| run(Choice::hybrid(Suite::AesGcm), |_, _| {}).expect("nobody touched this handshake").0);
     let (_, mut opener) = session::session(&FINISHED.secret, Side::Responder, LIMIT);
     let mut sealer = Sealer::new(Suite::AesGcm, &FINISHED.secret.session_keys().initiator);
     let mut rest = data;
@@ -115,7 +115,7 @@ pub fn session(data: &[u8]) {
 /// A frame has one form; an opening is any bytes. What nobody sealed for a link does not open on it.
 pub fn link_frame(data: &[u8]) {
     static FINISHED: LazyLock<Finished> =
-        LazyLock::new(|| run(Suite::ChaChaPoly, |_, _| {}).expect("nobody touched this handshake").0);
+        LazyLock::new(|| run(Choice::hybrid(Suite::ChaChaPoly), |_, _| {}).expect("nobody touched this handshake").0);
     if let Some(bytes) = data.first_chunk::<{ Opening::LEN }>() {
         assert_eq!(Opening::decode(bytes).encode(), *bytes);
     }

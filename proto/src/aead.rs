@@ -10,24 +10,18 @@ pub const TAG_LEN: usize = 16;
 /// Length of a key, the same in every suite.
 pub const KEY_LEN: usize = 32;
 
-/// The cipher suites of protocol version 1. All are mandatory to accept; an initiator picks one.
+/// The ciphers of protocol version 1, in which a handshake, sessions, channels and streams are sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Suite {
-    /// `Noise_XK_25519_AESGCM_SHA256`, records under AES-256-GCM.
+    /// AES-256-GCM (NIST SP 800-38D).
     AesGcm = 1,
-    /// `Noise_XK_25519_ChaChaPoly_SHA256`, records under ChaCha20-Poly1305.
+    /// ChaCha20-Poly1305 (RFC 8439).
     ChaChaPoly = 2,
 }
 
 impl Suite {
     pub const ALL: [Self; 2] = [Self::AesGcm, Self::ChaChaPoly];
-
-    /// The suite with this number on the wire.
-    #[must_use]
-    pub fn from_wire(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|suite| *suite as u8 == number)
-    }
 
     /// Builds a key of this suite. It counts nothing: for records, use [`Sealer`] and [`Opener`].
     #[must_use]

@@ -20,6 +20,7 @@ const STREAM: &[u8] = b"postern/1 stream";
 const EPOCH: &[u8] = b"postern/1 epoch";
 const LINK_SECRET: &[u8] = b"postern/1 link secret";
 const LINK_FRAME: &[u8] = b"postern/1 link frame";
+const HYBRID: &[u8] = b"postern/1 hybrid";
 
 /// Length of a handshake hash and of an extracted secret (SHA-256).
 pub const HASH_LEN: usize = 32;
@@ -167,6 +168,12 @@ impl ChannelSecret {
 #[must_use]
 pub fn next_epoch(key: &SecretBytes<KEY_LEN>) -> SecretBytes<KEY_LEN> {
     SecretBytes::new(expand(key, &[EPOCH]))
+}
+
+/// What a hybrid handshake takes as its preshared key: `HKDF-Expand(HKDF-Extract(salt: h after message 2, ikm: the shared secret), …)`.
+#[must_use]
+pub(crate) fn hybrid_key(hash: &[u8], shared: &[u8]) -> SecretBytes<KEY_LEN> {
+    SecretBytes::new(expand(&extract(hash, shared), &[HYBRID]))
 }
 
 /// A node's session with a relay, as data links prove that they belong to it.

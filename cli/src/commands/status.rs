@@ -109,6 +109,7 @@ fn stopped(node: &NodeDocument) -> NodeStatusDocument {
     let portal = |inlet: &String| PortalDocument {
         inlet: inlet.clone(),
         ok: false,
+        key_exchange: None,
         step: Some("node".to_owned()),
         code: Some(postern_node::engine::code::NODE_STOPPED.into()),
         reason: Some(format!("the node `{}` does not run; start it: postern node start {}", node.name, node.name)),
@@ -235,11 +236,12 @@ fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
             _ => String::new(),
         };
         let from = inlet.map(|inlet| inlet.bind_addr.clone()).unwrap_or_default();
-        vec![portal.inlet.clone(), from, inlet.map(destination).unwrap_or_default(), verdict.to_owned(), why]
+        let keys = portal.key_exchange.clone().unwrap_or_default();
+        vec![portal.inlet.clone(), from, inlet.map(destination).unwrap_or_default(), verdict.to_owned(), keys, why]
     };
     if !document.portals.is_empty() {
         let rows = document.nodes.iter().flat_map(|node| node.portals.iter().map(|portal| row(&node.name, portal)));
-        text.push_str(&table(&["PORTAL", "FROM", "TO", "BYTES PASS", "WHY NOT"], &rows.collect::<Vec<_>>()));
+        text.push_str(&table(&["PORTAL", "FROM", "TO", "BYTES PASS", "KEYS", "WHY NOT"], &rows.collect::<Vec<_>>()));
     }
     text
 }

@@ -1,6 +1,7 @@
 //! The JSON documents that scripts rely on (`docs/reference/json.md`). A field, once here, keeps its name and meaning within an
 //! `api_version`; new fields may come.
 
+use postern_proto::handshake::KeyExchange;
 use postern_proto::id::RefusalId;
 use postern_proto::name::{IdentityName, NodeName};
 use postern_proto::policy::Expr;
@@ -260,6 +261,8 @@ pub struct PortalDocument {
     /// The inlet's alias.
     pub inlet: String,
     pub ok: bool,
+    /// How the keys with the peer's node were agreed on, where `ok`: `x25519+ml-kem-768`, or `x25519` with a node that picked that.
+    pub key_exchange: Option<String>,
     /// The step that failed.
     pub step: Option<String>,
     pub code: Option<String>,
@@ -518,14 +521,15 @@ impl PolicyDocument {
 impl PortalDocument {
     #[must_use]
     pub fn new(check: &PortalCheck) -> Self {
-        let part = |text: fn(&Failure) -> String| check.failure.as_ref().map(text);
+        let part = |text: fn(&Failure) -> String| check.passes.as_ref().err().map(text);
         Self {
             inlet: check.alias.to_string(),
-            ok: check.failure.is_none(),
+            ok: check.passes.is_ok(),
+            key_exchange: check.passes.as_ref().ok().map(KeyExchange::to_string),
             step: part(|failure| failure.step.as_str().to_owned()),
             code: part(|failure| failure.code.into()),
             reason: part(|failure| failure.reason.clone()),
-            refusal: check.failure.as_ref().and_then(|failure| failure.refusal),
+            refusal: check.passes.as_ref().err().and_then(|failure| failure.refusal),
         }
     }
 }

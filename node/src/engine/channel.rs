@@ -9,7 +9,7 @@ use std::time::Duration;
 use minicbor::{Decode, Encode};
 use postern_proto::channel::{ChannelSecret, Side as Part};
 use postern_proto::credential::VerifiedCredential;
-use postern_proto::handshake::{HandshakeError, Initiator, Label, Responder};
+use postern_proto::handshake::{Finished, HandshakeError, Initiator, KeyExchange, Label, Responder};
 use postern_proto::id::{ChannelId, Identifier, InstanceId, NodeId, RefusalId};
 use postern_proto::path::{
     AttachHead, ChannelMessage, ChannelMessageError, ChannelMessages, Open, OpenHead, frame_channel_message,
@@ -17,7 +17,7 @@ use postern_proto::path::{
 use postern_proto::record::{self, HEADER_LEN, Header, Kind, MAX_BODY, OVERHEAD, PREFIX_LEN, ResetCode};
 use postern_proto::replay::{NotOnce, OnceWindow};
 use postern_proto::stream::{Attachment, ControlKeys, Outbox, Received, Side, Stream, StreamError, StreamKeys};
-use postern_runtime::session::preferred_suite;
+use postern_runtime::session::preferred_choice;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -157,6 +157,7 @@ pub enum Attached {
 pub struct Channel {
     id: ChannelId,
     part: Part,
+    exchange: KeyExchange,
     secret: ChannelSecret,
     peer: Identifier,
     peer_node: NodeId,
@@ -187,8 +188,10 @@ pub struct Channel {
 }
 
 impl Channel {
-    fn new(part: Part, secret: ChannelSecret, peer: (NodeId, InstanceId), credential: VerifiedCredential) -> Arc<Self> {
+    fn new(part: Part, finished: Finished, peer: (NodeId, InstanceId), credential: VerifiedCredential) -> Arc<Self> {
+        let Finished { secret, exchange, .. } = finished;
         Arc::new(Self {
+            exchange,
             id: secret.id(),
             part,
             secret,
@@ -219,6 +222,12 @@ impl Channel {
     #[must_use]
     pub const fn id(&self) -> ChannelId {
         self.id
+    }
+
+    /// How the two nodes agreed on keys.
+    #[must_use]
+    pub const fn exchange(&self) -> KeyExchange {
+        self.exchange
     }
 
     #[must_use]
@@ -479,7 +488,7 @@ impl Channel {
 /// [`ChannelError`].
 pub async fn dial(trust: &Trust, peer: &PublishedPeer, mut link: Link) -> Result<(Arc<Channel>, Control), ChannelError> {
     let own = trust.own().ok_or(ChannelError::NoCredential)?;
-    let (initiator, offer) = Initiator::new(Label::Channel, preferred_suite(), &trust.static_key, peer.static_key)?;
+    let (initiator, offer) = Initiator::new(Label::Channel, preferred_choice(), &trust.static_key, peer.static_key)?;
     write_handshake(&mut link, &offer).await?;
     let (answered, _) = initiator.read_answer(&read_handshake(&mut link).await?)?;
     let hello = ChannelHello { credential: own.member.bytes().to_vec(), node_id: trust.node_id, instance: trust.instance };
@@ -497,7 +506,7 @@ pub async fn dial(trust: &Trust, peer: &PublishedPeer, mut link: Link) -> Result
         return Err(ChannelError::Mispaired { expected: peer.identifier, found: credential.subject() });
     }
     let control = Control { wire, own: trust.watch_own(), shown: Some(own) };
-    Ok((Channel::new(Part::Initiator, finished.secret, (peer.node_id, peer.instance), credential), control))
+    Ok((Channel::new(Part::Initiator, finished, (peer.node_id, peer.instance), credential), control))
 }
 
 /// Answers the handshake whose first message is `offer`. `joined` is whom the relay says that it joined, if a relay did.
@@ -533,7 +542,7 @@ pub async fn answer(
     stream.accept();
     let wire = Wire::new(link, stream);
     let control = Control { wire, own: trust.watch_own(), shown: None };
-    Ok((Channel::new(Part::Responder, finished.secret, (hello.node_id, hello.instance), credential), control))
+    Ok((Channel::new(Part::Responder, finished, (hello.node_id, hello.instance), credential), control))
 }
 
 async fn write_handshake(link: &mut Link, body: &[u8]) -> Result<(), LinkError> {

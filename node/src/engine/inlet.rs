@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use postern_proto::handshake::KeyExchange;
 use postern_proto::id::RefusalId;
 use postern_proto::name::OutletName;
 use postern_proto::path::{Open, OpenHead};
@@ -284,11 +285,12 @@ async fn carry(
     reset_application(application);
 }
 
-/// Whether a byte could pass now: opens a stream that asks only that. The target is dialled and sent nothing.
+/// Whether a byte could pass now: opens a stream that asks only that. The target is dialled and sent nothing. Tells how the keys with the
+/// peer's node were agreed on.
 ///
 /// # Errors
 /// The step that fails.
-pub async fn probe(shared: &Arc<Shared>, inlet: &Arc<Inlet>) -> Result<(), Failure> {
+pub async fn probe(shared: &Arc<Shared>, inlet: &Arc<Inlet>) -> Result<KeyExchange, Failure> {
     let checked = match open(shared, inlet).await {
         Ok(Opened { channel, link, picked }) => {
             let outlet = &picked.target.share.to.outlet;
@@ -300,7 +302,7 @@ pub async fn probe(shared: &Arc<Shared>, inlet: &Arc<Inlet>) -> Result<(), Failu
                 },
                 asked => asked,
             };
-            asked.map_err(|failure| {
+            asked.map(|()| channel.exchange()).map_err(|failure| {
                 picked.failed(shared, inlet);
                 if failure.refusal.is_some() { note_refusal(shared, inlet, Some(&channel), failure) } else { failure }
             })

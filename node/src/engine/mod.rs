@@ -257,9 +257,9 @@ impl Engine {
     /// and sent nothing. `None` where there is no such inlet.
     pub async fn probe(&self, alias: &Alias) -> Option<PortalCheck> {
         let inlet = self.shared.inlets().get(alias).cloned()?;
-        let failure = inlet::probe(&self.shared, &inlet).await.err();
+        let passes = inlet::probe(&self.shared, &inlet).await;
         self.shared.changed();
-        Some(PortalCheck { alias: alias.clone(), failure })
+        Some(PortalCheck { alias: alias.clone(), passes })
     }
 
     /// Why a peer may reach an outlet, or may not, as far as this node can tell.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use postern_proto::address::HostPort;
 use postern_proto::authority::Refusal;
+use postern_proto::handshake::KeyExchange;
 use postern_proto::name::Alias;
 use postern_proto::spec::{Destination, InletSpec, OutletSpec, PeerRoute, RelayAt, RelaySpec};
 use postern_proto::time::Timestamp;
@@ -80,8 +81,8 @@ pub enum RelayState {
 #[derive(Debug, Clone)]
 pub struct PortalCheck {
     pub alias: Alias,
-    /// `None`: a byte can pass now.
-    pub failure: Option<Failure>,
+    /// How the keys with the peer's node were agreed on, where a byte can pass now.
+    pub passes: Result<KeyExchange, Failure>,
 }
 
 pub fn status(shared: &Shared) -> EngineStatus {

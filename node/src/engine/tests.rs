@@ -1,5 +1,6 @@
 //! Two nodes of one home that has joined no project, with real sockets between them.
 
+use postern_proto::handshake::KeyExchange;
 use postern_proto::spec::{Destination, Disclose, PolicyTarget, ResourceType, ResumeTimeout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -103,7 +104,7 @@ async fn two_nodes_of_one_home() {
         let question = vec![round; 1000 * usize::from(round)];
         assert_eq!(ask(&inlet, &question).await.unwrap(), question);
     }
-    assert!(a.probe(&inlet.alias).await.unwrap().failure.is_none());
+    assert_eq!(a.probe(&inlet.alias).await.unwrap().passes, Ok(KeyExchange::Hybrid));
     assert!(a.status().inlets[0].failure.is_none());
     assert_eq!(a.status().streams, 0);
 }
@@ -126,7 +127,7 @@ async fn a_node_of_another_home_is_refused() {
     let route = format!("/ip4/127.0.0.1/tcp/{}/service/echo", presence.address.port());
     let inlet = a.add_inlet(inlet("in", &route)).await.unwrap();
     assert!(ask(&inlet, b"x").await.is_err());
-    let failure = a.probe(&inlet.alias).await.unwrap().failure.unwrap();
+    let failure = a.probe(&inlet.alias).await.unwrap().passes.unwrap_err();
     assert_eq!((failure.step, failure.code.as_str()), (Step::Peer, "REFUSED"));
 }
 
@@ -157,7 +158,7 @@ async fn refusals() {
     for (alias, to) in [("i1", "closed"), ("i2", "missing"), ("i3", "dead")] {
         let inlet = a.add_inlet(inlet(alias, &format!("/node/b/service/{to}"))).await.unwrap();
         assert!(ask(&inlet, b"x").await.is_err());
-        let failure = a.probe(&inlet.alias).await.unwrap().failure.unwrap();
+        let failure = a.probe(&inlet.alias).await.unwrap().passes.unwrap_err();
         refused.push((failure.step, failure.code.as_str(), failure.reason));
     }
     assert_eq!(refused[0], refused[1], "denied and unknown cannot be told apart");
@@ -165,7 +166,7 @@ async fn refusals() {
     assert_eq!((refused[2].0, refused[2].1), (Step::Target, "TARGET_REFUSED"));
     let closed = a.add_inlet(InletSpec { allow, ..inlet("i4", "/node/b/service/dead") }).await.unwrap();
     assert!(ask(&closed, b"x").await.is_err());
-    let failure = a.probe(&closed.alias).await.unwrap().failure.unwrap();
+    let failure = a.probe(&closed.alias).await.unwrap().passes.unwrap_err();
     assert_eq!((failure.step, failure.code.as_str()), (Step::InletPolicy, "DENIED"));
     assert!(failure.reason.contains("trusted"), "{}", failure.reason);
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use postern_proto::aead::Suite;
 use postern_proto::channel::Side;
 use postern_proto::handshake::{
-    Finished, HandshakeError, Initiator, Label, MAX_FIRST, MAX_SECOND, MAX_THIRD, Responder, StaticKey,
+    Choice, Finished, HandshakeError, Initiator, Label, MAX_FIRST, MAX_SECOND, MAX_THIRD, Responder, StaticKey,
 };
 use postern_proto::id::StaticPublic;
 use postern_proto::preface::Service;
@@ -101,16 +101,17 @@ pub struct Session {
     pub finished: Finished,
 }
 
-/// The suite that is faster on this machine: AES where the processor has instructions for it.
+/// What this program picks: the hybrid exchange, with the cipher that is faster on this machine: AES where the processor has
+/// instructions for it.
 #[must_use]
-pub fn preferred_suite() -> Suite {
+pub fn preferred_choice() -> Choice {
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     let accelerated = std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
     #[cfg(target_arch = "aarch64")]
     let accelerated = std::arch::is_aarch64_feature_detected!("aes");
     #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
     let accelerated = false;
-    if accelerated { Suite::AesGcm } else { Suite::ChaChaPoly }
+    Choice::hybrid(if accelerated { Suite::AesGcm } else { Suite::ChaChaPoly })
 }
 
 /// Says what the connection is for and does the handshake, within [`HANDSHAKE_DEADLINE`]. Gives the session and the payload of
@@ -123,7 +124,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let handshake = async {
-        let (initiator, first) = Initiator::new(how.label, preferred_suite(), how.local, how.remote)?;
+        let (initiator, first) = Initiator::new(how.label, preferred_choice(), how.local, how.remote)?;
         // One write, so that it is one segment.
         let mut bytes = how.service.preface().to_vec();
         push_frame(&mut bytes, &first);

@@ -1,14 +1,16 @@
 //! The side that dialled.
 
+use super::kem::{CIPHERTEXT_LEN, Decapsulator};
 use super::noise::{Fixed, Noise};
 use super::offer::{self, ANSWER, UNSUPPORTED};
-use super::{Finished, HandshakeError, Label, MAX_PAYLOAD_3, MAX_SECOND, StaticKey};
-use crate::aead::Suite;
+use super::{Choice, Finished, HandshakeError, KeyExchange, Label, MAX_PAYLOAD_3, MAX_SECOND, StaticKey};
 use crate::id::StaticPublic;
 
 /// An initiator whose first body is on its way.
 pub struct Initiator {
     noise: Noise,
+    /// In a hybrid exchange.
+    kem: Option<Decapsulator>,
 }
 
 impl Initiator {
@@ -16,22 +18,26 @@ impl Initiator {
     ///
     /// # Errors
     /// [`HandshakeError::BadPublicKey`] where `remote` is not a key that anybody could hold alone.
-    pub fn new(label: Label, suite: Suite, local: &StaticKey, remote: StaticPublic) -> Result<(Self, Vec<u8>), HandshakeError> {
-        Self::start(label, suite, local, remote, Fixed::default())
+    pub fn new(label: Label, pick: Choice, local: &StaticKey, remote: StaticPublic) -> Result<(Self, Vec<u8>), HandshakeError> {
+        Self::start(label, pick, local, remote, Fixed::default())
     }
 
     pub(super) fn start(
         label: Label,
-        suite: Suite,
+        pick: Choice,
         local: &StaticKey,
         remote: StaticPublic,
         fixed: Fixed<'_>,
     ) -> Result<(Self, Vec<u8>), HandshakeError> {
-        let first = offer::encode(suite);
-        let prologue = offer::prologue(label, &first[..first.len() - 1], suite);
-        let noise = Noise::initiator(suite, &prologue, local, remote, fixed)?;
-        let (noise, body) = noise.write(&[], &first)?;
-        Ok((Self { noise }, body))
+        let first = offer::encode(pick);
+        let prologue = offer::prologue(label, &first[..first.len() - 1], pick);
+        let noise = Noise::initiator(pick, &prologue, local, remote, fixed)?;
+        let (kem, payload) = match pick.exchange {
+            KeyExchange::X25519 => (None, Vec::new()),
+            KeyExchange::Hybrid => Decapsulator::generate().map(|(key, public)| (Some(key), public))?,
+        };
+        let (noise, body) = noise.write(&payload, &first)?;
+        Ok((Self { noise, kem }, body))
     }
 
     /// Reads the second body: the responder has proven itself. Gives its payload.
@@ -45,7 +51,15 @@ impl Initiator {
         }
         match body {
             [ANSWER, message @ ..] => {
-                let (noise, payload) = self.noise.read(message)?;
+                let (mut noise, mut payload) = self.noise.read(message)?;
+                if let Some(kem) = self.kem {
+                    if payload.len() < CIPHERTEXT_LEN {
+                        return Err(HandshakeError::Malformed("an answer without a ciphertext"));
+                    }
+                    let rest = payload.split_off(CIPHERTEXT_LEN);
+                    noise.add_secret(kem.open(&payload)?.as_ref())?;
+                    payload = rest;
+                }
                 Ok((InitiatorAnswered { noise }, payload))
             }
             &[UNSUPPORTED, max_version] => Err(HandshakeError::UnsupportedByPeer { max_version }),

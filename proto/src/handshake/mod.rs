@@ -13,17 +13,23 @@
 //! Each state is consumed by its transition, so that an error ends the handshake: there is nothing left to go on with. A peer
 //! learns nothing from an error but that the connection closes, save from [`HandshakeError::reply`].
 //!
+//! Where ML-KEM-768 takes part, message 1 carries an encapsulation key and message 2 a ciphertext before its payload, and the secret
+//! goes in as a preshared key at the end of message 3 (XKpsk3).
+//!
 //! snow runs the state machine; the Diffie-Hellman function is our own, which refuses bad public keys. snow does not wipe its
 //! chaining keys when it drops them, so states are dropped as early as can be.
 
+mod choice;
 mod dh;
 mod initiator;
+mod kem;
 mod noise;
 mod offer;
 mod responder;
 #[cfg(test)]
 mod tests;
 
+pub use self::choice::{Choice, KeyExchange};
 pub use self::dh::{StaticKey, is_acceptable_public};
 pub use self::initiator::{Initiator, InitiatorAnswered};
 pub use self::offer::VERSION;
@@ -32,8 +38,8 @@ use crate::aead::{Suite, TAG_LEN};
 use crate::channel::{ChannelSecret, HASH_LEN};
 use crate::id::StaticPublic;
 
-/// Longest first body: an offer of 16 suites and message 1, and room.
-pub const MAX_FIRST: usize = 256;
+/// Longest first body: an offer of 16 choices and message 1 with an encapsulation key, and room.
+pub const MAX_FIRST: usize = 1536;
 
 /// Longest second body. With [`MAX_THIRD`], what a stranger can make a process hold: the budget before authentication is 4 KiB.
 pub const MAX_SECOND: usize = 4096;
@@ -41,8 +47,8 @@ pub const MAX_SECOND: usize = 4096;
 /// Longest third body.
 pub const MAX_THIRD: usize = 4096;
 
-/// Longest payload of message 2: what the status byte, the ephemeral key and the tag leave.
-pub const MAX_PAYLOAD_2: usize = MAX_SECOND - 1 - StaticPublic::LEN - TAG_LEN;
+/// Longest payload of message 2: what the status byte, the ephemeral key, a ciphertext and the tag leave.
+pub const MAX_PAYLOAD_2: usize = MAX_SECOND - 1 - StaticPublic::LEN - kem::CIPHERTEXT_LEN - TAG_LEN;
 
 /// Longest payload of message 3: what the sealed static key and the tag leave.
 pub const MAX_PAYLOAD_3: usize = MAX_THIRD - StaticPublic::LEN - TAG_LEN - TAG_LEN;
@@ -74,6 +80,7 @@ impl Label {
 pub struct Finished {
     /// The peer's static key, which it has proven to hold.
     pub remote_static: StaticPublic,
+    pub exchange: KeyExchange,
     pub suite: Suite,
     pub secret: ChannelSecret,
     /// The handshake hash, the same on both sides and on no other handshake.

@@ -1,18 +1,18 @@
-//! snow, wrapped: XK only, a transition consumes its state, and whatever goes wrong is final.
+//! snow, wrapped: XK and XKpsk3 only, a transition consumes its state, and whatever goes wrong is final.
 
 use zeroize::Zeroize;
 
 use super::dh::Resolver;
-use super::{Finished, HandshakeError, StaticKey};
-use crate::aead::{Suite, TAG_LEN};
-use crate::channel::ChannelSecret;
+use super::{Choice, Finished, HandshakeError, StaticKey};
+use crate::aead::TAG_LEN;
+use crate::channel::{ChannelSecret, hybrid_key};
 use crate::id::StaticPublic;
 use crate::secret::SecretBytes;
 
 /// A Noise handshake between two messages. On no error is there a state left.
 pub(super) struct Noise {
     state: snow::HandshakeState,
-    suite: Suite,
+    choice: Choice,
 }
 
 /// What makes a test repeatable; a process has no way to set it.
@@ -26,7 +26,7 @@ pub(super) struct Fixed<'a> {
 
 impl Noise {
     pub fn initiator(
-        suite: Suite,
+        choice: Choice,
         prologue: &[u8],
         local: &StaticKey,
         remote: StaticPublic,
@@ -37,14 +37,14 @@ impl Noise {
             return Err(HandshakeError::BadPublicKey);
         }
         let secret = local.secret();
-        let builder = builder(suite, prologue, &secret, fixed)?.remote_public_key(remote.as_bytes()).map_err(fault)?;
-        Ok(Self { state: builder.build_initiator().map_err(fault)?, suite })
+        let builder = builder(choice, prologue, &secret, fixed)?.remote_public_key(remote.as_bytes()).map_err(fault)?;
+        Ok(Self { state: builder.build_initiator().map_err(fault)?, choice })
     }
 
-    pub fn responder(suite: Suite, prologue: &[u8], local: &StaticKey, fixed: Fixed<'_>) -> Result<Self, HandshakeError> {
+    pub fn responder(choice: Choice, prologue: &[u8], local: &StaticKey, fixed: Fixed<'_>) -> Result<Self, HandshakeError> {
         let secret = local.secret();
-        let builder = builder(suite, prologue, &secret, fixed)?;
-        Ok(Self { state: builder.build_responder().map_err(fault)?, suite })
+        let builder = builder(choice, prologue, &secret, fixed)?;
+        Ok(Self { state: builder.build_responder().map_err(fault)?, choice })
     }
 
     /// The next message, behind `prefix`. The caller has bounded `payload`.
@@ -66,6 +66,12 @@ impl Noise {
         Ok((self, payload))
     }
 
+    /// Mixes in, with message 3, what ML-KEM gave: after message 2, bound to all that was said so far.
+    pub fn add_secret(&mut self, shared: &[u8]) -> Result<(), HandshakeError> {
+        let key = hybrid_key(self.state.get_handshake_hash(), shared);
+        self.state.set_psk(3, key.expose_secret()).map_err(fault)
+    }
+
     /// What the handshake was for. The base keys go into the extraction and nowhere else.
     pub fn finish(mut self) -> Result<Finished, HandshakeError> {
         if !self.state.is_handshake_finished() {
@@ -76,8 +82,9 @@ impl Noise {
         let (first, second) = self.split();
         Ok(Finished {
             remote_static: StaticPublic::from_bytes(remote),
-            suite: self.suite,
-            secret: ChannelSecret::extract(self.suite, hash, &first, &second),
+            exchange: self.choice.exchange,
+            suite: self.choice.suite,
+            secret: ChannelSecret::extract(self.choice.suite, hash, &first, &second),
             hash,
         })
     }
@@ -97,16 +104,12 @@ impl Noise {
 }
 
 fn builder<'a>(
-    suite: Suite,
+    choice: Choice,
     prologue: &'a [u8],
     secret: &'a SecretBytes<32>,
     fixed: Fixed<'a>,
 ) -> Result<snow::Builder<'a>, HandshakeError> {
-    let name = match suite {
-        Suite::AesGcm => "Noise_XK_25519_AESGCM_SHA256",
-        Suite::ChaChaPoly => "Noise_XK_25519_ChaChaPoly_SHA256",
-    };
-    let parameters = name.parse().map_err(fault)?;
+    let parameters = choice.noise_name().parse().map_err(fault)?;
     let builder = snow::Builder::with_resolver(parameters, Box::new(Resolver));
     #[cfg(test)]
     let builder = match fixed.ephemeral {

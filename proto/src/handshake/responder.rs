@@ -1,9 +1,9 @@
 //! The side that was dialled.
 
+use super::kem::{ENCAPSULATION_KEY_LEN, encapsulate};
 use super::noise::{Fixed, Noise};
 use super::offer::{self, ANSWER, Offer};
-use super::{Finished, HandshakeError, Label, MAX_FIRST, MAX_PAYLOAD_2, MAX_THIRD, StaticKey};
-use crate::aead::Suite;
+use super::{Choice, Finished, HandshakeError, KeyExchange, Label, MAX_FIRST, MAX_PAYLOAD_2, MAX_THIRD, StaticKey};
 use crate::id::StaticPublic;
 
 /// Most static keys that a responder tries: the current, the next and the previous one. Each costs one X25519 of whoever asks.
@@ -12,7 +12,9 @@ pub const MAX_STATICS: usize = 3;
 /// A responder that was asked for by someone who knows one of its static keys. Who that is comes with the third body.
 pub struct Responder {
     noise: Noise,
-    suite: Suite,
+    choice: Choice,
+    /// The initiator's, in a hybrid exchange; else empty.
+    encapsulation_key: Vec<u8>,
     local: StaticPublic,
 }
 
@@ -35,10 +37,13 @@ impl Responder {
         }
         let (Offer { offer, pick }, message) = Offer::decode(body)?;
         let prologue = offer::prologue(label, offer, pick);
+        let expected = if pick.exchange == KeyExchange::Hybrid { ENCAPSULATION_KEY_LEN } else { 0 };
         for local in statics {
             match Noise::responder(pick, &prologue, local, fixed)?.read(message) {
-                Ok((noise, payload)) if payload.is_empty() => return Ok(Self { noise, suite: pick, local: local.public() }),
-                Ok(_) => return Err(HandshakeError::Malformed("a payload in the first message")),
+                Ok((noise, encapsulation_key)) if encapsulation_key.len() == expected => {
+                    return Ok(Self { noise, choice: pick, encapsulation_key, local: local.public() });
+                }
+                Ok(_) => return Err(HandshakeError::Malformed("a first message with another payload than its choice has")),
                 Err(HandshakeError::NotAuthentic) => {}
                 Err(error) => return Err(error),
             }
@@ -47,8 +52,8 @@ impl Responder {
     }
 
     #[must_use]
-    pub const fn suite(&self) -> Suite {
-        self.suite
+    pub const fn choice(&self) -> Choice {
+        self.choice
     }
 
     /// Which of the static keys the initiator asked for.
@@ -60,12 +65,19 @@ impl Responder {
     /// Gives the second body, with a payload that only the initiator can read. Who that is, is not known yet.
     ///
     /// # Errors
-    /// [`HandshakeError::PayloadTooLong`] over [`MAX_PAYLOAD_2`].
+    /// [`HandshakeError::PayloadTooLong`] over [`MAX_PAYLOAD_2`]; [`HandshakeError::BadPublicKey`] of the initiator's encapsulation key.
     pub fn answer(self, payload: &[u8]) -> Result<(ResponderAnswered, Vec<u8>), HandshakeError> {
         if payload.len() > MAX_PAYLOAD_2 {
             return Err(HandshakeError::PayloadTooLong { length: payload.len(), limit: MAX_PAYLOAD_2 });
         }
-        let (noise, body) = self.noise.write(payload, &[ANSWER])?;
+        if self.choice.exchange == KeyExchange::X25519 {
+            let (noise, body) = self.noise.write(payload, &[ANSWER])?;
+            return Ok((ResponderAnswered { noise }, body));
+        }
+        let (mut message, secret) = encapsulate(&self.encapsulation_key)?;
+        message.extend_from_slice(payload);
+        let (mut noise, body) = self.noise.write(&message, &[ANSWER])?;
+        noise.add_secret(secret.as_ref())?;
         Ok((ResponderAnswered { noise }, body))
     }
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use postern_proto::aead::Suite;
 use postern_proto::authority::{Attributes, RingKey};
 use postern_proto::credential::{Audience, Claims, Holder, KeyRing, VerifiedCredential, Verifier, Voided, issue};
-use postern_proto::handshake::{Initiator, Label, Responder, StaticKey};
+use postern_proto::handshake::{Choice, Initiator, Label, Responder, StaticKey};
 use postern_proto::id::{CredentialId, ProjectId};
 use postern_proto::link::{Frame, FromRelay, MAX_INSTANCES, ToRelay};
 use postern_proto::secret::SecretBytes;
@@ -30,7 +30,7 @@ fn name(text: &str) -> RelayName {
 /// A session of some handshake; only its id matters here.
 fn template() -> LinkSession {
     let (node, relay) = (StaticKey::generate(), StaticKey::generate());
-    let (initiator, first) = Initiator::new(Label::RelayLink, Suite::AesGcm, &node, relay.public()).unwrap();
+    let (initiator, first) = Initiator::new(Label::RelayLink, Choice::hybrid(Suite::AesGcm), &node, relay.public()).unwrap();
     let (_, second) = Responder::read_offer(Label::RelayLink, &first, &[&relay]).unwrap().answer(&[]).unwrap();
     let (answered, _) = initiator.read_answer(&second).unwrap();
     answered.finish(&[]).unwrap().1.secret.link_session()

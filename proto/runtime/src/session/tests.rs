@@ -1,4 +1,5 @@
 use postern_proto::authority::{Call, Request};
+use postern_proto::handshake::Choice;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
@@ -141,7 +142,7 @@ async fn a_length_over_the_limit_ends_it_before_anything_is_allocated() {
 #[tokio::test(start_paused = true)]
 async fn whoever_stops_is_gone_after_the_deadline() {
     let (client, server) = (StaticKey::generate(), StaticKey::generate());
-    let (_, first) = Initiator::new(Label::RelayLink, Suite::AesGcm, &client, server.public()).unwrap();
+    let (_, first) = Initiator::new(Label::RelayLink, Choice::hybrid(Suite::AesGcm), &client, server.public()).unwrap();
     let mut whole = Vec::new();
     push_frame(&mut whole, &first);
     for cut in [0, 1, 2, whole.len() - 1, whole.len()] {
