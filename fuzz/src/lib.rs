@@ -1,6 +1,7 @@
 //! What the fuzz targets check: a function per target, from any bytes. `proto/tests/corpus.rs` includes this file and runs the same
 //! functions over the committed corpus.
 
+mod authority;
 mod streams;
 mod wire;
 
@@ -16,6 +17,7 @@ use postern_proto::sign::{self, Purpose, SigningKey};
 use postern_proto::ticket::Ticket;
 use postern_proto::time::Timestamp;
 
+pub use self::authority::{audit, authority_message, statement, voiding};
 pub use self::streams::{record, stream};
 pub use self::wire::{handshake, link_frame, link_message, session};
 

@@ -75,10 +75,14 @@ fn round_trip(body: &[u8]) {
 }
 
 /// The bytes of an input, one by one; zeros after its end.
-struct Script<'a>(std::slice::Iter<'a, u8>);
+pub(crate) struct Script<'a>(std::slice::Iter<'a, u8>);
 
-impl Script<'_> {
-    fn byte(&mut self) -> u8 {
+impl<'a> Script<'a> {
+    pub(crate) fn new(data: &'a [u8]) -> Self {
+        Self(data.iter())
+    }
+
+    pub(crate) fn byte(&mut self) -> u8 {
         self.0.next().copied().unwrap_or(0)
     }
 
@@ -183,7 +187,7 @@ impl End {
 /// delivered is a prefix of what was sent, and an end is clean only where everything came before it; nothing panics, and nobody holds more
 /// than was granted.
 pub fn stream(data: &[u8]) {
-    let mut script = Script(data.iter());
+    let mut script = Script::new(data);
     let liar = script.byte() % 4 == 3;
     let mut a = End::new(Side::Opener, [1, 2, 3, 4]);
     let mut b = End::new(Side::Acceptor, [2, 1, 4, 3]);

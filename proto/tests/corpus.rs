@@ -23,6 +23,8 @@ macro_rules! replay {
 }
 
 replay! {
+    audit,
+    authority_message,
     credential,
     handshake,
     history,
@@ -31,8 +33,10 @@ replay! {
     policy,
     record,
     session,
+    statement,
     stream,
     ticket,
+    voiding,
 }
 
 fn folder() -> PathBuf {

@@ -538,6 +538,24 @@ fn voidings_add_up_to_the_same_in_any_order() {
     assert!(gap.is_revoked(&MEMBER));
 }
 
+/// An authority that was set back may say another thing under an epoch that it has used; a statement may name a member twice.
+#[test]
+fn of_two_truths_of_one_epoch_the_stricter_counts() {
+    let (revoked, changed) = (voiding(4, &[(MEMBER, VoidEntry::FOR_EVER)]), voiding(4, &[(MEMBER, at(9))]));
+    for order in [[&revoked, &changed], [&changed, &revoked]] {
+        let mut voided = Voided::default();
+        for statement in order {
+            voided.apply(statement).unwrap();
+        }
+        assert!(voided.is_revoked(&MEMBER));
+        assert_eq!(voided.apply(&changed), Ok(false), "it says nothing new");
+    }
+    let mut voided = Voided::default();
+    let twice = voiding(4, &[(MEMBER, VoidEntry::FOR_EVER), (MEMBER, at(9))]);
+    assert_eq!((voided.apply(&twice), voided.apply(&twice)), (Ok(true), Ok(false)));
+    assert!(voided.is_revoked(&MEMBER));
+}
+
 #[test]
 fn the_oldest_that_cannot_matter_make_room() {
     let member = |number: usize| {

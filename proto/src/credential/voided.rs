@@ -67,12 +67,11 @@ impl Voided {
             return Err(VoidedError::Rollback { known: self.epoch, got: statement.epoch });
         }
         let mut next = self.clone();
-        let mut changed = false;
         for void in &statement.entries {
             let said = Entry { not_before: void.not_before, stated: statement.time, epoch: statement.epoch };
             let known = next.entries.get(&void.member).copied();
-            if known.is_none_or(|known| known.epoch <= said.epoch) {
-                changed |= known.is_none_or(|known| known.not_before != said.not_before);
+            // Of one epoch there is one truth; where a statement, or an authority that was set back, says two, the stricter counts.
+            if known.is_none_or(|known| (known.epoch, known.not_before) <= (said.epoch, said.not_before)) {
                 let stated = known.map_or(said.stated, |known| known.stated.max(said.stated));
                 next.entries.insert(void.member, Entry { stated, ..said });
             }
@@ -84,7 +83,9 @@ impl Voided {
         if next.entries.len() > MAX_VOIDED {
             return Err(VoidedError::TooMany);
         }
-        changed |= next.epoch != self.epoch;
+        // What it comes to, not each entry: a statement that names a member twice says nothing new the second time.
+        let differs = |void: &VoidEntry| next.not_before(&void.member) != self.not_before(&void.member);
+        let changed = next.epoch != self.epoch || statement.entries.iter().any(differs);
         *self = next;
         Ok(changed)
     }
