@@ -13,7 +13,7 @@ postern_node::codes! {
     INVALID_ATTRIBUTE: Usage, "An attribute is NAME or NAME=VALUE.";
     RESERVED_ATTRIBUTE: Usage, "Roles and relay names are no attributes; the error names the flag.";
     ATTRIBUTE_TWICE: Usage, "One attribute was given two values.";
-    INVALID_GRANT: Usage, "`--may-grant` takes an attribute, or `relay=` and a name.";
+    INVALID_GRANT: Usage, "`--may-grant` takes an attribute, `relay=` and a name, or `role=enroller`.";
     EXPIRES_IN: Usage, "A ticket has to be good for a second at least.";
     EMPTY_STDIN: Usage, "The argument stands for a line of standard input, and there was none.";
     NEEDS_CONFIRMATION: Usage, "This deletes something, and nobody is there to be asked: say `-y`.";

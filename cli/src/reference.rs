@@ -181,11 +181,13 @@ fn cli_page() -> String {
 
 const fn meaning(class: Class) -> &'static str {
     match class {
-        Class::Failure => "It failed, or what was named does not exist. `status`: not all is well",
+        Class::Failure => {
+            "It failed, or what was named does not exist. `status`, `policy test`, `audit reconcile`: not all is well; `explain`: something else than a policy is in the way"
+        }
         Class::Usage => "The command line is wrong",
         Class::Unreachable => "Something that had to be reached cannot be",
         Class::TryLater => "It was reached, and says to come back: a limit, busy, a lock",
-        Class::Denied => "It is not permitted",
+        Class::Denied => "It is not permitted. `explain`: somebody denies it",
         Class::Configuration => "The configuration is wrong, or the home is not in the state that the command needs",
     }
 }

@@ -30,7 +30,7 @@ postern_runtime::metrics! {
     HANDSHAKES: Counter "postern_authority_handshakes_total" [RESULT], "Handshakes of whoever connects.";
     REQUESTS: Counter "postern_authority_requests_total" [REQUEST, ANSWER], "Requests that were answered. Those that were never made are left out.";
     REFUSED: Counter "postern_authority_refusals_total" [REASON], "Refusals that were told: of requests, and of connections that were not let in.";
-    EPOCH: Gauge "postern_authority_epoch" [], "The number of the newest revocation.";
+    EPOCH: Gauge "postern_authority_epoch" [], "The number of the newest revocation or change of a member.";
     AUDIT_ROWS: Gauge "postern_authority_audit_rows" [], "Rows of the audit log.";
     AUDIT_SIGNED: Gauge "postern_authority_audit_signed_rows" [], "Rows of the audit log that a signed checkpoint has. The rest is signed within 10 s.";
     KEY_EXPIRES: Gauge "postern_authority_signing_key_expiry_timestamp_seconds" [], "When the key that signs credentials expires, in Unix time. It is replaced by hand.";

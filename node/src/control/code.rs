@@ -37,7 +37,7 @@ crate::codes! {
     TICKET_OTHER_PROJECT: Denied, "The identity belongs to another project than the ticket.";
 
     // The authority.
-    NOT_A_MEMBER: Denied, "The authority knows no such member: it was deleted, or never joined.";
+    NOT_A_MEMBER: Denied, "The authority knows no such member: it was revoked or deleted, or never joined.";
     NOT_PERMITTED: Denied, "The member's role does not permit this.";
     RELAY_NAME_HELD: Denied, "Another member holds this relay name.";
     INVALID_REQUEST: Usage, "The authority cannot do what it was asked; the error says what is wrong with it.";

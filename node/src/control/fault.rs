@@ -161,7 +161,9 @@ impl Fault {
             Refusal::TicketUnknown => (code::TICKET_UNKNOWN, Some(ask)),
             Refusal::NotAMember => (
                 code::NOT_A_MEMBER,
-                Some("it was deleted, or never joined; ask for a new ticket, and join with it: postern project enroll TICKET"),
+                Some(
+                    "it was revoked or deleted, or never joined; ask for a new ticket, and join with it: postern project enroll TICKET",
+                ),
             ),
             Refusal::NotPermitted { .. } => (code::NOT_PERMITTED, Some("ask an administrator of the project")),
             Refusal::RelayNameHeld { .. } => {

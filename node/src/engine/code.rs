@@ -3,7 +3,7 @@
 crate::codes! {
     ALL;
 
-    NO_CREDENTIAL: Failure, "This node has no credential: it is not enrolled yet, its credential expired, or it was deleted.";
+    NO_CREDENTIAL: Failure, "This node has no credential: it is not enrolled yet, or its credential expired.";
     CREDENTIAL: Failure, "A credential is not good, or no longer; the reason says whose and why.";
     AUTHORITY_DOWN: Failure, "The authority is not connected. What runs goes on; nothing new is issued meanwhile.";
     NOT_A_MEMBER: Failure, "This node's identity was revoked or deleted: it is no member of the project any more. Only a new ticket admits it again.";

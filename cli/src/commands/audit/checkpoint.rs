@@ -14,6 +14,9 @@ use crate::error::CliError;
 use crate::output::{Versioned, fields};
 use crate::source::text_file;
 
+/// What to do about a file that is something else.
+const GIVE: &str = "give a file that `postern audit checkpoint` or `postern audit prove` printed";
+
 /// The authority signs every 10 s where there is something to sign, and says so when a session begins.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -44,8 +47,9 @@ impl CheckpointDocument {
 
     /// What the statement in the document says, if it is the authority's.
     pub fn verify(&self, membership: &Membership) -> Result<Verified, CliError> {
-        let signed = hex::decode(self.statement.trim())
-            .map_err(|_| CliError::new(code::AUDIT_CHECKPOINT, "the statement of the checkpoint is not hexadecimal"))?;
+        let signed = hex::decode(self.statement.trim()).map_err(|_| {
+            CliError::new(code::AUDIT_CHECKPOINT, "the statement of the checkpoint is not hexadecimal").try_this(GIVE)
+        })?;
         verify_of(membership, &signed)
     }
 }
@@ -59,8 +63,9 @@ pub fn read(context: &Context, file: &std::path::Path, membership: &Membership) 
         Proof { checkpoint: CheckpointDocument },
     }
     let text = text_file(context, file, MAX_FILE)?;
-    let (File::Checkpoint(document) | File::Proof { checkpoint: document }) = serde_json::from_str(&text)
-        .map_err(|error| CliError::new(code::AUDIT_CHECKPOINT, format!("{} holds no checkpoint", file.display())).why(error))?;
+    let (File::Checkpoint(document) | File::Proof { checkpoint: document }) = serde_json::from_str(&text).map_err(|error| {
+        CliError::new(code::AUDIT_CHECKPOINT, format!("{} holds no checkpoint", file.display())).why(error).try_this(GIVE)
+    })?;
     document.verify(membership)
 }
 

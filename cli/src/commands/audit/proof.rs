@@ -109,7 +109,8 @@ fn covering(context: &Context, session: &Session, seq: u64) -> Result<log::Verif
 
 /// Checks the proof in `file` by itself; `membership` tells who the authority is.
 pub fn check(context: &Context, file: &std::path::Path, membership: &Membership) -> Result<(), CliError> {
-    let bad = |what: String| CliError::new(code::AUDIT_PROOF, what);
+    let bad =
+        |what: String| CliError::new(code::AUDIT_PROOF, what).try_this("have it printed again: postern audit prove N > FILE");
     let text = text_file(context, file, MAX_FILE)?;
     let given: Given =
         serde_json::from_str(&text).map_err(|error| bad(format!("{} is no proof of a row", file.display())).why(error))?;

@@ -119,7 +119,8 @@ fn read(log: &mut Log, file: File, path: &Path) -> Result<(), CliError> {
         }
         log.lines += 1;
         if log.lines > MAX_LINES {
-            return Err(CliError::new(code::TOO_LONG, format!("{} has more than {MAX_LINES} lines", path.display())));
+            return Err(CliError::new(code::TOO_LONG, format!("{} has more than {MAX_LINES} lines", path.display()))
+                .try_this("compare a part of it: only the lines of the days in question"));
         }
         match serde_json::from_slice::<Entry>(&line) {
             Ok(Entry::Stream(stream)) => log.take(*stream),

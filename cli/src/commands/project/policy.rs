@@ -135,7 +135,8 @@ fn document(row: ProjectPolicyRow) -> Versioned<Document> {
 fn kind(text: &str) -> Result<String, CliError> {
     match text {
         "tcp-inlet" | "tcp-outlet" => Ok(text.to_owned()),
-        _ => Err(CliError::new(code::USAGE, format!("--resource-type: `{text}` is not tcp-inlet or tcp-outlet"))),
+        _ => Err(CliError::new(code::USAGE, format!("--resource-type: `{text}` is not tcp-inlet or tcp-outlet"))
+            .try_this("relay names are granted by tickets: postern project ticket --relay NAME")),
     }
 }
 
