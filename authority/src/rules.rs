@@ -293,14 +293,19 @@ pub fn scope(caller: &Member) -> Result<Scope, Refusal> {
     }
 }
 
-/// Whether `caller`, who may administer `target`, may give it these attributes. What it has already, nobody needs leave for.
+/// Whether `caller`, who may administer `target`, may give it these attributes and take others away: a policy may ask for either. What it
+/// has already and keeps, nobody needs leave for.
 ///
 /// # Errors
 /// [`Refusal::NotPermitted`], [`Refusal::Invalid`].
 pub fn may_update(caller: &Member, target: &Member, attributes: &Attributes) -> Result<(), Refusal> {
     no_relay_server(target)?;
+    let gone = target.attributes.iter().filter(|(key, _)| !attributes.contains_key(*key));
     let request = TicketRequest {
-        attributes: attributes.iter().filter(|(key, value)| target.attributes.get(*key) != Some(value)).map(owned).collect(),
+        attributes: gone
+            .chain(attributes.iter().filter(|(key, value)| target.attributes.get(*key) != Some(value)))
+            .map(owned)
+            .collect(),
         relays: Vec::new(),
         role: Role::Member,
         expires_in: 1,

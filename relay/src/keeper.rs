@@ -80,7 +80,11 @@ impl Keeper {
         let trust = self.trust();
         let voiding: Voiding = statement::verify(trust.membership.history(), trust.membership.project(), &signed)?;
         let mut voided = (*trust.voided).clone();
-        let changed = voided.apply(&voiding)?;
+        let changed = match voided.apply(&voiding) {
+            // Said again in parts, of which only the last is new: nodes may lack what the others say.
+            Err(VoidedError::Rollback { .. }) => false,
+            applied => applied?,
+        };
         voided.forget_expired(voiding.time);
         let mut passed_on = trust.statements.voidings.clone();
         let one = PassedOn { since: voiding.since, epoch: voiding.epoch, signed: signed.into() };

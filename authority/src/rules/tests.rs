@@ -267,3 +267,17 @@ fn attributes_of_a_ticket_fit_a_credential() {
     };
     assert!(issue(&key, &claims).is_ok());
 }
+
+/// What a policy of the project asks to be absent is as much worth as what it asks to be there.
+#[test]
+fn an_enroller_takes_away_only_what_it_may_give() {
+    let some = enroller(&[attribute("team", None)]);
+    let target = Member { attributes: attributes(&[("quarantined", "true"), ("team", "x")]), ..member(2, Role::Member) };
+    let may = |caller: &Member, after: &[(&str, &str)]| may_update(caller, &target, &attributes(after)).is_ok();
+    assert!(may(&some, &[("quarantined", "true"), ("team", "y")]));
+    assert!(may(&some, &[("quarantined", "true")]));
+    assert!(!may(&some, &[("team", "x")]), "taken away");
+    assert!(!may(&some, &[("quarantined", "false"), ("team", "x")]), "changed");
+    assert!(may(&enroller(&[]), &[]));
+    assert!(may(&member(0xad, Role::Administrator), &[]));
+}

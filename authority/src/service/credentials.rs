@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use postern_proto::authority::{Answer, Refusal};
+use postern_proto::authority::{Answer, Refusal, Role};
 use postern_proto::credential::{self, Audience, Claims};
 use postern_proto::id::CredentialId;
 use postern_proto::name::RelayName;
@@ -72,7 +72,13 @@ impl Service {
         Ok(Answer::Done)
     }
 
-    /// Whether a plain member may make the database write now; then it counts.
+    /// Whether a member may change something now that others see; then it counts. Administrators may always: one that is no friend can
+    /// do worse than write much.
+    pub(super) fn may_change(&self, member: &Member) -> Result<(), Refusal> {
+        if member.role == Role::Administrator { Ok(()) } else { self.may_write(member) }
+    }
+
+    /// Whether a member may make the database write now; then it counts.
     fn may_write(&self, member: &Member) -> Result<(), Refusal> {
         let mut writes = self.0.writes.lock().unwrap_or_else(PoisonError::into_inner);
         if writes.take(member.identifier, Instant::now()) { Ok(()) } else { Err(Refusal::Busy { after: 2 }) }

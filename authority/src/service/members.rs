@@ -55,8 +55,11 @@ impl Service {
                 write.audit(&Entry::ok(now, Some(caller.identifier), action, removed).because(reason)).await?;
                 write.commit().await?;
             }
+            // Said again, in case it was not told when it was decided.
+            self.republish().await?;
             return Ok(Answer::Voided { epoch: gone.epoch });
         };
+        self.may_change(&caller)?;
         if target.role == Role::Administrator && stored::count_administrators(&mut write).await? == 1 {
             let reason = "it is the project's only administrator; admit another one first".to_owned();
             return Err(Refusal::NotPermitted { reason }.into());
@@ -70,9 +73,9 @@ impl Service {
         write.audit(&Entry::ok(now, Some(caller.identifier), action, removed).because(reason).before(held)).await?;
         write.commit().await?;
         self.0.enforcement.begin(epoch);
-        self.republish().await?;
         // Nobody listens where there is no session.
         let _ = self.0.removed.send(removed);
+        self.republish().await?;
         tracing::info!(member = %removed, by = %caller.identifier, epoch, "a member was revoked");
         Ok(Answer::Voided { epoch })
     }
@@ -95,8 +98,11 @@ impl Service {
         rules::may_update(&by, &target, attributes)?;
         self.check_credential(caller, attributes)?;
         if target.attributes == *attributes {
+            drop(write);
+            self.republish().await?;
             return Ok(Answer::Voided { epoch: self.0.published.borrow().info().epoch });
         }
+        self.may_change(&by)?;
         // Above every credential that it can have, also of a change in the same second.
         let voided = project::voided_before(&mut write, changed).await?.unwrap_or(target.added_at);
         let not_before = voided.max(now).plus(Duration::from_secs(1));
@@ -215,6 +221,7 @@ impl Service {
             return Err(Refusal::Invalid { reason: "port 0 cannot be dialled".to_owned() }.into());
         }
         if write.set_relay(relay.identifier, caller.static_key, address).await? {
+            self.may_change(&relay)?;
             write.set_role(relay.identifier, &Role::RelayServer { address: address.clone() }).await?;
             write.raise_sequence(now).await?;
             write.audit(&Entry::ok(now, Some(relay.identifier), Action::AdvertiseRelay, address)).await?;

@@ -187,10 +187,12 @@ impl Service {
             let redeemed = enrol::redeem(&self.0.store, newcomer, ticket, secret, self.now()).await?;
             if let Redeemed::Joined(member) = &redeemed {
                 tracing::info!(member = %member.identifier, name = %member.name, %ticket, "a member joined");
-                // One that was revoked is admitted again: everybody is told, or its new credentials would be void.
-                if self.has_voided().await? || matches!(member.role, Role::RelayServer { .. }) {
-                    self.republish().await?;
-                }
+            }
+            // One that was revoked is admitted again: everybody is told, or its new credentials would be void. It asks again where that
+            // failed.
+            let relay = matches!(&redeemed, Redeemed::Joined(member) if matches!(member.role, Role::RelayServer { .. }));
+            if relay || self.has_voided().await? {
+                self.republish().await?;
             }
             Ok(redeemed)
         };

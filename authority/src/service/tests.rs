@@ -254,13 +254,15 @@ async fn the_names_of_one_member_are_bounded() {
 #[tokio::test]
 async fn a_member_that_writes_without_end_waits() {
     let f = Fixture::new().await;
-    let (busy, other) = (f.enrol("busy", request()).await, f.enrol("other", request()).await);
+    let (busy, other) = (f.enrol("busy", enroller()).await, f.enrol("other", request()).await);
     let mut given = 0;
     while credentials(&f, &busy, &[]).await.is_ok() {
         given += 1;
         assert!(given < 1_000);
     }
     assert!(matches!(credentials(&f, &busy, &[]).await, Err(Refusal::Busy { .. })));
+    assert!(matches!(f.issue(&busy, request()).await, Err(Refusal::Busy { .. })), "tickets are writes too");
+    assert!(f.issue(&f.administrator, request()).await.is_ok());
     assert!(credentials(&f, &other, &[]).await.is_ok());
 }
 

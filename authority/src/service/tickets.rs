@@ -33,6 +33,7 @@ impl Service {
             let reason = format!("{MAX_OPEN_TICKETS} tickets of this enroller are open: revoke some, or let them expire");
             return Err(Refusal::NotPermitted { reason }.into());
         }
+        self.may_change(&issuer)?;
         let kept = project::load(&mut write).await?.ok_or_else(no_project)?;
         let ticket = Ticket {
             project: kept.id,
@@ -102,6 +103,7 @@ impl Service {
             return Err(Refusal::NotFound { what: format!("ticket {ticket}") }.into());
         };
         if write.revoke_ticket(ticket).await? {
+            self.may_change(&caller)?;
             let before = format!("valid for {} of {} uses", row.max_uses - row.uses, row.max_uses);
             let entry = Entry::ok(self.now(), Some(caller.identifier), Action::RevokeTicket, ticket);
             write.audit(&entry.before(before).after("revoked")).await?;

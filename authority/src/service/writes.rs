@@ -1,5 +1,5 @@
-//! How often one member may make the database write without anybody's leave: for credentials, and for relay names that it claims and
-//! releases. Each is a transaction that others wait for, and rows that stay.
+//! How often one member may make the database write: for credentials, for relay names that it claims and releases, and, where it is no
+//! administrator, for tickets, members and addresses. Each is a transaction that others wait for, and rows that stay.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -10,6 +10,11 @@ use postern_proto::time::{CLOCK_TOLERANCE, Timestamp};
 use super::codec::{Columns, json, time};
 use super::{Connection, StoreError, Write};
 
+/// So many revocations are told to every newcomer for ever, against an authority that is set back to a time before them; of more, the
+/// oldest are forgotten of which no credential can be alive. Half of what members remember ([`postern_proto::credential::MAX_VOIDED`]):
+/// they must have room for all that they are told.
+pub const MAX_KEPT: i64 = 32_768;
+
 /// The project as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Project {
@@ -160,13 +165,20 @@ impl Write {
     }
 
     /// Voids the credentials of an identity from before a moment, in a new epoch, which it returns. Takes the place of what was said
-    /// of it before. With `kept` it is never forgotten; everything else is once those credentials have expired by themselves.
+    /// of it before. Forgotten once those credentials have expired by themselves; with `kept` only where [`MAX_KEPT`] newer ones are too.
     ///
     /// # Errors
     /// What SQLite reports.
     pub async fn void(&mut self, void: VoidEntry, kept: bool, now: Timestamp) -> Result<u64, StoreError> {
         let forget = now.minus(MAX_LIFETIME + 2 * CLOCK_TOLERANCE);
         sqlx::query("DELETE FROM voided WHERE voided_at < ? AND kept = 0").bind(time(forget)).execute(self.connection()).await?;
+        sqlx::query(
+            "DELETE FROM voided WHERE voided_at < ?1 AND epoch <= (SELECT epoch FROM voided WHERE kept = 1 ORDER BY epoch DESC LIMIT 1 OFFSET ?2)",
+        )
+        .bind(time(forget))
+        .bind(MAX_KEPT)
+        .execute(self.connection())
+        .await?;
         self.raise_epoch(now).await?;
         sqlx::query(
             "INSERT INTO voided (member, not_before, voided_at, kept, epoch) VALUES (?1, ?2, ?3, ?4, (SELECT epoch FROM project))

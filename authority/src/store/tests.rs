@@ -1,6 +1,6 @@
 use std::fs;
 
-use postern_proto::authority::TicketRequest;
+use postern_proto::authority::{TicketRequest, VoidEntry};
 use postern_proto::id::TicketId;
 use sqlx::Executor;
 use tempfile::TempDir;
@@ -206,4 +206,33 @@ async fn a_back_up_is_a_database() {
     assert!(matches!(first.back_up(&copy).await, Err(StoreError::File { .. })), "never over a file");
     let second = Store::open(&copy).await.unwrap();
     assert!(members::find(&mut second.read().await.unwrap(), ADMINISTRATOR).await.unwrap().is_some());
+}
+
+/// Who was revoked long ago makes room, or newcomers could not take in what they are told.
+#[tokio::test]
+async fn the_oldest_revocations_make_room_and_none_that_a_live_credential_needs() {
+    let home = TempDir::new().unwrap();
+    let store = store(home.path()).await;
+    let mut write = store.write().await.unwrap();
+    let revoked = project::MAX_KEPT + 10;
+    sqlx::query(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+         INSERT INTO voided (member, not_before, voided_at, kept, epoch)
+         SELECT CAST(printf('%032d', i) AS BLOB), ?2, ?3, 1, i FROM n",
+    )
+    .bind(revoked)
+    .bind(codec::time(VoidEntry::FOR_EVER))
+    .bind(codec::time(NOW))
+    .execute(write.connection())
+    .await
+    .unwrap();
+    let mut void = async |who, at| {
+        write.void(VoidEntry { member: newcomer(who).identifier, not_before: VoidEntry::FOR_EVER }, true, at).await.unwrap();
+        project::voided(&mut write).await.unwrap()
+    };
+    assert_eq!(void(1, NOW).await.len() as i64, revoked + 1, "credentials of all may live");
+    let later = NOW.plus(postern_proto::credential::MAX_LIFETIME * 2);
+    let left = void(2, later).await;
+    assert_eq!(left.len() as i64, project::MAX_KEPT + 1);
+    assert!(left.iter().any(|void| void.entry.member == newcomer(1).identifier), "the newest stay");
 }

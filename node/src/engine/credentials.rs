@@ -124,8 +124,10 @@ fn issue_for_home(shared: &Shared, seed: &SecretBytes<32>) -> Result<(), Box<dyn
 
 async fn in_project(shared: &Arc<Shared>, membership: Membership) {
     use_membership(shared, &membership);
-    load_guardrails(shared, &membership);
-    load_stored(shared);
+    // Without the policies of the project nothing runs: the authority gives them before it gives credentials.
+    if load_guardrails(shared, &membership) {
+        load_stored(shared);
+    }
     if shared.trust.freshness().is_none() {
         revocation::load_heard(shared);
     }
@@ -221,6 +223,8 @@ async fn session(
     let mut renew_at = renewal.due(shared);
     loop {
         tokio::select! {
+            // What was voided comes before everything that it may concern.
+            biased;
             ended = client.ended() => return ended,
             push = pushed.recv() => match push {
                 Some(Answer::AuditCheckpoint { statement, since, proof }) => {
@@ -340,14 +344,24 @@ fn take_guardrails(shared: &Arc<Shared>, membership: &Membership, signed: &[u8])
     }
 }
 
-/// The policies of the project as this node last saw them: a restart forgets none, and goes back behind none.
-fn load_guardrails(shared: &Arc<Shared>, membership: &Membership) {
-    match shared.node_home.dir().read(layout::node::GUARDRAILS, MAX_GUARDRAILS) {
-        Ok(Some(signed)) => {
-            take_guardrails(shared, membership, &signed);
+/// The policies of the project as this node last saw them: a restart forgets none, and goes back behind none. Whether they are there.
+fn load_guardrails(shared: &Arc<Shared>, membership: &Membership) -> bool {
+    let signed = match shared.node_home.dir().read(layout::node::GUARDRAILS, MAX_GUARDRAILS) {
+        Ok(Some(signed)) => signed,
+        // A node that was never connected has none, and no credentials either.
+        Ok(None) => return false,
+        Err(error) => {
+            warn!(%error, "the stored policies of the project were not read; this node waits for its authority");
+            return false;
         }
-        Ok(None) => {}
-        Err(error) => warn!(%error, "the stored policies of the project were not read"),
+    };
+    // The authority's key may have changed since.
+    match statement::verify_past::<Guardrails>(membership.history(), membership.project(), &signed) {
+        Ok(guardrails) => shared.policies.set_guardrails(&guardrails),
+        Err(error) => {
+            warn!(%error, "the stored policies of the project are damaged; this node waits for its authority");
+            false
+        }
     }
 }
 

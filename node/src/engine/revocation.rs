@@ -118,6 +118,10 @@ pub fn take_heartbeat(shared: &Arc<Shared>, signed: &[u8], road: Road) {
         Road::Authority => shared.trust.clock().synchronise(heartbeat.time),
         Road::Relay => shared.trust.clock().at_least(heartbeat.time),
     }
+    if heartbeat.epoch > known {
+        // What was voided since then is not known here, and whoever brought this may be keeping it back: it vouches for nothing.
+        return;
+    }
     shared.trust.heard(heartbeat.time);
     let interval = (shared.max_staleness.get() / WRITES).max(LEAST_WRITE);
     if state.written.is_none_or(|written| heartbeat.time.since(written) >= interval) {

@@ -112,7 +112,7 @@ pub async fn take(
     Ok(())
 }
 
-/// Asks for the proof that the log only grew; none where the authority is too busy to give it. One that gives none otherwise has none.
+/// Asks for the proof that the log only grew; none where the authority cannot give it now. One that gives none otherwise has none.
 async fn ask(
     client: &AuthorityClient,
     known: &AuditCheckpoint,
@@ -121,7 +121,7 @@ async fn ask(
     match client.call(Request::AuditConsistency { from: known.size, to: new.size }).await {
         Ok(Answer::AuditProof { hashes }) => Ok(Some(hashes)),
         Ok(_) => Ok(Some(Vec::new())),
-        Err(AuthorityError::Refused(Refusal::Busy { .. })) => Ok(None),
+        Err(AuthorityError::Refused(Refusal::Busy { .. } | Refusal::Internal)) => Ok(None),
         Err(AuthorityError::Refused(refusal)) => {
             debug!(%refusal, "the authority gives no proof that its audit log only grew");
             Ok(Some(Vec::new()))
