@@ -4,7 +4,6 @@
 
 mod act;
 mod authority;
-mod bucket;
 mod clock;
 pub mod enrol;
 mod failpoint;

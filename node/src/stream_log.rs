@@ -7,11 +7,12 @@
 mod line;
 mod writer;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use postern_proto::id::{ChannelId, Identifier, RefusalId};
+use postern_runtime::bucket::Buckets;
 use postern_runtime::clock::Clock;
 use tokio::sync::mpsc;
 
@@ -21,11 +22,21 @@ pub use self::writer::{FILES, Writer};
 /// Lines that wait to be written: what a busy node ends in a tenth of a second. A waiting line has about 400 bytes.
 const QUEUE: usize = 8_192;
 
+/// Refusals of one peer that are written at once, and then one more in this time; others are counted. A peer that may use nothing must not
+/// push out of the files what others did.
+const REFUSALS: u32 = 1_000;
+const REFUSAL_EVERY: Duration = Duration::from_secs(1);
+
+/// Peers whose refusals are counted apart.
+const MAX_PEERS: usize = 4_096;
+
 /// Where a node's streams are written down. Clones are the same log.
 #[derive(Debug, Clone)]
 pub struct StreamLog {
     lines: mpsc::Sender<StreamLine>,
     lost: Arc<AtomicU64>,
+    /// How many refusals of each peer are still written one by one.
+    refusals: Arc<Mutex<Buckets<Option<Identifier>>>>,
     clock: Arc<Clock>,
 }
 
@@ -44,7 +55,8 @@ impl StreamLog {
     pub fn new(clock: Arc<Clock>) -> (Self, Writer) {
         let (lines, queue) = mpsc::channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
-        let log = Self { lines, lost: Arc::clone(&lost), clock: Arc::clone(&clock) };
+        let refusals = Buckets::new(REFUSALS, REFUSAL_EVERY, MAX_PEERS, Instant::now());
+        let log = Self { lines, lost: Arc::clone(&lost), refusals: Arc::new(Mutex::new(refusals)), clock: Arc::clone(&clock) };
         (log, Writer::new(queue, lost, clock))
     }
 
@@ -57,8 +69,11 @@ impl StreamLog {
     }
 
     fn put(&self, line: StreamLine) {
+        let wanted = line.decision == Decision::Allowed || {
+            self.refusals.lock().unwrap_or_else(PoisonError::into_inner).take(line.peer(), Instant::now())
+        };
         // Full, or closed because the node is at its end.
-        if self.lines.try_send(line).is_err() {
+        if !wanted || self.lines.try_send(line).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -80,16 +80,17 @@ impl Keeper {
         let trust = self.trust();
         let voiding: Voiding = statement::verify(trust.membership.history(), trust.membership.project(), &signed)?;
         let mut voided = (*trust.voided).clone();
-        let changed = match voided.apply(&voiding) {
-            // Said again in parts, of which only the last is new: nodes may lack what the others say.
-            Err(VoidedError::Rollback { .. }) => false,
-            applied => applied?,
-        };
+        let applied = voided.apply(&voiding);
         voided.forget_expired(voiding.time);
         let mut passed_on = trust.statements.voidings.clone();
         let one = PassedOn { since: voiding.since, epoch: voiding.epoch, signed: signed.into() };
         // Said again in other words, it need not be passed on again.
         let news = !passed_on.iter().any(|known| known.covers(&one));
+        let changed = match applied {
+            // Said again in parts, of which only the last is new: nodes may lack what the others say.
+            Err(VoidedError::Rollback { .. }) if news => false,
+            applied => applied?,
+        };
         if !changed && !news {
             return Ok(());
         }

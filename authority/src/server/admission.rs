@@ -1,11 +1,11 @@
 //! From a finished handshake to a member: what message 3 said is verified against the static key that the handshake proved.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use postern_proto::authority::{Enrolment, Hello, Refusal, Role};
 use postern_proto::id::StaticPublic;
 use postern_proto::identity::History;
-use tokio::time::Instant;
 
 use super::Server;
 use super::registry::Registered;

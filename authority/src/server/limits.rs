@@ -1,13 +1,10 @@
 //! How often a ticket may be tried in vain.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use postern_runtime::bucket::{Bucket, Buckets};
 use postern_runtime::net::Source;
-use tokio::time::Instant;
-
-use crate::bucket::Bucket;
 
 /// Failed redemptions of one neighbourhood: a few mistakes at once, then one in this time.
 const SOURCE_BURST: u32 = 10;
@@ -24,18 +21,21 @@ const MAX_SOURCES: usize = 16_384;
 #[derive(Debug)]
 pub struct Failures {
     global: Bucket,
-    sources: HashMap<Source, Bucket>,
+    sources: Buckets<Source>,
 }
 
 impl Failures {
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { global: Bucket::new(GLOBAL_BURST, GLOBAL_EVERY, now), sources: HashMap::new() }
+        Self {
+            global: Bucket::new(GLOBAL_BURST, GLOBAL_EVERY, now),
+            sources: Buckets::new(SOURCE_BURST, SOURCE_EVERY, MAX_SOURCES, now),
+        }
     }
 
     /// How long `address` has to wait before it may try a ticket; none where it may now.
     pub fn must_wait(&mut self, address: IpAddr, now: Instant) -> Option<Duration> {
-        if self.sources.get_mut(&Source::of(address)).is_some_and(|bucket| bucket.is_empty(now)) {
+        if self.sources.is_empty(&Source::of(address), now) {
             return Some(SOURCE_EVERY);
         }
         // In whole seconds it is said to the peer, so not less than one.
@@ -45,14 +45,7 @@ impl Failures {
     /// Counts a failure of `address`.
     pub fn count(&mut self, address: IpAddr, now: Instant) {
         self.global.take(now);
-        let source = Source::of(address);
-        if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
-            self.sources.retain(|_, bucket| !bucket.is_full(now));
-            if self.sources.len() >= MAX_SOURCES {
-                return;
-            }
-        }
-        self.sources.entry(source).or_insert_with(|| Bucket::new(SOURCE_BURST, SOURCE_EVERY, now)).take(now);
+        self.sources.take(Source::of(address), now);
     }
 }
 
@@ -93,17 +86,5 @@ mod tests {
         }
         assert!(failures.must_wait(ip(1_000_000), start).is_some());
         assert_eq!(failures.must_wait(ip(1_000_000), start + GLOBAL_EVERY), None);
-    }
-
-    #[test]
-    fn the_table_is_bounded() {
-        let start = Instant::now();
-        let mut failures = Failures::new(start);
-        for number in 0..40_000 {
-            failures.count(ip(number), start);
-        }
-        assert_eq!(failures.sources.len(), MAX_SOURCES);
-        failures.count(ip(50_000), start + SOURCE_EVERY);
-        assert_eq!(failures.sources.len(), 1, "those that are full again are forgotten");
     }
 }

@@ -50,7 +50,7 @@ impl Server {
         Self(Arc::new(Shared {
             service,
             half_open: HalfOpen::new(MAX_HALF_OPEN, MAX_HALF_OPEN_PER_SOURCE),
-            failures: Mutex::new(Failures::new(Instant::now())),
+            failures: Mutex::new(Failures::new(Instant::now().into_std())),
             sessions: Registry::default(),
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use postern_proto::authority::{Answer, Call, Refusal, Reply, Request};
 use postern_proto::id::Identifier;
+use postern_runtime::bucket::Bucket;
 use postern_runtime::session::{Session, SessionError, SessionSender};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
@@ -12,7 +13,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Server;
 use super::admission::Admitted;
-use crate::bucket::Bucket;
 use crate::service::{Published, Service, SignedCheckpoint, describe};
 
 /// How often every session is told the time and the epoch.
@@ -138,7 +138,7 @@ impl Server {
         feed: &mut Feed,
     ) -> Result<std::convert::Infallible, End> {
         let Session { sender, receiver, .. } = session;
-        let mut requests = Bucket::new(REQUEST_BURST, REQUEST_EVERY, Instant::now());
+        let mut requests = Bucket::new(REQUEST_BURST, REQUEST_EVERY, Instant::now().into_std());
         // The first tick is at once: a member learns the time and the epoch before anything else is judged by them.
         let mut heartbeat = tokio::time::interval(HEARTBEAT_EVERY);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -189,7 +189,7 @@ impl Server {
                         let enter = || self.0.service.enforcement().enter(caller.static_key, *relay_server);
                         presence.get_or_insert_with(enter);
                     }
-                    let answer = if requests.take(Instant::now()) {
+                    let answer = if requests.take(Instant::now().into_std()) {
                         self.0.service.answer(caller, request).await
                     } else {
                         Answer::Refused(Refusal::Busy { after: 1 })

@@ -1,12 +1,12 @@
 //! Credentials and the relay names that they may carry.
 
 use std::sync::PoisonError;
+use std::time::Instant;
 
 use postern_proto::authority::{Answer, Refusal, Role};
 use postern_proto::credential::{self, Audience, Claims};
 use postern_proto::id::CredentialId;
 use postern_proto::name::RelayName;
-use tokio::time::Instant;
 
 use super::{BACKDATE, Caller, Service, member};
 use crate::ActError;

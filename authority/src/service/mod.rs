@@ -104,7 +104,7 @@ impl Service {
             removed: broadcast::Sender::new(REMOVALS),
             enforcement: Enforcement::default(),
             bursts: Mutex::default(),
-            writes: Mutex::default(),
+            writes: Mutex::new(writes::writes()),
         })))
     }
 

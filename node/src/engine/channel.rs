@@ -17,6 +17,7 @@ use postern_proto::path::{
 use postern_proto::record::{self, HEADER_LEN, Header, Kind, MAX_BODY, OVERHEAD, PREFIX_LEN, ResetCode};
 use postern_proto::replay::{NotOnce, OnceWindow};
 use postern_proto::stream::{Attachment, ControlKeys, Outbox, Received, Side, Stream, StreamError, StreamKeys};
+use postern_runtime::bucket::Bucket;
 use postern_runtime::session::preferred_choice;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -53,6 +54,11 @@ const MAX_ENDED: usize = 4096;
 /// Messages of a control stream that make work (credentials, and requests for ours) at once, and one more a second after. A peer
 /// renews hourly.
 const COSTLY_MESSAGES: u32 = 8;
+
+/// Refusals that a peer may tell of at once, and then one more in this time: as many as somebody looks at. What is told beyond is not heard;
+/// each costs a look through those that are kept.
+const TOLD_REFUSALS: u32 = 256;
+const TOLD_EVERY: Duration = Duration::from_millis(50);
 
 /// How long a small write on a control stream may take; paths are always read, so only a dead one is slower.
 const WRITE_DEADLINE: Duration = Duration::from_secs(15);
@@ -624,6 +630,7 @@ impl Control {
     ) -> Result<(), ChannelError> {
         let mut used = Instant::now();
         let mut costly = COSTLY_MESSAGES;
+        let mut told = Bucket::new(TOLD_REFUSALS, TOLD_EVERY, used.into_std());
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         loop {
             self.show(trust).await?;
@@ -676,6 +683,7 @@ impl Control {
                         self.shown = None;
                     }
                     ChannelMessage::Reset { stream, code } => channel.reset_by_peer(stream, code),
+                    ChannelMessage::Refused { .. } if !told.take(Instant::now().into_std()) => {}
                     ChannelMessage::Refused { id, stream, reason } => {
                         let reason = record::bounded_reason(&reason.unwrap_or_default());
                         event(ControlEvent::Refused { id, stream, reason });

@@ -122,7 +122,9 @@ impl Cause {
         }
     }
 
-    fn of(end: &End) -> Self {
+    /// How a stream ended.
+    #[must_use]
+    pub fn of(end: &End) -> Self {
         match end {
             End::Clean => Self::Clean,
             End::Rejected(_) | End::NotOpened(_) | End::Protocol(StreamError::UnexpectedKind(FrameKind::NoChannel)) => {

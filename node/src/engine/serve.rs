@@ -21,7 +21,7 @@ use super::code;
 use super::failure::{Failure, reject_of_dial};
 use super::link::{Link, LinkError};
 use super::live::{Event, LiveGuard, Through};
-use super::metrics::Counted;
+use super::metrics::{Cause, Counted};
 use super::policy::{Denial, Resource};
 use super::pump::{self, End, Outcome, Pump, reset_application};
 use super::refusals::{By, Refusal};
@@ -210,7 +210,13 @@ async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> O
                         let reason = "it was no longer allowed when its target was reached";
                         break Err(Refused::new(code::DENIED, RejectCode::NotAvailable, reason));
                     }
-                    Event::Reset(_) => return None,
+                    Event::Reset(reset) => {
+                        if !open.probe {
+                            let cause = Cause::of(&End::ResetByPeer(reset));
+                            written(shared, &channel, id, &open).ended(cause.as_str(), (0, 0));
+                        }
+                        return None;
+                    }
                     Event::Path(path, Some(attachment)) => {
                         if let Ok(path) = path.adopted()
                             && stream.attach(attachment).is_ok()

@@ -118,3 +118,23 @@ async fn a_disk_that_takes_nothing_is_survived() {
     write_all(log, writer, &dir).await;
     assert_eq!(seen.lost(), 1);
 }
+
+#[tokio::test]
+async fn who_is_refused_without_end_pushes_nothing_out() {
+    let (_home, dir) = dir();
+    let (log, writer) = StreamLog::new(Arc::new(Clock::new()));
+    for number in 0..2 * u64::from(REFUSALS) {
+        let mut stream = log.open(Side::Outlet, "db", "db", own());
+        stream.with(ChannelId::from_bytes([3; 16]), number, peer());
+        stream.refused("DENIED", None);
+        stream.ended("refused", (0, 0));
+    }
+    carried(&log, 1);
+    // A second may have passed meanwhile.
+    let counted = log.lost();
+    assert!((u64::from(REFUSALS) - 100..=u64::from(REFUSALS)).contains(&counted), "{counted}");
+    write_all(log, writer, &dir).await;
+    let entries = entries(&dir, FILES[0]);
+    assert!(matches!(entries[0], Entry::Lost(Lost { lost, .. }) if lost == counted), "{:?}", entries[0]);
+    assert!(matches!(entries.last(), Some(Entry::Stream(line)) if line.decision == Decision::Allowed));
+}

@@ -3,6 +3,7 @@
 
 pub mod authority;
 pub mod backoff;
+pub mod bucket;
 pub mod clock;
 pub mod daemon;
 pub mod enrol;

@@ -24,14 +24,14 @@ pub const ANSWERS: usize = 64;
 /// Requests of one node at once: all its registrations and watches after a reconnect, and room.
 pub const REQUEST_BURST: u32 = 512;
 
-/// Requests of one node a second, in the long run.
-pub const REQUESTS_PER_SECOND: u32 = 32;
+/// And one more of one node each time, in the long run: 32 a second.
+pub const REQUEST_EVERY: Duration = Duration::from_micros(31_250);
 
 /// Joins of one node at once: a program that opens some thousand connections at a stroke is served.
 pub const JOIN_BURST: u32 = 4096;
 
-/// Joins of one node a second, in the long run. Short connections reuse joined paths, so this bounds new concurrency.
-pub const JOINS_PER_SECOND: u32 = 2048;
+/// And one more of one node each time, in the long run: 2,048 a second. Short connections reuse joined paths, so this bounds new concurrency.
+pub const JOIN_EVERY: Duration = Duration::from_nanos(488_281);
 
 /// Links that one node parks.
 pub const PARKED: usize = 256;

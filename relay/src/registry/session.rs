@@ -11,6 +11,7 @@ use postern_proto::name::RelayName;
 use postern_proto::replay::OnceWindow;
 use postern_proto::time::{CLOCK_TOLERANCE, Timestamp};
 use postern_proto::weight::Weight;
+use postern_runtime::bucket::Bucket;
 
 use super::joins::{LinkId, Waiting};
 use super::{Now, Registry, Timer, Whom, limits};
@@ -89,32 +90,6 @@ impl Watch {
     }
 }
 
-/// A token bucket.
-#[derive(Debug)]
-pub(super) struct Bucket {
-    tokens: f64,
-    filled: Instant,
-    burst: u32,
-    per_second: u32,
-}
-
-impl Bucket {
-    fn new(now: Instant, burst: u32, per_second: u32) -> Self {
-        Self { tokens: f64::from(burst), filled: now, burst, per_second }
-    }
-
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.filled = self.filled.max(now);
-        self.tokens = (self.tokens + passed * f64::from(self.per_second)).min(f64::from(self.burst));
-        let enough = self.tokens >= 1.0;
-        if enough {
-            self.tokens -= 1.0;
-        }
-        enough
-    }
-}
-
 impl<C, L> Session<C, L> {
     pub(super) fn new(now: Now, peer: Peer, link: LinkSession, control: C) -> Self {
         Self {
@@ -129,8 +104,8 @@ impl<C, L> Session<C, L> {
             more: 0,
             asked: 0,
             told: [(0, 0); 3],
-            requests: Bucket::new(now.instant, limits::REQUEST_BURST, limits::REQUESTS_PER_SECOND),
-            joins: Bucket::new(now.instant, limits::JOIN_BURST, limits::JOINS_PER_SECOND),
+            requests: Bucket::new(limits::REQUEST_BURST, limits::REQUEST_EVERY, now.instant),
+            joins: Bucket::new(limits::JOIN_BURST, limits::JOIN_EVERY, now.instant),
             parked: Vec::new(),
             waiting: VecDeque::new(),
             dialling: 0,
