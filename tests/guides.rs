@@ -223,6 +223,11 @@ fn audit() {
 }
 
 #[test]
+fn replacing_keys() {
+    type_guide("replacing-keys");
+}
+
+#[test]
 fn troubleshooting() {
     type_guide("troubleshooting");
 }
@@ -244,6 +249,7 @@ fn every_guide_is_typed_and_every_placeholder_is_explained() {
             "monitoring",
             "policies",
             "removing-a-member",
+            "replacing-keys",
             "running-the-servers",
             "troubleshooting",
             "two-companies"

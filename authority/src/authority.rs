@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use postern_proto::address::HostPort;
-use postern_proto::authority::RingKey;
+use postern_proto::authority::{KeyState, RingKey};
 use postern_proto::credential::MAX_RING_KEYS;
 use postern_proto::id::{Identifier, ProjectId};
 use postern_proto::name::ProjectName;
 use postern_proto::ticket::MAX_ADDRESSES;
-use postern_proto::time::{CLOCK_TOLERANCE, Timestamp};
+use postern_proto::time::Timestamp;
 use postern_runtime::files::Dir;
 use postern_runtime::home::authority::DATABASE;
 
@@ -19,14 +19,11 @@ use crate::clock::Clock;
 use crate::enrol::Newcomer;
 use crate::keys::{Keys, KeysError};
 use crate::server::Server;
-use crate::service::{MAX_CREDENTIAL_LIFETIME, Service, ServiceError};
+use crate::service::{MAX_CREDENTIAL_LIFETIME, SIGNING_KEY_LIFETIME, Service, ServiceError, replaced};
 use crate::store::{Action, Entry, Project, Store, StoreError, Write, members, project};
 
 /// How long a credential is valid, unless it is set.
 pub const DEFAULT_CREDENTIAL_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// How long a credential-signing key is trusted. It is replaced by hand, long before.
-const SIGNING_KEY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// A file of this name in the authority's directory says that the database was restored from a back-up: the next start calls
 /// [`Authority::recover`] and removes it.
@@ -109,10 +106,17 @@ impl Authority {
             Some(existing) => update(&mut write, &existing, &keys, &settings, now).await?,
             None => create(&mut write, &keys, &settings, now).await?,
         }
+        let restored = dir.contains(RESTORED).map_err(KeysError::from)?;
+        if let Some(project) = project::load(&mut write).await?
+            && !restored
+        {
+            // A start or an act that was interrupted left a key behind that is in no ring.
+            keys.signing.keep(&project.key_ring)?;
+        }
         write.commit().await?;
         let service = Service::start(store, keys, settings.clock, settings.credential_lifetime).await?;
         let authority = Self { server: Server::new(service.clone()), service };
-        if dir.contains(RESTORED).map_err(KeysError::from)? {
+        if restored {
             authority.recover().await?;
             tracing::warn!("the database was restored from a back-up: epoch and sequence now begin above the clock");
             // Last: a start that is interrupted before does it again, which harms nothing.
@@ -256,22 +260,23 @@ async fn update(write: &mut Write, known: &Project, keys: &Keys, settings: &Sett
     Ok(())
 }
 
-/// The key ring with the current signing key. One that it replaces stays until the last credential that it signed has expired.
+/// The key ring as it is to be when the authority starts. Where the file has no key that signs, as when it was replaced by hand, its
+/// first one signs from now on; the one before stays until the last credential that it signed has expired.
 fn key_ring(known: &[RingKey], keys: &Keys, settings: &Settings, now: Timestamp) -> Vec<RingKey> {
-    let current = keys.signing.key_id();
-    let retired = now.plus(settings.credential_lifetime).plus(CLOCK_TOLERANCE);
-    let mut ring: Vec<RingKey> = known
-        .iter()
-        .filter(|key| key.not_after > now)
-        .map(|key| RingKey {
-            not_after: if key.id == current { key.not_after } else { key.not_after.min(retired) },
-            ..key.clone()
-        })
-        .collect();
+    let Some(active) = keys.signing.active(known).or_else(|| keys.signing.first()) else { return known.to_vec() };
+    let current = active.key_id();
+    let state = |key: RingKey| match key.state {
+        _ if key.id == current => Some(key.in_state(KeyState::Active)),
+        KeyState::Active => Some(replaced(key, now, settings.credential_lifetime)),
+        // Nobody can sign with it any more.
+        KeyState::Prepared if keys.signing.get(key.id).is_none() => None,
+        KeyState::Prepared | KeyState::Replaced => Some(key),
+    };
+    let mut ring: Vec<RingKey> = known.iter().filter(|key| key.not_after > now).cloned().filter_map(state).collect();
     if !ring.iter().any(|key| key.id == current) {
         // Members take no longer ring; the oldest keys go first.
         ring.drain(..(ring.len() + 1).saturating_sub(MAX_RING_KEYS));
-        ring.push(RingKey::new(&keys.signing.public(), now, now.plus(SIGNING_KEY_LIFETIME)));
+        ring.push(RingKey::new(&active.public(), now, now.plus(SIGNING_KEY_LIFETIME)));
     }
     ring
 }

@@ -4,10 +4,11 @@
 use postern_proto::handshake::StaticKey;
 use postern_proto::identity::{Identity, IdentityError};
 use postern_proto::secret::SecretBytes;
-use postern_proto::sign::SigningKey;
 use postern_proto::time::Timestamp;
 use postern_runtime::files::{Dir, FileError, MAX_SMALL_FILE};
 use postern_runtime::home::authority::{IDENTITY, SIGNING, STATIC};
+
+use crate::signing::SigningKeys;
 
 /// The secrets of an authority. No `Debug`; each is wiped when it is dropped.
 pub struct Keys {
@@ -15,8 +16,8 @@ pub struct Keys {
     pub identity: Identity,
     /// Answers handshakes. Tickets and members pin it, so it is never replaced.
     pub static_key: StaticKey,
-    /// Signs credentials. Members know it from the key ring, so it can be replaced.
-    pub signing: SigningKey,
+    /// Sign credentials, one at a time. Members know them from the key ring, so they can be replaced.
+    pub signing: SigningKeys,
 }
 
 /// Why there are no keys.
@@ -49,7 +50,7 @@ impl Keys {
         Ok(Self {
             identity: Identity::from_secret_bytes(&identity)?,
             static_key: StaticKey::from_secret(&secret(dir, STATIC)?),
-            signing: SigningKey::from_seed(&secret(dir, SIGNING)?),
+            signing: SigningKeys::open(dir)?,
         })
     }
 }

@@ -11,6 +11,7 @@ pub mod keys;
 pub mod rules;
 pub mod server;
 pub mod service;
+mod signing;
 pub mod store;
 #[cfg(test)]
 mod testing;

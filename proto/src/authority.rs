@@ -201,6 +201,20 @@ pub enum Request {
         #[n(1)]
         size: u64,
     },
+    /// Makes the key that is to sign credentials next, and tells everybody of it. Done before, it changes nothing.
+    #[n(50)]
+    PrepareKey,
+    /// The prepared key signs from now on.
+    #[n(51)]
+    ActivateKey,
+    /// The replaced key ends: what it signed is refused everywhere.
+    #[n(52)]
+    #[cbor(map)]
+    RetireKey {
+        /// Though nodes have nothing else yet.
+        #[n(0)]
+        force: bool,
+    },
 }
 
 /// What the authority says: answers, and under number 0 what it pushes.
@@ -331,6 +345,13 @@ pub enum Answer {
         /// That the log of `since` rows is the beginning of this one.
         #[n(2)]
         proof: Vec<TreeHash>,
+    },
+    /// The keys that sign credentials, as they are now.
+    #[n(50)]
+    #[cbor(map)]
+    SigningKeys {
+        #[n(0)]
+        keys: Vec<RingKey>,
     },
 }
 
@@ -562,6 +583,36 @@ pub struct RingKey {
     pub not_before: Timestamp,
     #[n(3)]
     pub not_after: Timestamp,
+    #[n(4)]
+    pub state: KeyState,
+}
+
+/// What a key of the ring is for. Whoever verifies takes a credential by any of them: who issues goes from one to the next while
+/// others have not heard of it yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cbor(index_only)]
+pub enum KeyState {
+    /// It is told to everybody, and signs nothing yet.
+    #[n(0)]
+    Prepared,
+    /// It signs. A ring has one such key.
+    #[n(1)]
+    Active,
+    /// It signs nothing any more; what it signed is good until it is retired, which takes it out of the ring.
+    #[n(2)]
+    Replaced,
+}
+
+impl KeyState {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Prepared => "prepared",
+            Self::Active => "active",
+            Self::Replaced => "replaced",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -747,11 +798,21 @@ pub enum Refusal {
     #[n(10)]
     #[error("the authority failed to do it; its log says why")]
     Internal,
+    /// Nodes that have credentials by the key, and none by another.
+    #[n(11)]
+    #[error("nodes that have only credentials by the key {key}: {nodes}")]
+    #[cbor(map)]
+    KeyInUse {
+        #[n(0)]
+        key: KeyId,
+        #[n(1)]
+        nodes: u64,
+    },
 }
 
 impl Refusal {
     /// The names of all refusals, in the order of their numbers.
-    pub const NAMES: [&str; 11] = [
+    pub const NAMES: [&str; 12] = [
         "ticket-expired",
         "ticket-revoked",
         "ticket-used-up",
@@ -763,10 +824,11 @@ impl Refusal {
         "busy",
         "relay-name-held",
         "internal",
+        "key-in-use",
     ];
 
     /// What each means, in the same order.
-    pub const MEANINGS: [&str; 11] = [
+    pub const MEANINGS: [&str; 12] = [
         "The ticket has expired",
         "The ticket was revoked",
         "The ticket is used up",
@@ -778,6 +840,7 @@ impl Refusal {
         "A limit of the authority is reached, or its database is busy; try again later",
         "The relay name is held by another member",
         "The authority failed to do it; its log says why",
+        "Nodes have no credentials by another key than the one that is to be retired",
     ];
 
     /// A stable name, for what is counted.
@@ -795,6 +858,7 @@ impl Refusal {
             Self::Busy { .. } => 8,
             Self::RelayNameHeld { .. } => 9,
             Self::Internal => 10,
+            Self::KeyInUse { .. } => 11,
         };
         Self::NAMES[number]
     }

@@ -5,13 +5,15 @@ use std::fmt::Debug;
 use minicbor::{Decode, Encode};
 use postern_proto::audit::{AuditRow, NO_ROW};
 use postern_proto::authority::{
-    Answer, Attributes, Bound, Call, Enforcement, EnforcementTimes, Enrolment, Grant, Hello, MAX_MESSAGE, MemberRow,
-    MissingEnforcer, ProjectPolicyRow, Refusal, RelayPermission, Reply, Request, Role, TicketRequest, TicketRow, TicketUse,
+    Answer, Attributes, Bound, Call, Enforcement, EnforcementTimes, Enrolment, Grant, Hello, KeyState, MAX_MESSAGE, MemberRow,
+    MissingEnforcer, ProjectPolicyRow, Refusal, RelayPermission, Reply, Request, RingKey, Role, TicketRequest, TicketRow,
+    TicketUse,
 };
 use postern_proto::handshake::MAX_PAYLOAD_3;
-use postern_proto::id::{Identifier, NodeId, StaticPublic, TicketId};
+use postern_proto::id::{Identifier, KeyId, NodeId, StaticPublic, TicketId};
 use postern_proto::identity::{Attestation, ChangeReason, Identity, MAX_HISTORY};
 use postern_proto::secret::{SecretBytes, SecretText};
+use postern_proto::sign::SigningKey;
 use postern_proto::time::Timestamp;
 use proptest::prelude::*;
 
@@ -66,6 +68,9 @@ fn requests() -> Vec<Request> {
         Request::Acknowledge { epoch: 7 },
         Request::Enforcement { epoch: 7 },
         Request::Guardrails,
+        Request::PrepareKey,
+        Request::ActivateKey,
+        Request::RetireKey { force: true },
     ];
     requests.extend(roles().map(|role| {
         let (attributes, relays) = (attributes(), permissions());
@@ -94,6 +99,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::Busy { after: 3 },
         Refusal::RelayNameHeld { name: "saas-relay".parse().unwrap() },
         Refusal::Internal,
+        Refusal::KeyInUse { key: KeyId::from_bytes([9; 8]), nodes: 3 },
     ]
 }
 
@@ -154,9 +160,15 @@ fn answers() -> Vec<Answer> {
         Answer::Enforcement(enforcement()),
         Answer::Policies { rows: vec![ProjectPolicyRow { resource_type: text(), expression: text(), applies_to: Some(text()) }] },
         Answer::Guardrails { statement: vec![1, 2, 3] },
+        Answer::SigningKeys { keys: vec![ring_key()] },
     ];
     answers.extend(refusals().into_iter().map(Answer::Refused));
     answers
+}
+
+fn ring_key() -> RingKey {
+    let key = SigningKey::from_seed(&SecretBytes::new([1; 32]));
+    RingKey::new(&key.public(), NOW, Timestamp::from_unix(1_900_000_000)).in_state(KeyState::Prepared)
 }
 
 fn hello(history: Vec<u8>, attestation: Vec<u8>) -> Hello {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use postern_proto::authority::{Answer, Refusal};
+use postern_proto::authority::{Answer, KeyState, Refusal};
 use postern_runtime::metrics::{Count, Counts, Exposition, Label};
 
 use super::session::End;
@@ -33,7 +33,7 @@ postern_runtime::metrics! {
     EPOCH: Gauge "postern_authority_epoch" [], "The number of the newest revocation or change of a member.";
     AUDIT_ROWS: Gauge "postern_authority_audit_rows" [], "Rows of the audit log.";
     AUDIT_SIGNED: Gauge "postern_authority_audit_signed_rows" [], "Rows of the audit log that a signed checkpoint has. The rest is signed within 10 s.";
-    KEY_EXPIRES: Gauge "postern_authority_signing_key_expiry_timestamp_seconds" [], "When the key that signs credentials expires, in Unix time. It is replaced by hand.";
+    KEY_EXPIRES: Gauge "postern_authority_signing_key_expiry_timestamp_seconds" [], "When the key that signs credentials expires, in Unix time. `postern project key` replaces it.";
 }
 
 /// How sessions end, in the order of their counts.
@@ -140,9 +140,8 @@ impl Authority {
         let rows = audit_log::size(&mut self.service().store().read().await?).await?;
         out.put(&AUDIT_ROWS, &[], rows);
         out.put(&AUDIT_SIGNED, &[], self.service().checkpoints().borrow().as_ref().map_or(0, |known| known.size));
-        let signing = self.service().keys().signing.key_id();
         let published = self.service().published().borrow().clone();
-        if let Some(key) = published.info().key_ring.iter().find(|key| key.id == signing) {
+        if let Some(key) = published.info().key_ring.iter().find(|key| key.state == KeyState::Active) {
             out.put(&KEY_EXPIRES, &[], key.not_after.as_unix());
         }
         Ok(())

@@ -8,6 +8,7 @@ use postern_proto::credential::{self, Audience, Claims};
 use postern_proto::id::CredentialId;
 use postern_proto::name::RelayName;
 
+use super::tickets::{no_key, no_project};
 use super::{BACKDATE, Caller, Service, member};
 use crate::ActError;
 use crate::rules::{self, Claim, MAX_HELD_NAMES};
@@ -33,6 +34,9 @@ impl Service {
         let not_before = now.minus(BACKDATE).max(holder.added_at).max(voided);
         let expires = now.max(not_before).plus(self.0.credential_lifetime);
         write.forget_credentials(holder.identifier, now).await?;
+        // As the database says in this transaction: behind a change of keys, the key before it signs nothing.
+        let ring = project::load(&mut write).await?.ok_or_else(no_project)?.key_ring;
+        let signing = self.0.keys.signing.active(&ring).ok_or_else(no_key)?;
         let mut issue = async |audience, shown_to| -> Result<Vec<u8>, ActError> {
             let claims = Claims {
                 issuer: self.0.keys.identity.identifier(),
@@ -46,10 +50,16 @@ impl Service {
                 attributes: if audience == Audience::Member { holder.attributes.clone() } else { Default::default() },
                 relay_names: if audience == Audience::Relay { names.to_vec() } else { Vec::new() },
             };
-            let signed = credential::issue(&self.0.keys.signing, &claims)
-                .map_err(|error| Refusal::Invalid { reason: error.to_string() })?;
-            let issued =
-                Issued { id: claims.id, member: holder.identifier, static_key: caller.static_key, shown_to, at: now, expires };
+            let signed = credential::issue(&signing, &claims).map_err(|error| Refusal::Invalid { reason: error.to_string() })?;
+            let issued = Issued {
+                id: claims.id,
+                member: holder.identifier,
+                static_key: caller.static_key,
+                shown_to,
+                at: now,
+                expires,
+                signing_key: signing.key_id(),
+            };
             write.insert_credential(&issued).await?;
             Ok(signed)
         };

@@ -5,6 +5,7 @@ mod audit;
 mod burst;
 mod credentials;
 mod enforcement;
+mod keys;
 mod members;
 mod policies;
 mod project;
@@ -33,6 +34,7 @@ use crate::store::{Action, Connection, Entry, Member, Store, StoreError, members
 
 pub use self::audit::SignedCheckpoint;
 pub use self::enforcement::{Enforcement, Presence};
+pub(crate) use self::keys::{SIGNING_KEY_LIFETIME, replaced};
 pub use self::project::Published;
 
 /// How far back a credential's validity begins, for peers whose clock is behind.
@@ -166,6 +168,9 @@ impl Service {
             Request::UpdateMember { member, attributes } => self.update_member(caller, member, &attributes).await,
             Request::Acknowledge { epoch } => self.acknowledge(caller, epoch),
             Request::Enforcement { epoch } => self.show_enforcement(caller, epoch).await,
+            Request::PrepareKey => self.prepare_key(caller).await,
+            Request::ActivateKey => self.activate_key(caller).await,
+            Request::RetireKey { force } => self.retire_key(caller, force).await,
         };
         match done {
             Ok(answer) => answer,
@@ -381,9 +386,14 @@ pub(crate) fn describe(request: &Request) -> (Action, String) {
         Request::UpdateMember { member, .. } => (Action::UpdateMember, member.to_string()),
         Request::Acknowledge { .. } => (Action::Acknowledge, String::new()),
         Request::Enforcement { .. } => (Action::ShowEnforcement, String::new()),
+        Request::PrepareKey => (Action::PrepareKey, String::new()),
+        Request::ActivateKey => (Action::ActivateKey, String::new()),
+        Request::RetireKey { .. } => (Action::RetireKey, String::new()),
     }
 }
 
+#[cfg(test)]
+mod key_tests;
 #[cfg(test)]
 mod revocation_tests;
 #[cfg(test)]

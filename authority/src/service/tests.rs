@@ -580,7 +580,7 @@ async fn the_database_holds_no_secret() {
     }
     let keys = f.authority.service().keys();
     secrets.push(keys.static_key.secret().expose_secret().to_vec());
-    secrets.push(keys.signing.seed().expose_secret().to_vec());
+    secrets.push(keys.signing.first().unwrap().seed().expose_secret().to_vec());
     // The seed is the first 32-byte string of the stored form.
     let identity = keys.identity.to_secret_bytes();
     let at = identity.windows(2).position(|pair| pair == [0x58, 0x20]).unwrap();

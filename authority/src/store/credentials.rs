@@ -1,9 +1,9 @@
 //! What was issued to whom: ids and times, never the credentials themselves.
 
-use postern_proto::id::{CredentialId, Identifier, StaticPublic};
+use postern_proto::id::{CredentialId, Identifier, KeyId, StaticPublic};
 use postern_proto::time::Timestamp;
 
-use super::codec::time;
+use super::codec::{Columns, time};
 use super::{Connection, StoreError, Write};
 
 /// Who a credential is shown to.
@@ -22,6 +22,25 @@ pub struct Issued {
     pub shown_to: ShownTo,
     pub at: Timestamp,
     pub expires: Timestamp,
+    /// The key that signed it.
+    pub signing_key: KeyId,
+}
+
+/// How many nodes have valid credentials by `key`, and none by another. They are told apart by their static keys.
+///
+/// # Errors
+/// What SQLite reports.
+pub async fn nodes_with_only(from: &mut impl Connection, key: KeyId, now: Timestamp) -> Result<u64, StoreError> {
+    let row = sqlx::query(
+        "SELECT count(*) AS nodes FROM (
+             SELECT member, static_key FROM credentials WHERE signing_key = ?1 AND expires_at > ?2
+             EXCEPT SELECT member, static_key FROM credentials WHERE signing_key <> ?1 AND expires_at > ?2)",
+    )
+    .bind(&key.as_bytes()[..])
+    .bind(time(now))
+    .fetch_one(from.connection())
+    .await?;
+    Columns(&row).number("nodes")
 }
 
 impl Write {
@@ -33,7 +52,7 @@ impl Write {
             ShownTo::Relays => "relay",
         };
         sqlx::query(
-            "INSERT INTO credentials (id, member, static_key, audience, issued_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO credentials (id, member, static_key, audience, issued_at, expires_at, signing_key) VALUES (?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(&issued.id.as_bytes()[..])
         .bind(&issued.member.as_bytes()[..])
@@ -41,6 +60,7 @@ impl Write {
         .bind(audience)
         .bind(time(issued.at))
         .bind(time(issued.expires))
+        .bind(&issued.signing_key.as_bytes()[..])
         .execute(self.connection())
         .await?;
         Ok(())

@@ -42,6 +42,8 @@ pub enum StoreError {
     Disk(#[source] sqlx::Error),
     #[error("the database's schema cannot be brought up to date")]
     Migration(#[source] Box<MigrateError>),
+    #[error("the file of the signing keys cannot be written")]
+    Keys(#[source] Box<postern_runtime::files::FileError>),
     #[error("the database refused a statement")]
     Statement(#[source] sqlx::Error),
 }

@@ -4,7 +4,7 @@
 pub mod audit;
 pub mod audit_log;
 mod codec;
-mod credentials;
+pub mod credentials;
 mod error;
 pub mod members;
 pub mod policies;

@@ -1,5 +1,6 @@
 //! `project`: the trust domains that this home's identities belong to, and tickets for new members.
 
+mod key;
 mod policy;
 pub(super) mod ticket;
 
@@ -44,6 +45,8 @@ Examples:
     List,
     #[command(subcommand)]
     Policy(policy::Command),
+    #[command(subcommand)]
+    Key(key::Command),
 }
 
 #[derive(Debug, Serialize)]
@@ -55,6 +58,8 @@ struct Document {
     authority_identifier: Identifier,
     authority_addresses: Vec<HostPort>,
     relays: Vec<HostPort>,
+    /// The keys that sign credentials, as far as this home has heard.
+    signing_keys: Vec<key::Document>,
     epoch: u64,
 }
 
@@ -65,6 +70,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Show { name } => show(context, name),
         Command::List => list(context),
         Command::Policy(command) => policy::run(context, command),
+        Command::Key(command) => key::run(context, command),
     }
 }
 
@@ -107,6 +113,7 @@ fn show(context: &Context, name: Option<ProjectName>) -> Result<(), CliError> {
             ("authority", document.authority_identifier.to_string()),
             ("addresses", joined(&document.authority_addresses)),
             ("relays", joined(&document.relays)),
+            ("signing keys", keys(&document.signing_keys)),
         ])
     })
 }
@@ -147,8 +154,13 @@ fn document(home: &Home, identity: &IdentityHome, membership: &Membership) -> Re
         authority_identifier: info.authority,
         authority_addresses: info.authority_addresses.clone(),
         relays: info.relays.iter().map(|relay| relay.address.clone()).collect(),
+        signing_keys: info.key_ring.iter().map(key::Document::of).collect(),
         epoch: info.epoch,
     }))
+}
+
+fn keys(keys: &[key::Document]) -> String {
+    keys.iter().map(|key| format!("{} {}", key.key, key.state.as_str())).collect::<Vec<_>>().join(", ")
 }
 
 fn joined(addresses: &[HostPort]) -> String {

@@ -47,6 +47,7 @@ crate::codes! {
     AUTHORITY_NOT_PROVEN: Unreachable, "Something answers there that is not the project's authority. Nothing was told to it.";
     AUTHORITY_NO_ADDRESS: Configuration, "No address of the authority is known.";
     AUTHORITY_BUSY: TryLater, "The authority is busy or limits how often it is asked. Try again later.";
+    KEY_IN_USE: TryLater, "Nodes have no credentials yet by another key than the one that is to be retired.";
     AUTHORITY_FAILED: Failure, "The authority could not do it; the log of the servers says why.";
     AUTHORITY_UNEXPECTED: Failure, "The authority answered something that this version does not understand.";
 }

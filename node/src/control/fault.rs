@@ -172,6 +172,12 @@ impl Fault {
             Refusal::NotFound { .. } => (code::NOT_FOUND, None),
             Refusal::Invalid { .. } => (code::INVALID_REQUEST, None),
             Refusal::Busy { .. } => (code::AUTHORITY_BUSY, None),
+            Refusal::KeyInUse { .. } => (
+                code::KEY_IN_USE,
+                Some(
+                    "nodes that are connected renew within seconds, the others when they connect; --force cuts them off until then",
+                ),
+            ),
             Refusal::Internal => (code::AUTHORITY_FAILED, Some("look into the log of the servers on that machine")),
         };
         let fault = Self::new(code, refusal.to_string());

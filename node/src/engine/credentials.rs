@@ -44,6 +44,9 @@ const MAX_STORED: usize = 16 * 1024;
 /// Nodes ask for changed policies of the project spread over so long, so that they do not all ask at once.
 const GUARDRAILS_SPREAD: Duration = Duration::from_millis(200);
 
+/// When another key signs at the authority, nodes renew their credentials spread over so long. The key before it is good for much longer.
+const KEY_SPREAD: Duration = Duration::from_secs(2);
+
 /// When they ask again where the authority is busy.
 const GUARDRAILS_AGAIN: Duration = Duration::from_millis(500);
 
@@ -156,7 +159,7 @@ fn use_membership(shared: &Arc<Shared>, membership: &Membership) {
         shared.policies.clear_guardrails();
     }
     shared.revocation.set_authority(membership);
-    let voided = match known {
+    let voided = match &known {
         Some(domain) => domain.voided.clone(),
         None => revocation::load_voided(shared).unwrap_or_else(|| {
             // As if the authority had not been heard since the beginning of time.
@@ -168,6 +171,9 @@ fn use_membership(shared: &Arc<Shared>, membership: &Membership) {
         shared.revocation.begins_with(&voided);
     }
     shared.trust.set_domain(Domain { ring: membership.ring().clone(), voided });
+    if known.is_some_and(|known| !membership.ring().has_keys_of(&known.ring)) {
+        revocation::keys_left(shared);
+    }
     shared.relays.set(shared, &membership.info().relays);
 }
 
@@ -184,7 +190,7 @@ struct Renewal {
 impl Renewal {
     /// When to renew next: now, where what it brought is not all that is wanted, or no longer good.
     fn due(&self, shared: &Shared) -> Instant {
-        let holds = self.names == shared.wanted_names() && has_good_credential(shared);
+        let holds = self.names == shared.wanted_names() && has_good_credential(shared) && shared.trust.own_is_current();
         self.due.filter(|_| holds).unwrap_or_else(Instant::now)
     }
 }
@@ -244,6 +250,8 @@ async fn session(
                     // It may be this node's own credential that has become void.
                     if was_good && !has_good_credential(shared) {
                         renew_at = Instant::now();
+                    } else if !shared.trust.own_is_current() {
+                        renew_at = renew_at.min(Instant::now() + spread(KEY_SPREAD));
                     }
                 }
                 None => return client.ended().await,
@@ -297,8 +305,7 @@ async fn refresh(shared: &Arc<Shared>, membership: &mut Membership, client: &Aut
 fn ask_for_guardrails(shared: &Arc<Shared>, membership: &Membership, client: &AuthorityClient) {
     let (shared_too, membership, client) = (Arc::clone(shared), membership.clone(), client.clone());
     shared.spawn("policies of the project", async move {
-        let [byte] = postern_proto::secret::random_array::<1>();
-        tokio::time::sleep(GUARDRAILS_SPREAD.mul_f64(f64::from(byte) / 255.0)).await;
+        tokio::time::sleep(spread(GUARDRAILS_SPREAD)).await;
         loop {
             match guardrails(&shared_too, &membership, &client).await {
                 Err(AuthorityError::Refused(Refusal::Busy { .. } | Refusal::Internal)) => {
@@ -454,6 +461,12 @@ fn know_self(shared: &Shared) {
         shared.policies.set_own(own.member.clone());
         shared.review();
     }
+}
+
+/// Up to `most`, so that not all nodes ask at once for what is told to all at once.
+fn spread(most: Duration) -> Duration {
+    let [byte] = postern_proto::secret::random_array::<1>();
+    most.mul_f64(f64::from(byte) / 255.0)
 }
 
 /// `duration` ± 10 %, so that what began together does not go on together.

@@ -195,6 +195,19 @@ fn enforce(shared: &Arc<Shared>) -> Begun {
     Begun { enders, asked }
 }
 
+/// Keys left the ring: what they signed ends, unless the peer shows something newer at once.
+pub fn keys_left(shared: &Arc<Shared>) {
+    info!("a key that signed credentials was retired");
+    if !enforce(shared).asked {
+        return;
+    }
+    let shared_too = Arc::clone(shared);
+    shared.spawn("retired key", async move {
+        tokio::time::sleep(RENEWAL_GRACE).await;
+        shared_too.review();
+    });
+}
+
 /// Says that `epoch` is enforced once it is: the streams that had to end have ended, and peers that were asked for newer credentials have
 /// shown them, or lost their streams.
 fn finish(shared: &Arc<Shared>, epoch: u64, Begun { enders, asked }: Begun) {

@@ -62,10 +62,11 @@ impl TrustError {
         }
     }
 
-    /// Whether a newer credential would do: the member was changed, and has one by now.
+    /// Whether a newer credential would do: the member was changed, or the key that signed this one is retired, and it has one by now.
     #[must_use]
     pub const fn wants_newer(&self) -> bool {
-        matches!(self, Self::Credential(CredentialError::Void { .. }))
+        use CredentialError::{KeyRetired, UnknownKey, Void};
+        matches!(self, Self::Credential(Void { .. } | UnknownKey(_) | KeyRetired { .. }))
     }
 }
 
@@ -199,6 +200,13 @@ impl Trust {
     #[must_use]
     pub fn own(&self) -> Option<Arc<OwnCredentials>> {
         self.own.borrow().clone().filter(|own| own.member.expires() > self.now() && !self.is_void(&own.member))
+    }
+
+    /// Whether what this node has, if anything, is by the key that signs now.
+    #[must_use]
+    pub fn own_is_current(&self) -> bool {
+        let (own, domain) = (self.own.borrow(), self.domain.borrow());
+        !matches!((&*own, &*domain), (Some(own), Some(domain)) if !domain.ring.is_active(own.member.signing_key()))
     }
 
     /// Whether this node has credentials that became void: it was changed, or revoked.

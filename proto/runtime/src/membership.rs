@@ -54,6 +54,9 @@ pub enum MembershipError {
     Ring(#[from] RingError),
     #[error("the project information is older than what is known")]
     Older,
+    /// Two that differ have one number: the authority was doubled, or set back.
+    #[error("the project information differs from the known one of the same number: it was forked")]
+    Forked,
 }
 
 impl Membership {
@@ -125,6 +128,9 @@ impl Membership {
         if newer.info.sequence < self.info.sequence || newer.info.epoch < self.info.epoch {
             return Err(MembershipError::Older);
         }
+        if newer.info.sequence == self.info.sequence && newer.info != self.info {
+            return Err(MembershipError::Forked);
+        }
         let changed = newer.stored.statement != self.stored.statement || newer.stored.history != self.stored.history;
         *self = newer;
         Ok(changed)
@@ -175,5 +181,74 @@ impl Membership {
     #[must_use]
     pub const fn history(&self) -> &History {
         &self.history
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_proto::authority::{KeyState, RingKey};
+    use postern_proto::identity::{ChangeReason, Identity};
+    use postern_proto::sign::SigningKey;
+    use postern_proto::time::Timestamp;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix(1_800_000_000);
+
+    fn info(authority: &Identity, sequence: u64, keys: &[(&SigningKey, KeyState)]) -> ProjectInfo {
+        let ring_key = |(key, state): &(&SigningKey, KeyState)| {
+            RingKey::new(&key.public(), NOW, Timestamp::from_unix(1_900_000_000)).in_state(*state)
+        };
+        ProjectInfo {
+            project: ProjectId::from_bytes([1; 16]),
+            name: "default".parse().unwrap(),
+            authority: authority.identifier(),
+            authority_static: StaticPublic::from_bytes([9; 32]),
+            authority_addresses: Vec::new(),
+            key_ring: keys.iter().map(ring_key).collect(),
+            relays: Vec::new(),
+            epoch: 1,
+            sequence,
+            issued_at: NOW,
+        }
+    }
+
+    fn told(authority: &Identity, info: &ProjectInfo) -> (Vec<u8>, Vec<u8>) {
+        (authority.history().encode(), statement::sign(authority, info).unwrap())
+    }
+
+    #[test]
+    fn keys_and_the_authoritys_own_identity_change_and_neither_goes_back_nor_forks() {
+        let mut authority = Identity::generate(NOW);
+        let (first, next) = (SigningKey::generate(), SigningKey::generate());
+        let before = info(&authority, 7, &[(&first, KeyState::Active)]);
+        let (history, statement) = told(&authority, &before);
+        let mut member = Membership::from_own_authority(&before, history.clone(), statement.clone()).unwrap();
+        assert!(!member.update(history.clone(), statement.clone()).unwrap());
+
+        // Of two that have one number, the known one counts.
+        let other = info(&authority, 7, &[(&next, KeyState::Active)]);
+        let (_, fork) = told(&authority, &other);
+        assert!(matches!(member.update(history.clone(), fork), Err(MembershipError::Forked)));
+
+        // Whoever missed what was between follows all the same.
+        let (mut twin, old_authority) = (authority.clone(), authority.clone());
+        authority.rotate(NOW, ChangeReason::Renewed).unwrap();
+        authority.rotate(NOW, ChangeReason::Renewed).unwrap();
+        let after = info(&authority, 9, &[(&next, KeyState::Active)]);
+        let (newer, signed) = told(&authority, &after);
+        assert!(member.update(newer.clone(), signed).unwrap());
+        assert!(member.ring().is_active(next.key_id()) && !member.ring().is_active(first.key_id()));
+        assert_eq!(member.info().sequence, 9);
+
+        assert!(matches!(member.update(history.clone(), statement), Err(MembershipError::Rollback(_))));
+        let (_, stale) = told(&old_authority, &info(&authority, 10, &[(&next, KeyState::Active)]));
+        assert!(matches!(member.update(newer.clone(), stale), Err(MembershipError::Statement(_))), "by a key that was replaced");
+        twin.rotate(NOW, ChangeReason::Renewed).unwrap();
+        let (forked, signed) = told(&twin, &info(&twin, 10, &[(&next, KeyState::Active)]));
+        assert!(matches!(member.update(forked, signed), Err(MembershipError::Rollback(ForkOrRollback::Fork { .. }))));
+        let (_, older) = told(&authority, &info(&authority, 8, &[(&next, KeyState::Active)]));
+        assert!(matches!(member.update(newer, older), Err(MembershipError::Older)));
+        assert_eq!(Membership::decode(&member.encode()).unwrap().info(), member.info());
     }
 }

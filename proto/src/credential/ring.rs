@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::authority::{ProjectInfo, RingKey};
+use crate::authority::{KeyState, ProjectInfo, RingKey};
 use crate::id::{Identifier, KeyId, ProjectId};
 use crate::sign::{InvalidKey, PublicKey};
 use crate::time::{CLOCK_TOLERANCE, Timestamp};
 
-/// Most keys of a ring: one in use, one announced, and those whose credentials have not expired.
+/// Most keys of a ring: one in use, one announced, and those that were replaced and not retired yet.
 pub const MAX_RING_KEYS: usize = 8;
 
 /// A project's checked key ring.
@@ -32,6 +32,8 @@ pub enum RingError {
     Duplicate { id: KeyId },
     #[error("the ring's key {id} is never valid")]
     Times { id: KeyId },
+    #[error("{count} keys of the ring sign; it must be one")]
+    Active { count: usize },
 }
 
 /// Why a ring gives no key to verify with.
@@ -63,6 +65,10 @@ impl KeyRing {
             }
             ring.keys.push((key, public));
         }
+        let count = ring.keys.iter().filter(|(key, _)| key.state == KeyState::Active).count();
+        if count != 1 {
+            return Err(RingError::Active { count });
+        }
         Ok(ring)
     }
 
@@ -84,6 +90,21 @@ impl KeyRing {
         self.authority
     }
 
+    /// Whether this is the key that signs now.
+    #[must_use]
+    pub fn is_active(&self, id: KeyId) -> bool {
+        self.keys.iter().any(|(key, _)| key.id == id && key.state == KeyState::Active)
+    }
+
+    /// Whether everything that `other` takes is taken by this one, too.
+    #[must_use]
+    pub fn has_keys_of(&self, other: &Self) -> bool {
+        other
+            .keys
+            .iter()
+            .all(|(key, _)| self.keys.iter().any(|(known, _)| known.id == key.id && known.not_after >= key.not_after))
+    }
+
     pub(super) fn key(&self, id: KeyId, now: Timestamp) -> Result<&PublicKey, Unusable> {
         let (key, public) = self.keys.iter().find(|(key, _)| key.id == id).ok_or(Unusable::Unknown)?;
         if now.plus(CLOCK_TOLERANCE) < key.not_before {
@@ -97,9 +118,15 @@ impl KeyRing {
 }
 
 impl RingKey {
-    /// The entry of a key ring for `public`.
+    /// The entry of a key ring for `public`, as the key that signs.
     #[must_use]
     pub fn new(public: &PublicKey, not_before: Timestamp, not_after: Timestamp) -> Self {
-        Self { id: public.key_id(), public: public.to_bytes(), not_before, not_after }
+        Self { id: public.key_id(), public: public.to_bytes(), not_before, not_after, state: KeyState::Active }
+    }
+
+    /// The same in another state.
+    #[must_use]
+    pub fn in_state(self, state: KeyState) -> Self {
+        Self { state, ..self }
     }
 }

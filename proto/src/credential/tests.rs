@@ -2,7 +2,7 @@ use minicbor::Encoder;
 use proptest::prelude::*;
 
 use super::*;
-use crate::authority::{Attributes, RingKey, VoidEntry, Voiding};
+use crate::authority::{Attributes, KeyState, RingKey, VoidEntry, Voiding};
 use crate::id::{CredentialId, Identifier, KeyId, ProjectId, SigningPublic, StaticPublic};
 use crate::secret::SecretBytes;
 use crate::sign::{InvalidKey, Purpose, SignError, SigningKey, sign};
@@ -578,7 +578,8 @@ fn rings() {
     let make = |keys: Vec<RingKey>| KeyRing::new(PROJECT, AUTHORITY, keys).map(|_| ());
     let good = ring_key(&key());
     assert_eq!(make(vec![]), Err(RingError::Count { count: 0 }));
-    let keys = |count: u8| (1..=count).map(|seed| ring_key(&signer(seed))).collect::<Vec<_>>();
+    let state = |seed| if seed == 1 { KeyState::Active } else { KeyState::Replaced };
+    let keys = |count: u8| (1..=count).map(|seed| ring_key(&signer(seed)).in_state(state(seed))).collect::<Vec<_>>();
     assert_eq!(make(keys(8)), Ok(()));
     assert_eq!(make(keys(9)), Err(RingError::Count { count: 9 }));
     assert_eq!(make(vec![good.clone(), good.clone()]), Err(RingError::Duplicate { id: good.id }));
@@ -590,6 +591,31 @@ fn rings() {
     assert_eq!(make(vec![weak]), Err(RingError::Key { id, error: InvalidKey::LowOrder }));
     let never = RingKey { not_after: good.not_before, ..good.clone() };
     assert_eq!(make(vec![never]), Err(RingError::Times { id: good.id }));
+    // It is one that signs.
+    assert_eq!(make(vec![good.clone().in_state(KeyState::Prepared)]), Err(RingError::Active { count: 0 }));
+    assert_eq!(make(vec![good, ring_key(&signer(2))]), Err(RingError::Active { count: 2 }));
+}
+
+#[test]
+fn all_keys_of_a_ring_are_believed_and_none_that_left_it() {
+    let states = [KeyState::Replaced, KeyState::Active, KeyState::Prepared];
+    let ring = |seeds: &[u8]| {
+        let keys = seeds.iter().map(|seed| ring_key(&signer(*seed)).in_state(states[usize::from(*seed) - 1]));
+        KeyRing::new(PROJECT, AUTHORITY, keys.collect()).unwrap()
+    };
+    let credential = |seed| issue(&signer(seed), &claims()).unwrap();
+    let (all, later) = (ring(&[1, 2, 3]), ring(&[2, 3]));
+    let voided = Voided::default();
+    let by = |ring| Verifier { ring, voided: &voided, now: NOW };
+    for seed in 1..=3 {
+        let verified = by(&all).verify(&credential(seed), Audience::Member, Holder::Handshake(STATIC)).unwrap();
+        assert_eq!(all.is_active(verified.signing_key()), seed == 2);
+        let gone = Err(CredentialError::UnknownKey(signer(1).key_id()));
+        assert_eq!(by(&later).recheck(&verified), if seed == 1 { gone.clone() } else { Ok(()) });
+        let again = by(&later).verify(&credential(seed), Audience::Member, Holder::Handshake(STATIC)).map(drop);
+        assert_eq!(again, if seed == 1 { gone } else { Ok(()) });
+    }
+    assert!(all.has_keys_of(&later) && !later.has_keys_of(&all) && all.has_keys_of(&all));
 }
 
 #[test]

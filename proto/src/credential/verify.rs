@@ -178,6 +178,12 @@ impl VerifiedCredential {
         self.claims.confirmation
     }
 
+    /// The key of the ring that signed it.
+    #[must_use]
+    pub fn signing_key(&self) -> KeyId {
+        self.key
+    }
+
     #[must_use]
     pub fn audience(&self) -> Audience {
         self.claims.audience

@@ -1,0 +1,151 @@
+//! The keys that sign credentials: who signs when, whose credentials are good, and what an interrupted act leaves behind.
+
+use postern_proto::authority::{KeyState, RingKey, TicketRequest};
+use postern_proto::credential::{Audience, CredentialError, MAX_RING_KEYS};
+use postern_proto::id::KeyId;
+use postern_proto::sign::peek_key_id;
+use postern_runtime::home::authority::SIGNING;
+
+use super::tests::{audit, credentials, info, verify};
+use super::*;
+use crate::testing::{Fixture, Person, directory, request};
+
+async fn keys(f: &Fixture, request: Request) -> Vec<RingKey> {
+    match f.ask(&f.administrator, request).await {
+        Ok(Answer::SigningKeys { keys }) => {
+            assert_eq!(keys, info(f).key_ring, "it is published");
+            keys
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn in_state(keys: &[RingKey], state: KeyState) -> Option<KeyId> {
+    keys.iter().find(|key| key.state == state).map(|key| key.id)
+}
+
+fn file(f: &Fixture) -> Vec<u8> {
+    directory(&f.home).read(SIGNING, 4096).unwrap().unwrap().to_vec()
+}
+
+#[tokio::test]
+async fn a_key_is_prepared_then_signs_then_ends_the_one_before() {
+    let f = Fixture::new().await;
+    let person = f.enrol("node", request()).await;
+    let (old, _) = credentials(&f, &person, &[]).await.unwrap();
+    let first = peek_key_id(&old).unwrap();
+    let seed = file(&f);
+    assert!(matches!(f.ask(&f.administrator, Request::ActivateKey).await, Err(Refusal::NotFound { .. })));
+    let retire = Request::RetireKey { force: true };
+    assert!(matches!(f.ask(&f.administrator, retire.clone()).await, Err(Refusal::NotFound { .. })));
+
+    let sequence = info(&f).sequence;
+    let ring = keys(&f, Request::PrepareKey).await;
+    let next = in_state(&ring, KeyState::Prepared).unwrap();
+    assert_eq!(in_state(&ring, KeyState::Active), Some(first));
+    assert!(info(&f).sequence > sequence);
+    assert_eq!(keys(&f, Request::PrepareKey).await, ring, "again: nothing changes");
+    let (still, _) = credentials(&f, &person, &[]).await.unwrap();
+    assert_eq!(peek_key_id(&still).unwrap(), first);
+
+    let ring = keys(&f, Request::ActivateKey).await;
+    assert_eq!((in_state(&ring, KeyState::Active), in_state(&ring, KeyState::Replaced)), (Some(next), Some(first)));
+    assert!(verify(&f, &person, &old, Audience::Member).is_ok(), "what it signed is good");
+    let f = f.reopen().await;
+    assert_eq!(info(&f).key_ring, ring, "a restart changes nothing");
+    let used = Refusal::KeyInUse { key: first, nodes: 1 };
+    assert_eq!(f.ask(&f.administrator, Request::RetireKey { force: false }).await.unwrap_err(), used);
+    let (new, relay) = credentials(&f, &person, &[]).await.unwrap();
+    assert_eq!((peek_key_id(&new).unwrap(), peek_key_id(&relay).unwrap()), (next, next));
+
+    let ring = keys(&f, Request::RetireKey { force: false }).await;
+    assert_eq!(ring.iter().map(|key| key.id).collect::<Vec<_>>(), [next]);
+    assert_eq!(verify(&f, &person, &old, Audience::Member).unwrap_err(), CredentialError::UnknownKey(first));
+    assert!(verify(&f, &person, &new, Audience::Member).is_ok());
+    assert!(file(&f).len() == 32 && file(&f) != seed, "the retired key is gone");
+    let (newest, _) = credentials(&f, &person, &[]).await.unwrap();
+    assert_eq!(peek_key_id(&newest).unwrap(), next);
+
+    let rows = audit(&f).await;
+    let acts: Vec<_> = rows.iter().filter(|row| row.action.ends_with("-key") && row.result == "ok").collect();
+    assert_eq!(acts.iter().map(|row| row.action.as_str()).collect::<Vec<_>>(), ["prepare-key", "activate-key", "retire-key"]);
+    assert_eq!(acts[1].subject, next.to_string());
+    assert_eq!(acts[1].before, Some(format!("{first} active, {next} prepared")));
+    assert_eq!(acts[1].after, Some(format!("{first} replaced, {next} active")));
+    assert!(acts.iter().all(|row| row.actor == f.administrator.id().to_string()));
+}
+
+#[tokio::test]
+async fn a_key_in_use_is_retired_by_force_only() {
+    let f = Fixture::new().await;
+    let person = f.enrol("node", request()).await;
+    let (old, _) = credentials(&f, &person, &[]).await.unwrap();
+    keys(&f, Request::PrepareKey).await;
+    keys(&f, Request::ActivateKey).await;
+    let gone = keys(&f, Request::RetireKey { force: true }).await;
+    assert_eq!(gone.len(), 1);
+    assert!(matches!(verify(&f, &person, &old, Audience::Member), Err(CredentialError::UnknownKey(_))));
+    let (new, _) = credentials(&f, &person, &[]).await.unwrap();
+    assert!(verify(&f, &person, &new, Audience::Member).is_ok());
+
+    // Whose credentials have expired is not waited for.
+    keys(&f, Request::PrepareKey).await;
+    keys(&f, Request::ActivateKey).await;
+    f.advance(f.settings().credential_lifetime + Duration::from_secs(1));
+    keys(&f, Request::RetireKey { force: false }).await;
+}
+
+#[tokio::test]
+async fn only_administrators_change_keys() {
+    let f = Fixture::new().await;
+    let enroller = TicketRequest { role: Role::Enroller { may_grant: Vec::new() }, ..request() };
+    for ticket in [request(), enroller] {
+        let person = f.enrol("node", ticket).await;
+        for request in [Request::PrepareKey, Request::ActivateKey, Request::RetireKey { force: true }] {
+            assert!(matches!(f.ask(&person, request).await, Err(Refusal::NotPermitted { .. })));
+        }
+    }
+    let stranger = Person::new("stranger");
+    assert_eq!(f.ask(&stranger, Request::PrepareKey).await.unwrap_err(), Refusal::NotAMember);
+    assert_eq!(info(&f).key_ring.len(), 1);
+}
+
+#[tokio::test]
+async fn a_ring_does_not_outgrow_what_members_take() {
+    let f = Fixture::new().await;
+    for _ in 1..MAX_RING_KEYS {
+        keys(&f, Request::PrepareKey).await;
+        keys(&f, Request::ActivateKey).await;
+    }
+    assert!(matches!(f.ask(&f.administrator, Request::PrepareKey).await, Err(Refusal::Invalid { .. })));
+    assert_eq!(keys(&f, Request::RetireKey { force: false }).await.len(), 1);
+    keys(&f, Request::PrepareKey).await;
+}
+
+/// The file is written before the database when a key comes, and after it when one goes. Between the two the process may end.
+#[tokio::test]
+async fn an_interrupted_change_of_keys_leaves_one_that_signs() {
+    let f = Fixture::new().await;
+    let (before, ring) = (file(&f), info(&f).key_ring);
+    // A key was to be prepared, or was just retired: it is in the file alone.
+    directory(&f.home).write(SIGNING, &[before.clone(), vec![7; 32]].concat()).unwrap();
+    let f = f.reopen().await;
+    assert_eq!((info(&f).key_ring, file(&f)), (ring, before.clone()), "it is wiped");
+    keys(&f, Request::PrepareKey).await;
+    let (ring, both) = (info(&f).key_ring, file(&f));
+    assert_eq!(both.len(), 64);
+
+    // A file of before, with a database of after: the prepared key cannot sign any more, so it is taken back.
+    directory(&f.home).write(SIGNING, &before).unwrap();
+    let f = f.reopen().await;
+    assert_eq!(info(&f).key_ring, ring[..1]);
+    // A file that knows none of the database's keys, as when it was replaced by hand.
+    directory(&f.home).write(SIGNING, &both[32..]).unwrap();
+    let f = f.reopen().await;
+    let now = info(&f).key_ring;
+    assert_eq!(in_state(&now, KeyState::Replaced), Some(ring[0].id));
+    assert_eq!(in_state(&now, KeyState::Active), Some(ring[1].id));
+    let person = f.enrol("node", request()).await;
+    let (member, _) = credentials(&f, &person, &[]).await.unwrap();
+    assert!(verify(&f, &person, &member, Audience::Member).is_ok());
+}

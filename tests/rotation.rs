@@ -1,0 +1,126 @@
+//! Replacing keys between real processes: nobody is cut off, what was away follows, and what is retired or rolled back is refused.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use postern_test_support::{EchoServer, PATIENCE, Portal, RelayServer, TestHome, Value, connect, echoes, eventually};
+
+const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
+
+/// A stream through `inlet` that has echoed.
+fn live(inlet: impl std::net::ToSocketAddrs + Copy) -> TcpStream {
+    eventually(PATIENCE, "bytes", || {
+        let mut stream = connect(inlet).ok()?;
+        pings(&mut stream).then_some(stream)
+    })
+}
+
+fn pings(stream: &mut TcpStream) -> bool {
+    let mut back = [0; 4];
+    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut back).is_ok() && back == *b"ping"
+}
+
+/// The keys that sign credentials as `home` has heard, with their states.
+fn keys(home: &TestHome) -> Vec<(String, String)> {
+    let shown = home.json(&["project", "show"]);
+    let text = |key: &Value, name: &str| key[name].as_str().expect("text").to_owned();
+    let keys = shown["signing_keys"].as_array().expect("keys");
+    keys.iter().map(|key| (text(key, "key"), text(key, "state"))).collect()
+}
+
+fn states(home: &TestHome) -> Vec<String> {
+    keys(home).into_iter().map(|(_, state)| state).collect()
+}
+
+fn hears(home: &TestHome, expected: &[&str]) {
+    eventually(PATIENCE, "the keys of the project", || (states(home) == expected).then_some(()));
+}
+
+/// Retires once the nodes that run have renewed.
+fn retire(admin: &TestHome) {
+    let retired = eventually(PATIENCE, "credentials by the new key", || {
+        let outcome = admin.run(&["project", "key", "retire", "-y"]);
+        assert!(outcome.status == 0 || outcome.status == 75, "{outcome:?}");
+        (outcome.status == 0).then_some(outcome)
+    });
+    assert_eq!(retired.line(), keys(admin)[0].0);
+}
+
+#[test]
+fn the_signing_key_changes_and_no_stream_notices() {
+    let server = EchoServer::start();
+    let portal = Portal::to(POSTERN, server.port());
+    let relay = RelayServer::join(&portal.project);
+    portal.vendor.registered_at("vendor", 2);
+    let (away, inlet) = Portal::customer(&portal.project);
+    let _ = live(inlet);
+    away.ok(&["node", "stop", "customer"]);
+    let mut stream = live(portal.inlet);
+    let admin = &portal.project;
+    let first = keys(admin);
+    assert_eq!(states(admin), ["active"]);
+
+    admin.fails(&["project", "key", "activate"], 1).says("prepare one first");
+    admin.fails(&["project", "key", "retire", "-y"], 1).says("activate another first");
+    portal.vendor.fails(&["project", "key", "prepare"], 77);
+    let next = admin.ok(&["project", "key", "prepare"]);
+    assert_eq!(admin.ok(&["project", "key", "prepare"]), next, "again: the same");
+    for home in [&portal.vendor, &portal.customer] {
+        hears(home, &["active", "prepared"]);
+    }
+    assert!(pings(&mut stream));
+
+    assert_eq!(admin.ok(&["project", "key", "activate"]), next);
+    for home in [&portal.vendor, &portal.customer] {
+        hears(home, &["replaced", "active"]);
+    }
+    assert!(pings(&mut stream) && echoes(portal.inlet, b"between").is_ok());
+    // The node that is away has nothing else; it is waited for, or left to the time when it comes.
+    let waits = admin.fails(&["project", "key", "retire", "-y"], 75);
+    assert!(waits.stderr.contains(&first[0].0) && waits.stderr.contains("--force"), "{waits:?}");
+
+    // It never saw the key being prepared, and goes on as if it had.
+    away.ok(&["node", "start", "customer"]);
+    eventually(PATIENCE, "the node that was away", || echoes(inlet, b"back").ok());
+    retire(admin);
+    for home in [&portal.vendor, &portal.customer, &away] {
+        hears(home, &["active"]);
+        assert_eq!(keys(home)[0].0, next);
+    }
+    assert!(pings(&mut stream), "it lived through all of it");
+    for inlet in [portal.inlet, inlet] {
+        let mut fresh = live(inlet);
+        assert!(pings(&mut fresh));
+    }
+    portal.vendor.registered_at("vendor", 2);
+    let rows = admin.json(&["audit", "list"]);
+    let done = rows.as_array().expect("rows").iter().filter(|row| row["result"] == "ok");
+    let acts: Vec<&str> = done.filter_map(|row| row["action"].as_str()).filter(|act| act.ends_with("-key")).collect();
+    assert_eq!(acts, ["prepare-key", "activate-key", "retire-key"]);
+    drop(relay);
+}
+
+#[test]
+fn a_node_that_was_away_through_the_whole_change_comes_back() {
+    let server = EchoServer::start();
+    let portal = Portal::to(POSTERN, server.port());
+    let _ = live(portal.inlet);
+    let stopped = portal.customer.node_pid("customer");
+    portal.customer.kill(stopped);
+    let admin = &portal.project;
+    for _ in 0..2 {
+        admin.ok(&["project", "key", "prepare"]);
+        admin.ok(&["project", "key", "activate"]);
+        // A stolen key is not waited for.
+        admin.ok(&["project", "key", "retire", "--force", "-y"]);
+    }
+    assert_eq!(states(&portal.customer), ["active"]);
+    assert_ne!(keys(&portal.customer), keys(admin), "it knows the first key alone");
+    // Those that stayed have renewed what they had, and serve.
+    let (_other, inlet) = Portal::customer(admin);
+    let mut others = live(inlet);
+    portal.customer.ok(&["node", "start", "customer"]);
+    eventually(PATIENCE, "the node that was away", || echoes(portal.inlet, b"back").ok());
+    assert_eq!(keys(&portal.customer), keys(admin));
+    assert!(pings(&mut others));
+}
