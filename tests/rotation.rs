@@ -124,3 +124,90 @@ fn a_node_that_was_away_through_the_whole_change_comes_back() {
     assert_eq!(keys(&portal.customer), keys(admin));
     assert!(pings(&mut others));
 }
+
+fn changes(home: &TestHome) -> u64 {
+    home.json(&["identity", "show", "default"])["changes"].as_u64().expect("a number")
+}
+
+fn change_rows(admin: &TestHome, identifier: &str) -> Vec<(String, String)> {
+    let rows = admin.json(&["audit", "list", "--action", "change-identity"]);
+    let of = |row: &&Value| row["subject"] == identifier;
+    let text = |row: &Value, name: &str| row[name].as_str().expect("text").to_owned();
+    rows.as_array().expect("rows").iter().filter(of).map(|row| (text(row, "result"), text(row, "reason"))).collect()
+}
+
+#[test]
+fn an_identity_gets_another_key_and_stays_who_it_is() {
+    let server = EchoServer::start();
+    let portal = Portal::to(POSTERN, server.port());
+    let mut stream = live(portal.inlet);
+    let (home, admin) = (&portal.customer, &portal.project);
+    let identifier = home.json(&["identity", "show", "default"])["identifier"].as_str().expect("text").to_owned();
+    let file = home.path().join("identities/default/identity");
+    let stolen = std::fs::read(&file).unwrap();
+
+    let rotated = home.run(&["identity", "rotate"]).success();
+    assert_eq!((rotated.line(), changes(home)), (identifier.as_str(), 1));
+    assert!(rotated.stderr.contains("the authority knows it"), "{rotated:?}");
+    assert_eq!(change_rows(admin, &identifier), [("ok".to_owned(), "renewed".to_owned())]);
+    assert!(pings(&mut stream) && echoes(portal.inlet, b"new").is_ok());
+
+    // The running node takes it when it connects next, and a node that starts has it.
+    admin.ok(&["serve", "stop"]);
+    admin.ok(&["enroll"]);
+    let connected =
+        |home: &TestHome| home.run(&["status", "--output", "json"]).json()["nodes"][0]["waiting"] == Value::Array(Vec::new());
+    eventually(PATIENCE, "the authority again", || connected(home).then_some(()));
+    assert!(pings(&mut stream), "it outlived the servers too");
+    home.ok(&["node", "stop", "customer"]);
+    home.ok(&["node", "start", "customer"]);
+    eventually(PATIENCE, "bytes", || echoes(portal.inlet, b"restarted").ok());
+
+    // A copy of before, and one that forks: both are refused, and told in the audit.
+    let fresh = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &stolen).unwrap();
+    home.fails(&["project-member", "list"], 77).says("rolled back");
+    home.fails(&["identity", "rotate"], 77).says("forked");
+    std::fs::write(&file, &fresh).unwrap();
+    home.ok(&["identity", "rotate", "default"]);
+    let rows = change_rows(admin, &identifier);
+    assert_eq!(rows.iter().filter(|(result, _)| result == "ok").count(), 2, "{rows:?}");
+    let refused: Vec<&str> = rows.iter().filter(|(result, _)| result == "refused").map(|(_, reason)| reason.as_str()).collect();
+    assert!(refused.iter().any(|reason| reason.contains("rolled back")), "{refused:?}");
+    eventually(PATIENCE, "bytes", || echoes(portal.inlet, b"still").ok());
+    let listed = admin.json(&["project-member", "list"]);
+    assert!(listed.as_array().expect("rows").iter().any(|row| row["identifier"] == identifier.as_str()));
+}
+
+#[test]
+fn a_stolen_identity_is_worth_nothing_once_its_key_was_replaced() {
+    let server = EchoServer::start();
+    let portal = Portal::to(POSTERN, server.port());
+    let (home, admin) = (&portal.vendor, &portal.project);
+    let mut stream = live(portal.inlet);
+    home.ok(&["identity", "rotate", "--compromised"]);
+    // Everything that was issued before is void; the true nodes have new ones at once, and show them.
+    eventually(PATIENCE, "newer credentials at the peer", || {
+        portal.customer.node_log("customer").contains("the peer renewed its credential").then_some(())
+    });
+    assert!(pings(&mut stream), "streams go on\n{}", home.node_log("vendor"));
+    eventually(PATIENCE, "new connections", || echoes(portal.inlet, b"new").ok());
+    let identifier = home.json(&["identity", "show", "default"])["identifier"].as_str().expect("text").to_owned();
+    assert_eq!(change_rows(admin, &identifier), [("ok".to_owned(), "compromised".to_owned())]);
+}
+
+#[test]
+fn a_relay_server_gets_another_identity_key_and_keeps_serving() {
+    let server = EchoServer::start();
+    let portal = Portal::to(POSTERN, server.port());
+    let mut stream = live(portal.inlet);
+    let rotated = portal.project.run(&["identity", "rotate", "--relay"]).success();
+    assert!(rotated.stderr.contains("the authority knows it"), "{rotated:?}");
+    assert_eq!(change_rows(&portal.project, rotated.line()), [("ok".to_owned(), "renewed".to_owned())]);
+    assert!(pings(&mut stream) && echoes(portal.inlet, b"new").is_ok());
+    portal.project.ok(&["serve", "stop"]);
+    portal.project.ok(&["enroll"]);
+    eventually(PATIENCE, "bytes after a restart", || echoes(portal.inlet, b"restarted").ok());
+    assert_eq!(change_rows(&portal.project, rotated.line()).len(), 1, "nothing is refused");
+    portal.customer.fails(&["identity", "rotate", "--relay"], 78);
+}

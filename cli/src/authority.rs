@@ -4,6 +4,7 @@ use postern_node::control::fault::Fault;
 use postern_proto::authority::{Answer, Refusal, Request};
 use postern_proto::handshake::StaticKey;
 use postern_proto::id::NodeId;
+use postern_proto::identity::Identity;
 use postern_proto::name::IdentityName;
 use postern_proto::ticket::{Ticket, TicketError};
 use postern_runtime::authority::{AuthorityClient, AuthorityError, Pinned, Pushed};
@@ -55,14 +56,22 @@ impl Session {
         identity: &IdentityHome,
         membership: &Membership,
     ) -> Result<Result<(Self, Pushed), AuthorityError>, CliError> {
+        Self::connect(context, home, &identity.load()?, membership)
+    }
+
+    fn connect(
+        context: &Context,
+        home: &Home,
+        identity: &Identity,
+        membership: &Membership,
+    ) -> Result<Result<(Self, Pushed), AuthorityError>, CliError> {
         let addresses = home.authority_addresses(membership)?;
-        let identity = identity.load()?;
         let key = StaticKey::generate();
         context.block_on(async {
             let supervisor = Supervisor::new();
             let pinned = Pinned { addresses: &addresses, static_key: membership.authority_static() };
             // A key of its own, for this session only: a command is no node.
-            let hello = enrol::hello(&identity, NodeId::random(), &key, context.now());
+            let hello = enrol::hello(identity, NodeId::random(), &key, context.now());
             let connected = AuthorityClient::connect(&supervisor, pinned, &key, &hello).await;
             connected.map(|(client, pushed)| (Self { client, membership: membership.clone(), _supervisor: supervisor }, pushed))
         })
@@ -70,6 +79,21 @@ impl Session {
 
     pub fn call(&self, context: &Context, request: Request) -> Result<Answer, CliError> {
         Ok(context.block_on(self.client.call(request))??)
+    }
+}
+
+/// Shows the authority the change history of `identity`, in a session that does nothing else. The inner error is what became of it.
+pub fn announce(
+    context: &Context,
+    home: &Home,
+    identity: &Identity,
+    membership: &Membership,
+) -> Result<Result<(), AuthorityError>, CliError> {
+    let connected = Session::connect(context, home, identity, membership)?;
+    // What the authority refuses it says to the first request.
+    match connected {
+        Ok((session, _pushed)) => Ok(context.block_on(session.client.call(Request::ProjectInfo))?.map(drop)),
+        Err(error) => Ok(Err(error)),
     }
 }
 

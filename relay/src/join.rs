@@ -170,6 +170,11 @@ impl Member {
         let membership = Arc::clone(&self.keeper.trust().membership);
         let addresses = membership.authority_addresses();
         let authority = Pinned { addresses: &addresses, static_key: membership.authority_static() };
+        // Its key may have been replaced since; the authority takes the newest alone.
+        match self.keeper.home().identity(clock.now()) {
+            Ok(identity) => self.identity = identity,
+            Err(error) => tracing::warn!(%error, "the identity was not read again"),
+        }
         let hello = enrol::hello(&self.identity, self.node_id, &self.static_key, clock.now());
         AuthorityClient::connect(supervisor, authority, &self.static_key, &hello).await
     }

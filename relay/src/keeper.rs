@@ -44,6 +44,12 @@ impl Keeper {
         Self { home, trust: watch::Sender::new(Arc::new(trust)) }
     }
 
+    /// Where it is kept.
+    #[must_use]
+    pub const fn home(&self) -> &RelayHome {
+        &self.home
+    }
+
     /// What the relay believes, now and later.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<TrustState>> {

@@ -9,7 +9,7 @@ use postern_proto::authority::Voiding;
 use postern_proto::credential::Voided;
 use postern_proto::handshake::StaticKey;
 use postern_proto::id::NodeId;
-use postern_proto::identity::{Identity, IdentityError};
+use postern_proto::identity::{ChangeReason, Identity, IdentityError, RotateError};
 use postern_proto::secret::SecretBytes;
 use postern_proto::statement;
 use postern_proto::time::Timestamp;
@@ -31,6 +31,10 @@ pub enum StateError {
     File(#[from] FileError),
     #[error("the relay's identity: {0}")]
     Identity(#[from] IdentityError),
+    #[error("the key of the relay's identity is not replaced: {0}")]
+    Rotate(#[from] RotateError),
+    #[error("no relay server of this home has started yet")]
+    NoIdentity,
     #[error("the relay's membership: {0}")]
     Membership(#[from] MembershipError),
     #[error("the relay's list of void credentials is damaged: join again with a new ticket, in an empty relay directory")]
@@ -80,6 +84,18 @@ impl RelayHome {
             Err(FileError::Exists { .. }) => self.identity(now),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Replaces the key of the relay's identity by a fresh one, for `reason`; the relay takes it when it connects to the authority next.
+    ///
+    /// # Errors
+    /// Where there is no identity, and where it cannot be read, changed or written.
+    pub fn rotate_identity(&self, now: Timestamp, reason: ChangeReason) -> Result<Identity, StateError> {
+        let secret = self.dir.read(relay::IDENTITY, MAX_SMALL_FILE)?.ok_or(StateError::NoIdentity)?;
+        let mut identity = Identity::from_secret_bytes(&secret)?;
+        identity.rotate(now, reason)?;
+        self.dir.write(relay::IDENTITY, &identity.to_secret_bytes())?;
+        Ok(identity)
     }
 
     /// The relay's static key, made at first use.

@@ -17,6 +17,8 @@ use crate::service::Caller;
 pub struct Admitted {
     pub caller: Caller,
     pub relay_server: bool,
+    /// Number of the newest change of the identity, as the session began.
+    pub sequence: u64,
     pub registered: Registered,
 }
 
@@ -41,7 +43,7 @@ impl Server {
             tracing::warn!(member = %caller.identifier, "too many sessions");
             Refusal::Busy { after: 10 }
         })?;
-        Ok(Admitted { caller, relay_server, registered })
+        Ok(Admitted { caller, relay_server, sequence: history.sequence(), registered })
     }
 
     async fn enrol(&self, caller: &Caller, history: &History, enrolment: &Enrolment, address: IpAddr) -> Result<(), Refusal> {

@@ -13,7 +13,7 @@ use crate::store::{Action, StoreError, audit_log};
 const RESULT: Label = Label { name: "result", values: "`ok` or `failed`" };
 const CAUSE: Label = Label {
     name: "cause",
-    values: "`closed` (by the member), `removed` (the member was), `failed` (the connection broke, or the member the protocol), `stopping` (the authority was stopped)",
+    values: "`closed` (by the member), `removed` (the member was, or the key that its session began with), `failed` (the connection broke, or the member the protocol), `stopping` (the authority was stopped)",
 };
 const REQUEST: Label =
     Label { name: "request", values: "what was asked for, as the audit calls it: `issue-credentials`, `redeem-ticket`, …" };
@@ -99,7 +99,7 @@ impl CountedSession<'_> {
     pub(super) fn ended(&mut self, end: &End) {
         self.cause = match end {
             End::Closed => 0,
-            End::Removed => 1,
+            End::Removed | End::Rekeyed => 1,
             End::NotTaken | End::Number | End::Session(_) => 2,
             End::Stopping => 3,
         };

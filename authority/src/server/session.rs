@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::authority::{Answer, Call, Refusal, Reply, Request};
-use postern_proto::id::Identifier;
 use postern_runtime::bucket::Bucket;
 use postern_runtime::session::{Session, SessionError, SessionSender};
 use tokio::sync::broadcast::error::RecvError;
@@ -13,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Server;
 use super::admission::Admitted;
-use crate::service::{Published, Service, SignedCheckpoint, describe};
+use crate::service::{Out, Published, Service, SignedCheckpoint, describe};
 
 /// How often every session is told the time and the epoch.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
@@ -28,7 +27,7 @@ const REQUEST_EVERY: Duration = Duration::from_millis(50);
 /// What a session is told without asking.
 pub(super) struct Feed {
     published: watch::Receiver<Arc<Published>>,
-    removals: broadcast::Receiver<Identifier>,
+    removals: broadcast::Receiver<Out>,
     checkpoints: watch::Receiver<Option<Arc<SignedCheckpoint>>>,
 }
 
@@ -47,6 +46,8 @@ pub(super) enum End {
     Stopping,
     #[error("the member was removed")]
     Removed,
+    #[error("the member's identity has another key, the one before being in other hands")]
+    Rekeyed,
     #[error("the member takes no messages")]
     NotTaken,
     #[error("the member uses the number of the authority for a request")]
@@ -134,7 +135,7 @@ impl Server {
     async fn exchange_or_end(
         &self,
         session: &mut Session,
-        Admitted { caller, relay_server, registered: _ }: &Admitted,
+        Admitted { caller, relay_server, sequence, registered: _ }: &Admitted,
         feed: &mut Feed,
     ) -> Result<std::convert::Infallible, End> {
         let Session { sender, receiver, .. } = session;
@@ -154,13 +155,16 @@ impl Server {
                 biased;
                 () = self.0.stopping.cancelled() => return Err(End::Stopping),
                 removed = feed.removals.recv() => match removed {
-                    Ok(removed) if removed == caller.identifier => return Err(End::Removed),
-                    Ok(_) | Err(RecvError::Closed) => {}
-                    Err(RecvError::Lagged(_)) => {
-                        if matches!(self.0.service.is_member(caller.identifier).await, Ok(false)) {
-                            return Err(End::Removed);
-                        }
+                    Ok(Out::Removed(identifier)) if identifier == caller.identifier => return Err(End::Removed),
+                    Ok(Out::Rekeyed { identifier, sequence: newer }) if identifier == caller.identifier && *sequence < newer => {
+                        return Err(End::Rekeyed);
                     }
+                    Ok(_) | Err(RecvError::Closed) => {}
+                    Err(RecvError::Lagged(_)) => match self.0.service.changes_of(caller.identifier).await {
+                        Ok(None) => return Err(End::Removed),
+                        Ok(Some(newest)) if *sequence < newest => return Err(End::Rekeyed),
+                        _ => {}
+                    },
                 },
                 Ok(()) = feed.published.changed() => {
                     let published = Arc::clone(&feed.published.borrow_and_update());

@@ -6,7 +6,7 @@ use postern_proto::address::HostPort;
 use postern_proto::authority::{Answer, Attributes, Refusal, RelayPermission, Role, VoidEntry};
 use postern_proto::id::Identifier;
 
-use super::{Caller, PAGE_ROWS, Service, member, page, stored};
+use super::{Caller, Out, PAGE_ROWS, Service, member, page, stored};
 use crate::ActError;
 use crate::enrol::{self, Newcomer};
 use crate::rules::{self, Scope};
@@ -74,7 +74,7 @@ impl Service {
         write.commit().await?;
         self.0.enforcement.begin(epoch);
         // Nobody listens where there is no session.
-        let _ = self.0.removed.send(removed);
+        let _ = self.0.removed.send(Out::Removed(removed));
         self.republish().await?;
         tracing::info!(member = %removed, by = %caller.identifier, epoch, "a member was revoked");
         Ok(Answer::Voided { epoch })

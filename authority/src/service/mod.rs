@@ -15,7 +15,7 @@ mod writes;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use postern_proto::authority::{Answer, Refusal, Request, Role};
+use postern_proto::authority::{Answer, Refusal, Request, Role, VoidEntry};
 use postern_proto::credential::MAX_LIFETIME;
 use postern_proto::id::{Identifier, StaticPublic};
 use postern_proto::identity::{History, Order};
@@ -60,6 +60,15 @@ pub struct Caller {
     pub static_key: StaticPublic,
 }
 
+/// Whose sessions end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Out {
+    /// It is no member any more.
+    Removed(Identifier),
+    /// A key of it is in other hands: sessions that began before its change of this number.
+    Rekeyed { identifier: Identifier, sequence: u64 },
+}
+
 /// The authority without its network.
 #[derive(Clone)]
 pub struct Service(Arc<Inner>);
@@ -71,7 +80,7 @@ struct Inner {
     credential_lifetime: Duration,
     published: watch::Sender<Arc<Published>>,
     checkpoint: watch::Sender<Option<Arc<SignedCheckpoint>>>,
-    removed: broadcast::Sender<Identifier>,
+    removed: broadcast::Sender<Out>,
     enforcement: Enforcement,
     bursts: Mutex<Bursts>,
     writes: Mutex<Writes>,
@@ -136,8 +145,8 @@ impl Service {
         &self.0.enforcement
     }
 
-    /// Tells which members are removed.
-    pub(crate) fn removals(&self) -> broadcast::Receiver<Identifier> {
+    /// Tells whose sessions end.
+    pub(crate) fn removals(&self) -> broadcast::Receiver<Out> {
         self.0.removed.subscribe()
     }
 
@@ -229,6 +238,12 @@ impl Service {
         }
     }
 
+    /// Number of the newest change of a member's identity; `None` where it is no member.
+    pub(crate) async fn changes_of(&self, identifier: Identifier) -> Result<Option<u64>, StoreError> {
+        let Some(member) = stored::find(&mut self.0.store.read().await?, identifier).await? else { return Ok(None) };
+        Ok(History::decode(&member.history).ok().map(|history| history.sequence()))
+    }
+
     /// The member that calls, with its change history compared to the one that is known of it.
     ///
     /// # Errors
@@ -263,10 +278,27 @@ impl Service {
             Ok(Order::Newer) => {
                 write.set_history(identifier, &encoded).await?;
                 let change = |history: &History| format!("change {}", history.sequence());
-                let entry = Entry::ok(self.now(), Some(identifier), Action::ChangeIdentity, identifier);
-                write.audit(&entry.before(change(&seen)).after(change(history))).await?;
+                let now = self.now();
+                let entry = Entry::ok(now, Some(identifier), Action::ChangeIdentity, identifier);
+                let stolen = history.compromised_since(&seen);
+                let mut epoch = None;
+                if stolen {
+                    // Whoever had the key may have got credentials by it.
+                    let voided = kept::voided_before(&mut write, identifier).await?.unwrap_or(known.added_at);
+                    let not_before = voided.max(now).plus(Duration::from_secs(1));
+                    epoch = Some(write.void(VoidEntry { member: identifier, not_before }, false, now).await?);
+                }
+                let reason = if stolen { "compromised" } else { "renewed" };
+                write.audit(&entry.because(reason).before(change(&seen)).after(change(history))).await?;
                 write.commit().await?;
                 known.history = encoded;
+                tracing::info!(%identifier, change = history.sequence(), reason, "a member's identity has another key");
+                if let Some(epoch) = epoch {
+                    self.0.enforcement.begin(epoch);
+                    self.republish().await?;
+                    // None of them hears it where nobody is connected.
+                    let _ = self.0.removed.send(Out::Rekeyed { identifier, sequence: history.sequence() });
+                }
             }
             Err(error) => return Err(Refusal::NotPermitted { reason: error.to_string() }.into()),
         }

@@ -456,7 +456,21 @@ async fn an_identity_may_change_its_key_and_not_go_back() {
     let mut fork = old.clone();
     fork.rotate(f.now(), ChangeReason::Renewed).unwrap();
     assert!(is_denied(service.recognise(id, fork.history()).await), "forked");
-    assert_eq!(audit(&f).await.iter().filter(|row| row.action == "change-identity" && row.result == "ok").count(), 1);
+    let before = info(&f).epoch;
+    let mut out = service.removals();
+    let (issued, _) = credentials(&f, &person, &[]).await.unwrap();
+    let renewed = person.identity.clone();
+    person.identity.rotate(f.now(), ChangeReason::Compromised).unwrap();
+    person.identity.rotate(f.now(), ChangeReason::Renewed).unwrap();
+    service.recognise(id, person.identity.history()).await.unwrap();
+    assert!(is_denied(service.recognise(id, renewed.history()).await), "what the thief has");
+    assert!(
+        info(&f).epoch > before && matches!(verify(&f, &person, &issued, Audience::Member), Err(CredentialError::Void { .. }))
+    );
+    assert_eq!(out.try_recv(), Ok(Out::Rekeyed { identifier: id, sequence: 3 }));
+    let (again, _) = credentials(&f, &person, &[]).await.unwrap();
+    verify(&f, &person, &again, Audience::Member).unwrap();
+    assert_eq!(audit(&f).await.iter().filter(|row| row.action == "change-identity" && row.result == "ok").count(), 2);
 }
 
 #[tokio::test]

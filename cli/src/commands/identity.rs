@@ -2,11 +2,17 @@
 
 use clap::Subcommand;
 use postern_proto::id::Identifier;
+use postern_proto::identity::{ChangeReason, Identity};
 use postern_proto::name::IdentityName;
+use postern_proto::time::Timestamp;
+use postern_relay::RelayHome;
+use postern_runtime::authority::AuthorityError;
 use postern_runtime::home::{Home, IdentityHome};
+use postern_runtime::membership::Membership;
 use serde::Serialize;
 
 use crate::args::Yes;
+use crate::authority;
 use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
@@ -39,6 +45,27 @@ pub enum Command {
         #[command(flatten)]
         yes: Yes,
     },
+    /// Replace the key of an identity; its identifier, membership and connections stay
+    #[command(after_help = "\
+The change is signed by the old and the new key, and told to the authority at once. Running nodes
+take the new key when they connect to the authority next. With --compromised, what was issued
+before is void: nodes of the identity get new credentials and show them to their peers.
+
+Examples:
+  postern identity rotate
+  postern identity rotate me --compromised
+  postern identity rotate --relay")]
+    Rotate {
+        /// The identity [default: the default identity]
+        #[arg(conflicts_with = "relay")]
+        name: Option<IdentityName>,
+        /// The old key is, or may be, in other hands
+        #[arg(long)]
+        compromised: bool,
+        /// The identity of this home's relay server
+        #[arg(long)]
+        relay: bool,
+    },
     /// Show which identity is the default, or make NAME the default
     Default {
         /// The identity that becomes the default
@@ -51,6 +78,18 @@ struct Document {
     name: IdentityName,
     identifier: Identifier,
     is_default: bool,
+    /// How often its key was replaced.
+    changes: u64,
+    /// When its key expires.
+    expires_at: Timestamp,
+}
+
+/// What `rotate --relay` prints.
+#[derive(Debug, Serialize)]
+struct RelayDocument {
+    identifier: Identifier,
+    changes: u64,
+    expires_at: Timestamp,
 }
 
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
@@ -60,6 +99,10 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::List => list(context, &home),
         Command::Show { name } => show(context, &home, name),
         Command::Delete { name, all, yes } => delete(context, &home, name.filter(|_| !all), yes),
+        Command::Rotate { name, compromised, relay } => {
+            let reason = if compromised { ChangeReason::Compromised } else { ChangeReason::Renewed };
+            if relay { rotate_relay(context, &home, reason) } else { rotate(context, &home, name, reason) }
+        }
         Command::Default { name: None } => show(context, &home, None),
         Command::Default { name: Some(name) } => {
             home.set_default_identity(&name)?;
@@ -102,29 +145,78 @@ fn mark(is_default: bool) -> String {
 }
 
 fn show(context: &Context, home: &Home, name: Option<IdentityName>) -> Result<(), CliError> {
+    let document = document(home, &named(home, name)?)?;
+    context.output().show(&document, || {
+        fields(&[
+            ("name", document.name.to_string()),
+            ("identifier", document.identifier.to_string()),
+            ("default", mark(document.is_default)),
+            ("changes", document.changes.to_string()),
+            ("expires", document.expires_at.to_string()),
+        ])
+    })
+}
+
+fn document(home: &Home, identity: &IdentityHome) -> Result<Versioned<Document>, CliError> {
+    let loaded = identity.load()?;
+    Ok(Versioned::new(Document {
+        name: identity.name().clone(),
+        identifier: loaded.identifier(),
+        is_default: home.default_identity()?.as_ref() == Some(identity.name()),
+        changes: loaded.history().sequence(),
+        expires_at: loaded.history().expires(),
+    }))
+}
+
+/// The identity `name`, else the default one.
+fn named(home: &Home, name: Option<IdentityName>) -> Result<IdentityHome, CliError> {
     let name = match name {
         Some(name) => name,
         None => home
             .default_identity()?
             .ok_or_else(|| CliError::not_found("identity", "default").try_this("make one with `postern identity create`"))?,
     };
-    let identity = home.identity(&name)?.ok_or_else(|| CliError::not_found("identity", &name))?;
-    let document = document(home, &identity)?;
-    context.output().show(&document, || {
-        fields(&[
-            ("name", document.name.to_string()),
-            ("identifier", document.identifier.to_string()),
-            ("default", mark(document.is_default)),
-        ])
-    })
+    home.identity(&name)?.ok_or_else(|| CliError::not_found("identity", &name))
 }
 
-fn document(home: &Home, identity: &IdentityHome) -> Result<Versioned<Document>, CliError> {
-    Ok(Versioned::new(Document {
-        name: identity.name().clone(),
-        identifier: identity.load()?.identifier(),
-        is_default: home.default_identity()?.as_ref() == Some(identity.name()),
-    }))
+fn rotate(context: &Context, home: &Home, name: Option<IdentityName>, reason: ChangeReason) -> Result<(), CliError> {
+    let identity = named(home, name)?;
+    let changed = home.rotate_identity(identity.name(), context.now(), reason)?;
+    context.output().say(format_args!("the identity `{}` has a new key ({})", identity.name(), nth(&changed)));
+    if let Some(membership) = identity.membership()? {
+        tell(context, home, &changed, &membership)?;
+    }
+    let document = document(home, &identity)?;
+    context.output().created(document.identifier, &document)
+}
+
+fn rotate_relay(context: &Context, home: &Home, reason: ChangeReason) -> Result<(), CliError> {
+    let relay = RelayHome::open(home)?;
+    let changed = relay.rotate_identity(context.now(), reason)?;
+    context.output().say(format_args!("the relay server's identity has a new key ({})", nth(&changed)));
+    if let Some(trust) = relay.trust()? {
+        tell(context, home, &changed, &trust.membership)?;
+    }
+    let (identifier, history) = (changed.identifier(), changed.history());
+    let document = RelayDocument { identifier, changes: history.sequence(), expires_at: history.expires() };
+    context.output().created(identifier, &Versioned::new(document))
+}
+
+/// Which key it is that `identity` has now.
+fn nth(identity: &Identity) -> String {
+    format!("change {}", identity.history().sequence())
+}
+
+/// Tells the authority of the change, so that the key before it is refused from now on. One that cannot be reached hears of it later.
+fn tell(context: &Context, home: &Home, identity: &Identity, membership: &Membership) -> Result<(), CliError> {
+    match authority::announce(context, home, identity, membership)? {
+        Ok(()) => context.output().say("the authority knows it"),
+        Err(error @ AuthorityError::Refused(_)) => return Err(error.into()),
+        Err(error) => context.output().warn(format_args!(
+            "the authority was not told: {error}. It hears of it when a node of the identity connects; until then it takes the old key"
+        )),
+    }
+    Ok(())
 }
 
 fn delete(context: &Context, home: &Home, name: Option<IdentityName>, yes: Yes) -> Result<(), CliError> {

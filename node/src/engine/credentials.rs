@@ -209,7 +209,10 @@ async fn session(
     // A home that cannot be read now has nothing better than what is signed.
     let addresses = shared.home.authority_addresses(membership).unwrap_or_else(|_| membership.authority_addresses());
     let pinned = Pinned { addresses: &addresses, static_key: membership.authority_static() };
-    let hello = hello(&shared.identity, shared.trust.node_id, &shared.trust.static_key, shared.trust.now());
+    // Its key may have been replaced since; the authority takes the newest alone.
+    let reloaded = shared.identity_home.load().inspect_err(|error| warn!(%error, "the identity was not read again"));
+    let identity = reloaded.as_ref().unwrap_or(&shared.identity);
+    let hello = hello(identity, shared.trust.node_id, &shared.trust.static_key, shared.trust.now());
     let connected = AuthorityClient::connect(&shared.supervisor, pinned, &shared.trust.static_key, &hello).await;
     let (client, mut pushed) = match connected {
         Ok(connected) => connected,

@@ -184,6 +184,12 @@ impl History {
         Ok(if self.sequence() == old.sequence() { Order::Same } else { Order::Newer })
     }
 
+    /// Whether a change that `old`, which this history succeeds, does not have was made because a key is in other hands.
+    #[must_use]
+    pub fn compromised_since(&self, old: &Self) -> bool {
+        self.later.iter().skip(old.later.len()).any(|record| record.change.reason == ChangeReason::Compromised)
+    }
+
     /// The payload of `signed`, if this identity's current key signed it for `purpose`.
     ///
     /// # Errors

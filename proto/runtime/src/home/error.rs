@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use postern_proto::identity::IdentityError;
+use postern_proto::identity::{IdentityError, RotateError};
 use postern_proto::name::{IdentityName, NodeName};
 
 use crate::files::FileError;
@@ -21,6 +21,8 @@ pub enum HomeError {
     NoIdentity(IdentityName),
     #[error("identity `{name}`: {source}")]
     Identity { name: IdentityName, source: IdentityError },
+    #[error("the key of identity `{name}` is not replaced: {source}")]
+    Rotate { name: IdentityName, source: RotateError },
     #[error("identity `{name}`: {source}")]
     Membership { name: IdentityName, source: MembershipError },
     #[error("there is already a node `{0}`")]

@@ -1,6 +1,6 @@
 //! The identities of a home, and what each knows of the project that it belongs to.
 
-use postern_proto::identity::Identity;
+use postern_proto::identity::{ChangeReason, Identity};
 use postern_proto::name::IdentityName;
 use postern_proto::time::Timestamp;
 
@@ -115,6 +115,20 @@ impl Home {
             return Err(HomeError::NoIdentity(name.clone()));
         }
         self.change_defaults(|defaults| defaults.default_identity = Some(name.clone()))
+    }
+
+    /// Replaces the key of the identity `name` by a fresh one, for `reason`. Its identifier stays. Whoever has the identity open goes on with
+    /// the key before it until it is read again, which daemons do whenever they connect.
+    ///
+    /// # Errors
+    /// [`HomeError::NoIdentity`], [`HomeError::Rotate`]; nothing changed then.
+    pub fn rotate_identity(&self, name: &IdentityName, now: Timestamp, reason: ChangeReason) -> Result<Identity, HomeError> {
+        let _lock = self.dir.lock_changes()?;
+        let found = self.identity(name)?.ok_or_else(|| HomeError::NoIdentity(name.clone()))?;
+        let mut identity = found.load()?;
+        identity.rotate(now, reason).map_err(|source| HomeError::Rotate { name: name.clone(), source })?;
+        found.store(&identity)?;
+        Ok(identity)
     }
 
     /// Deletes an identity with its membership. Whether a node uses it is for the caller to know.
