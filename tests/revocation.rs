@@ -160,6 +160,30 @@ fn a_restart_without_the_authority_forgets_no_revocation() {
     eventually(PATIENCE, "the reason in the log", || direct.vendor.node_log("vendor").contains("was revoked").then_some(()));
 }
 
+/// What a restart would forget is enforced at once, and not said to be enforced.
+#[test]
+fn a_node_whose_disk_fails_does_not_say_that_it_enforces() {
+    let server = EchoServer::start();
+    let direct = Direct::new(server.port(), "");
+    let mut gone = live(direct.inlet.as_str());
+    let list = direct.vendor.path().join("nodes/vendor/epoch");
+    let _ = std::fs::remove_file(&list);
+    std::fs::create_dir(&list).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| revoke(&direct.project, &direct.customer));
+        breaks(&mut gone, PATIENCE);
+        assert!(echoes(direct.inlet.as_str(), b"again").is_err());
+        eventually(PATIENCE, "the fault in the log", || {
+            direct.vendor.node_log("vendor").contains("was not stored").then_some(())
+        });
+        assert!(!waiting.is_finished(), "the authority was told what a restart would forget");
+        std::fs::remove_dir(&list).unwrap();
+        let document = waiting.join().unwrap();
+        assert_eq!(document["enforcement"]["waiting"], 0, "{document}");
+    });
+    assert!(list.is_file());
+}
+
 /// Copies the authority's database, which nobody uses.
 fn copy_database(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();

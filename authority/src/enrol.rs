@@ -172,4 +172,6 @@ pub(crate) async fn joined_at(write: &mut Write, identity: Identifier, now: Time
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

@@ -99,7 +99,7 @@ async fn each_refusal_is_its_own_and_spends_nothing() {
     assert_eq!(refusal(&store, 3, id, &secret, late).await, Refusal::TicketRevoked);
 }
 
-async fn revoke(store: &Store, number: u8) {
+pub(super) async fn revoke(store: &Store, number: u8) {
     let mut write = store.write().await.unwrap();
     let void = VoidEntry { member: identifier(number), not_before: VoidEntry::FOR_EVER };
     let epoch = write.void(void, true, NOW).await.unwrap();

@@ -11,7 +11,7 @@ use postern_proto::name::OutletName;
 use postern_proto::policy::{Decision, Reason};
 use postern_proto::spec::{PeerRoute, RelayAt, RelaySpec};
 use postern_proto::time::Timestamp;
-use postern_runtime::net::{SocketKind, dial};
+use postern_runtime::net::dial_target;
 
 use super::channel::Channel;
 use super::code;
@@ -242,7 +242,7 @@ async fn outlet_target(shared: &Shared, question: &Question, policy: Verdict) ->
     if policy == Verdict::Denied {
         return told(Verdict::Unknown, "it is not dialled for a peer that is refused".to_owned());
     }
-    match dial(&outlet.to, SocketKind::Application, DIAL_DEADLINE).await {
+    match dial_target(&outlet.to, DIAL_DEADLINE).await {
         Ok(_) => told(Verdict::Allowed, format!("{} accepts connections", outlet.to)),
         Err(error) => {
             let code = Failure::code_of(super::failure::reject_of_dial(&error));

@@ -4,6 +4,10 @@
 //! that was revoked loses its channels and streams at once. One that was changed is asked for its newer credential, and its streams are
 //! judged by that.
 
+#[cfg(test)]
+mod model;
+mod progress;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,12 +17,15 @@ use postern_proto::id::ProjectId;
 use postern_proto::identity::History;
 use postern_proto::statement;
 use postern_proto::time::Timestamp;
+use postern_runtime::backoff::Backoff;
+use postern_runtime::files::FileError;
 use postern_runtime::home::layout;
 use postern_runtime::membership::Membership;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use self::progress::Progress;
 use super::channel::RENEWAL_GRACE;
 use super::live::Enders;
 use super::shared::Shared;
@@ -50,7 +57,7 @@ pub enum Road {
 #[derive(Default)]
 pub struct Revocation {
     state: Mutex<State>,
-    /// The epoch up to which everything that is void is enforced here.
+    /// The epoch up to which everything that is void is enforced here, and on the disk.
     enforced: watch::Sender<u64>,
 }
 
@@ -62,6 +69,9 @@ struct State {
     written: Option<Timestamp>,
     /// A rollback was told of.
     told: bool,
+    progress: Progress,
+    /// The list could not be written, and is tried again.
+    storing: bool,
 }
 
 impl Revocation {
@@ -72,7 +82,7 @@ impl Revocation {
 
     /// What was void when this node last ran is enforced from its start.
     pub fn begins_with(&self, voided: &Voided) {
-        self.has_enforced(voided.epoch());
+        self.progressed(&mut lock(&self.state), |progress| progress.begin(voided.epoch()));
     }
 
     /// How far this node is.
@@ -82,9 +92,19 @@ impl Revocation {
     }
 
     fn has_enforced(&self, epoch: u64) {
+        self.progressed(&mut lock(&self.state), |progress| progress.has_enforced(epoch));
+    }
+
+    fn has_stored(&self, state: &mut State, epoch: u64) {
+        self.progressed(state, |progress| progress.has_stored(epoch));
+    }
+
+    fn progressed(&self, state: &mut State, how: impl FnOnce(&mut Progress)) {
+        how(&mut state.progress);
+        let done = state.progress.done();
         self.enforced.send_if_modified(|known| {
-            let newer = *known < epoch;
-            *known = epoch.max(*known);
+            let newer = *known < done;
+            *known = done.max(*known);
             newer
         });
     }
@@ -136,7 +156,7 @@ pub fn take_heartbeat(shared: &Arc<Shared>, signed: &[u8], road: Road) {
 /// Credentials became void: what stands on them ends.
 pub fn take_voiding(shared: &Arc<Shared>, signed: &[u8], road: Road) {
     // One statement after the other: each adds to what those before said.
-    let state = lock(&shared.revocation.state);
+    let mut state = lock(&shared.revocation.state);
     let Some((history, project)) = &state.authority else { return };
     let voiding: Voiding = match statement::verify(history, *project, signed) {
         Ok(voiding) => voiding,
@@ -159,7 +179,15 @@ pub fn take_voiding(shared: &Arc<Shared>, signed: &[u8], road: Road) {
     // It is acted on before it is written down: a disk takes longer than a stream lasts. It is acknowledged behind both, and told again
     // to a node that was not that far.
     let ended = enforce(shared);
-    store_voided(shared, &voided);
+    match store_voided(shared, &voided) {
+        Ok(()) => shared.revocation.has_stored(&mut state, epoch),
+        Err(error) => {
+            warn!(%error, "the list of void credentials was not stored; the authority is not told that it is enforced before it is");
+            if !std::mem::replace(&mut state.storing, true) {
+                shared.spawn("void list", store_later(Arc::clone(shared)));
+            }
+        }
+    }
     drop(state);
     finish(shared, epoch, ended);
 }
@@ -228,12 +256,25 @@ fn finish(shared: &Arc<Shared>, epoch: u64, Begun { enders, asked }: Begun) {
     });
 }
 
-fn store_voided(shared: &Shared, voided: &Voided) {
+fn store_voided(shared: &Shared, voided: &Voided) -> Result<(), FileError> {
     let mut bytes = Vec::new();
     // Writing to a vector does not fail.
     let _ = minicbor::encode(voided, &mut bytes);
-    if let Err(error) = shared.node_home.dir().write(layout::node::EPOCH, &bytes) {
-        warn!(%error, "the list of void credentials was not stored");
+    shared.node_home.dir().write(layout::node::EPOCH, &bytes)
+}
+
+/// A disk that is full or away may come back. What is void then is written, which may be more than when it failed.
+async fn store_later(shared: Arc<Shared>) {
+    let mut backoff = Backoff::default();
+    loop {
+        tokio::time::sleep(backoff.next_delay()).await;
+        let mut state = lock(&shared.revocation.state);
+        let Some(domain) = shared.trust.domain() else { continue };
+        if store_voided(&shared, &domain.voided).is_ok() {
+            info!(epoch = domain.voided.epoch(), "the list of void credentials is stored");
+            state.storing = false;
+            return shared.revocation.has_stored(&mut state, domain.voided.epoch());
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use postern_proto::path::{AttachHead, Open, OpenHead};
 use postern_proto::record::{Control, HEADER_LEN, Header, Kind, Reject, RejectCode, ResetCode};
 use postern_proto::spec::{Disclose, OutletSpec};
 use postern_proto::stream::Stream;
-use postern_runtime::net::{SocketKind, dial};
+use postern_runtime::net::dial_target;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
@@ -346,7 +346,7 @@ async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<(TcpSt
     let Some(place) = place else {
         return Err(Refused::new(code::BUSY, RejectCode::Busy, "too many live streams"));
     };
-    let application = dial(&outlet.to, SocketKind::Application, DIAL_DEADLINE).await.map_err(|error| {
+    let application = dial_target(&outlet.to, DIAL_DEADLINE).await.map_err(|error| {
         let reject = reject_of_dial(&error);
         Refused::new(Failure::code_of(reject), reject, format!("the target {} was not reached: {error}", outlet.to))
     })?;

@@ -311,6 +311,24 @@ async fn a_forged_open_takes_no_stream_id() {
     assert_eq!(ask(&inlet, b"x").await.unwrap(), b"x");
 }
 
+/// A relay, or whoever holds the network, that joins a path with another node than the one which was asked for: another member's node, with
+/// credentials of its own, to which nothing is said.
+#[tokio::test]
+async fn a_mispaired_node_learns_nothing_and_is_not_taken_for_the_other() {
+    let home = TestHome::new();
+    let (a, b, other) = (home.node("a").await, home.node("b").await, home.node("z").await);
+    let address = |of: &Engine, name: &str| of.shared.presence_of(&name.parse().unwrap()).unwrap().address;
+    let (_, wanted) = a.shared.direct.dial(&a.shared.trust, &address(&b, "b")).await.unwrap();
+    let (socket, found) = a.shared.direct.dial(&a.shared.trust, &address(&other, "z")).await.unwrap();
+    let refused = channel::dial(&a.shared.trust, &wanted, link::Link::new(socket)).await.map(|_| ());
+    assert!(refused.is_err());
+    assert!(other.shared.peers.channels().is_empty() && a.shared.peers.channels().is_empty());
+    // The same connection, asked for as what it is.
+    let (socket, _) = a.shared.direct.dial(&a.shared.trust, &address(&other, "z")).await.unwrap();
+    let (channel, _control) = channel::dial(&a.shared.trust, &found, link::Link::new(socket)).await.unwrap();
+    assert!(other.shared.peers.by_id(channel.id()).is_some());
+}
+
 /// A member that makes channels without end keeps its newest ones only.
 #[tokio::test]
 async fn channels_of_one_peer_are_bounded() {

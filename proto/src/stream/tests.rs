@@ -119,6 +119,34 @@ fn a_request_and_its_answer_leave_the_path_free() {
     assert!(transmit(&mut a).is_empty() && transmit(&mut b).is_empty(), "a finished stream sends nothing more");
 }
 
+/// Cut at every byte, an end is clean only where all of it came; and whatever record a network leaves out, the next one is refused, an end
+/// as much as data.
+#[test]
+fn wherever_it_is_cut_an_end_is_clean_only_behind_everything() {
+    let sent = || {
+        let (mut a, mut b) = pair();
+        b.accept();
+        deliver(&mut a, &transmit(&mut b), &mut Seen::default());
+        let records = vec![data(&mut a, b"one"), data(&mut a, b"two"), data(&mut a, b"three"), a.seal_fin().unwrap().to_vec()];
+        (records, b)
+    };
+    let length = sent().0.concat().len();
+    for cut in 0..=length {
+        let (records, mut b) = sent();
+        let mut seen = Seen::default();
+        deliver(&mut b, &records.concat()[..cut], &mut seen);
+        assert!(b"onetwothree".starts_with(&seen.data) && !seen.error);
+        assert_eq!(seen.clean_end, cut == length, "cut at {cut}");
+    }
+    for dropped in 0..3 {
+        let (mut records, mut b) = sent();
+        records.remove(dropped);
+        let mut seen = Seen::default();
+        deliver(&mut b, &records.concat(), &mut seen);
+        assert!(seen.error && !seen.clean_end && b"onetwothree".starts_with(&seen.data), "without {dropped}: {seen:?}");
+    }
+}
+
 #[test]
 fn a_sender_stops_at_its_credit_and_goes_on_with_more() {
     let (mut a, mut b) = accepted_pair();

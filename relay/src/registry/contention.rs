@@ -48,6 +48,12 @@ impl Contention {
         true
     }
 
+    /// How many take-overs are remembered.
+    #[cfg(test)]
+    pub(super) fn recent(&self) -> usize {
+        self.recent.len()
+    }
+
     /// From when on this is nothing worth remembering; `now` or earlier where it is so already.
     pub(super) fn expires(&self, now: Instant) -> Instant {
         let last = self.recent.back().map(|(at, _)| *at + PERIOD);

@@ -82,8 +82,14 @@ pub(super) struct Watch {
 }
 
 impl Watch {
+    /// When an update was last told.
+    #[cfg(test)]
+    pub(super) const fn told(&self) -> Option<Instant> {
+        self.told
+    }
+
     /// When the update is due, where there is one.
-    fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self) -> Option<Instant> {
         let dirty = self.dirty?;
         let interval = if self.told_nobody { limits::ARRIVAL_INTERVAL } else { limits::UPDATE_INTERVAL };
         Some(self.told.map_or(dirty, |told| dirty.max(told + interval)))

@@ -25,7 +25,7 @@ pub enum DialError {
     #[error("cannot resolve `{host}`")]
     Dns { host: String, source: io::Error },
     /// The name resolves only to addresses that the caller does not want.
-    #[error("`{host}` resolves to {address}, which is not allowed")]
+    #[error("`{host}` resolves to {}, which a name may not lead to; write the address itself if it is meant", address.ip())]
     Forbidden { host: String, address: SocketAddr },
     /// Something answered that nobody listens there.
     #[error("{address} refuses connections")]

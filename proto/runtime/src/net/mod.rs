@@ -5,9 +5,11 @@ pub mod half_open;
 pub mod listen;
 mod options;
 mod preface;
+mod target;
 
 pub use self::dial::{DialError, dial, dial_allowed};
 pub use self::half_open::{Evicted, HalfOpen, HalfOpenGuard, Source};
 pub use self::listen::{Accepted, Acceptor, BindError, bind};
 pub use self::options::SocketKind;
 pub use self::preface::{PrefaceReadError, read_preface};
+pub use self::target::dial_target;

@@ -1,0 +1,179 @@
+//! Everything that can happen to one ticket: applicants who ask, hear nothing and ask again; the ticket and members that are revoked; time.
+//! Against the real code and a real database. That a redemption is one step however the process dies within is
+//! `tests::a_crash_leaves_all_or_nothing`; that several at once are one after the other, `tests::concurrent_redemptions_never_exceed_the_uses`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use postern_explore::{Model, explore};
+use postern_proto::authority::TicketRequest;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::tests::revoke;
+use super::*;
+use crate::store::{audit_log, tickets};
+use crate::testing::{NOW, checked_log, identifier, newcomer, request, store, ticket};
+
+const APPLICANTS: [u8; 2] = [1, 2];
+const USES: u32 = 1;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    /// An applicant asks; where the answer is lost it does not know whether it is a member.
+    Ask {
+        who: u8,
+        answered: bool,
+    },
+    RevokeMember(u8),
+    RevokeTicket,
+    /// The ticket's time is over.
+    Expire,
+}
+
+/// What there is after some acts, and what was wrong on the way.
+#[derive(Debug, Clone, Default)]
+struct State {
+    acts: Vec<Act>,
+    members: BTreeSet<u8>,
+    revoked: BTreeSet<u8>,
+    uses: u32,
+    ticket_revoked: bool,
+    expired: bool,
+    /// Who was told that it is a member.
+    told: BTreeSet<u8>,
+    wrong: Option<String>,
+}
+
+struct OneTicket(Runtime);
+
+impl State {
+    /// All acts, from an empty database on.
+    async fn replay(acts: Vec<Act>) -> Self {
+        let home = TempDir::new().unwrap();
+        let store = store(home.path()).await;
+        let (id, secret) = ticket(&store, &TicketRequest { max_uses: USES, ..request() }).await;
+        let mut state = Self::default();
+        for act in &acts {
+            let now = if state.expired { NOW.plus(Duration::from_secs(600)) } else { NOW };
+            match *act {
+                Act::Ask { who, answered } => {
+                    let answer = redeem(&store, &newcomer(who), id, &secret, now).await;
+                    state.judge(who, &answer);
+                    if answered && answer.is_ok() {
+                        state.told.insert(who);
+                    }
+                }
+                Act::RevokeMember(who) => {
+                    revoke(&store, who).await;
+                    state.revoked.insert(who);
+                    state.told.remove(&who);
+                }
+                Act::RevokeTicket => {
+                    let mut write = store.write().await.unwrap();
+                    write.revoke_ticket(id).await.unwrap();
+                    write.commit().await.unwrap();
+                    state.ticket_revoked = true;
+                }
+                Act::Expire => state.expired = true,
+            }
+            state.look(&store, id).await;
+        }
+        state.acts = acts;
+        state
+    }
+
+    fn complain(&mut self, what: String) {
+        self.wrong.get_or_insert(what);
+    }
+
+    /// Whether the answer is the one that the state before calls for.
+    fn judge(&mut self, who: u8, answer: &Result<Redeemed, ActError>) {
+        let dead = self.ticket_revoked || self.expired || self.uses >= USES;
+        let right = match answer {
+            Ok(Redeemed::Already(member)) => self.members.contains(&who) && member.identifier == identifier(who),
+            Ok(Redeemed::Joined(_)) => !self.members.contains(&who) && !self.revoked.contains(&who) && !dead,
+            Err(ActError::Refused(Refusal::NotPermitted { .. })) => self.revoked.contains(&who) && !dead,
+            Err(ActError::Refused(Refusal::TicketRevoked)) => self.ticket_revoked && !self.members.contains(&who),
+            Err(ActError::Refused(Refusal::TicketUsedUp { .. })) => self.uses >= USES && !self.members.contains(&who),
+            Err(ActError::Refused(Refusal::TicketExpired { .. })) => self.expired && !self.members.contains(&who),
+            Err(_) => false,
+        };
+        if !right {
+            self.complain(format!("{who} was answered {answer:?}"));
+        }
+    }
+
+    async fn look(&mut self, store: &Store, id: TicketId) {
+        let mut read = store.read().await.unwrap();
+        self.members.clear();
+        for who in APPLICANTS {
+            if members::find(&mut read, identifier(who)).await.unwrap().is_some() {
+                self.members.insert(who);
+            }
+        }
+        let row = tickets::find(&mut read, id).await.unwrap().unwrap();
+        let by: BTreeSet<_> = row.uses_by.iter().map(|used| used.by).collect();
+        let joined: BTreeSet<_> = self.members.union(&self.revoked).map(|who| identifier(*who)).collect();
+        let rows = audit_log::list(&mut read, 0, 10_000).await.unwrap();
+        let redeemed = rows.iter().filter(|row| row.action == "redeem-ticket" && row.result == "ok").count();
+        drop(read);
+        if row.uses < self.uses || row.uses > USES {
+            self.complain(format!("{} uses after {}", row.uses, self.uses));
+        }
+        self.uses = row.uses;
+        if by != joined || by.len() != self.uses as usize || redeemed != by.len() {
+            self.complain(format!("{} uses by {by:?}, members {joined:?}, {redeemed} rows", self.uses));
+        }
+        if !self.told.is_subset(&self.members) {
+            self.complain("who was told that it is a member is none".to_owned());
+        }
+        if checked_log(store).await.is_err() {
+            self.complain("the audit does not fit".to_owned());
+        }
+    }
+}
+
+impl Model for OneTicket {
+    type State = State;
+    type Action = Act;
+    type Key = (BTreeSet<u8>, BTreeSet<u8>, u32, bool, bool, BTreeSet<u8>, Option<String>);
+
+    fn start(&self) -> State {
+        State::default()
+    }
+
+    fn actions(&self, state: &State) -> Vec<Act> {
+        let mut acts: Vec<_> =
+            APPLICANTS.iter().flat_map(|who| [true, false].map(|answered| Act::Ask { who: *who, answered })).collect();
+        acts.extend(state.members.iter().map(|who| Act::RevokeMember(*who)));
+        acts.extend((!state.ticket_revoked).then_some(Act::RevokeTicket));
+        acts.extend((!state.expired).then_some(Act::Expire));
+        acts
+    }
+
+    fn step(&self, state: &State, act: &Act) -> State {
+        let acts = state.acts.iter().copied().chain([*act]).collect();
+        self.0.block_on(State::replay(acts))
+    }
+
+    fn key(&self, state: &State) -> Self::Key {
+        let State { members, revoked, uses, ticket_revoked, expired, told, wrong, .. } = state.clone();
+        (members, revoked, uses, ticket_revoked, expired, told, wrong)
+    }
+
+    fn check(&self, state: &State) -> Result<(), String> {
+        state.wrong.clone().map_or(Ok(()), Err)
+    }
+}
+
+/// How many acts are tried in every order.
+const DEPTH: usize = 4;
+
+#[test]
+fn a_ticket_admits_as_often_as_it_says_whatever_happens() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let explored = explore(&OneTicket(runtime), DEPTH).unwrap();
+    println!("{explored:?}");
+    assert!(explored.states >= 25, "{explored:?}");
+}
