@@ -213,6 +213,11 @@ fn running_the_servers() {
 }
 
 #[test]
+fn keys_at_rest() {
+    type_guide("keys-at-rest");
+}
+
+#[test]
 fn monitoring() {
     type_guide("monitoring");
 }
@@ -246,6 +251,7 @@ fn every_guide_is_typed_and_every_placeholder_is_explained() {
             "audit",
             "benchmarks",
             "first-portal",
+            "keys-at-rest",
             "monitoring",
             "policies",
             "removing-a-member",

@@ -46,7 +46,7 @@ impl Keys {
             create(dir, STATIC, SecretBytes::<32>::random().expose_secret())?;
             create(dir, SIGNING, SecretBytes::<32>::random().expose_secret())?;
         }
-        let identity = dir.read(IDENTITY, MAX_SMALL_FILE)?.ok_or(KeysError::Missing { name: IDENTITY })?;
+        let identity = dir.read_secret(IDENTITY, MAX_SMALL_FILE)?.ok_or(KeysError::Missing { name: IDENTITY })?;
         Ok(Self {
             identity: Identity::from_secret_bytes(&identity)?,
             static_key: StaticKey::from_secret(&secret(dir, STATIC)?),
@@ -57,12 +57,12 @@ impl Keys {
 
 fn create(dir: &Dir, name: &str, bytes: &[u8]) -> Result<(), KeysError> {
     if !dir.contains(name)? {
-        dir.write_new(name, bytes)?;
+        dir.write_new_secret(name, bytes)?;
     }
     Ok(())
 }
 
 fn secret(dir: &Dir, name: &'static str) -> Result<SecretBytes<32>, KeysError> {
-    let bytes = dir.read(name, MAX_SMALL_FILE)?.ok_or(KeysError::Missing { name })?;
+    let bytes = dir.read_secret(name, MAX_SMALL_FILE)?.ok_or(KeysError::Missing { name })?;
     bytes[..].try_into().map(SecretBytes::new).map_err(|_| KeysError::Damaged { name })
 }

@@ -48,6 +48,10 @@ pub struct Global {
     // The variable is read in `Context`: what clap reads itself stands in its messages as if it had been typed.
     #[arg(long, global = true, value_name = "DIR")]
     pub home: Option<PathBuf>,
+    /// The file with the passphrase of a protected home, - for a line of standard input (also POSTERN_KEY_FILE)
+    // The variable is read where the file is, for the reason above.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
     /// How log lines look: pretty or json [default: pretty]
     #[arg(long, global = true, value_name = "FORMAT", default_value_t, hide_default_value = true)]
     pub log_format: LogFormat,

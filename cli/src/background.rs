@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use postern_runtime::daemon::{AttachError, Attached, Launch, StartError};
 use postern_runtime::files::Dir;
+use postern_runtime::vault::HomeKey;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -12,6 +13,9 @@ use zeroize::Zeroizing;
 use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
+
+/// Bytes of the home key.
+const KEY: usize = 32;
 
 /// What is to run in the background.
 pub struct Background<'a> {
@@ -32,7 +36,8 @@ pub fn start<T: DeserializeOwned>(context: &Context, background: Background<'_>)
     let mut arguments: Vec<OsString> = background.command.iter().map(OsString::from).collect();
     arguments.extend(["--home".into(), context.home_path()?.into_os_string()]);
     arguments.extend(context.daemon_arguments());
-    let launch = Launch { arguments, log: directory.append(name)?, settings: background.settings };
+    let settings = with_key(context.home()?.key()?.as_ref(), &background.settings);
+    let launch = Launch { arguments, log: directory.append(name)?, settings };
     let starting = launch.spawn().map_err(|error| CliError::from_error(code::START, &error))?;
     match starting.wait(background.limit, |_| {}) {
         Ok(started) => serde_json::from_value(started.detail)
@@ -46,17 +51,46 @@ pub fn start<T: DeserializeOwned>(context: &Context, background: Background<'_>)
 
 /// Does `work` as a background process. What fails while the caller still waits is told to it. To be called before any thread
 /// is made.
-pub fn run(work: impl FnOnce(&mut Option<Attached>) -> Result<(), CliError>) -> Result<(), CliError> {
+pub fn run(context: &Context, work: impl FnOnce(&mut Option<Attached>, &[u8]) -> Result<(), CliError>) -> Result<(), CliError> {
     let attached = Attached::take().map_err(|error| match &error {
         AttachError::NoCaller => CliError::from_error(code::NO_CALLER, &error),
         AttachError::Io(_) | AttachError::TooLong => CliError::from_error(code::ATTACH, &error),
     })?;
+    let (key, settings) = without_key(attached.settings())
+        .ok_or_else(|| CliError::new(code::ATTACH, "the process that started this one said nothing that is understood"))?;
+    context.use_key(key);
+    let settings = Zeroizing::new(settings.to_vec());
     let mut attached = Some(attached);
-    let ended = work(&mut attached);
+    let ended = work(&mut attached, &settings);
     if let (Err(error), Some(attached)) = (&ended, attached) {
         attached.failed(&written(error));
     }
     ended
+}
+
+/// What the process is told, behind the key of a protected home: a daemon that starts in the background has nobody to ask, and needs no key file.
+fn with_key(key: Option<&HomeKey>, settings: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut told = Zeroizing::new(Vec::with_capacity(1 + KEY + settings.len()));
+    match key {
+        Some(key) => {
+            told.push(1);
+            told.extend_from_slice(key.expose_secret());
+        }
+        None => told.push(0),
+    }
+    told.extend_from_slice(settings);
+    told
+}
+
+fn without_key(told: &[u8]) -> Option<(Option<HomeKey>, &[u8])> {
+    match told.split_first()? {
+        (0, settings) => Some((None, settings)),
+        (1, rest) => {
+            let (key, settings) = rest.split_first_chunk::<KEY>()?;
+            Some((Some(HomeKey::new(*key)), settings))
+        }
+        _ => None,
+    }
 }
 
 fn written(error: &CliError) -> Value {
@@ -83,6 +117,18 @@ fn read(detail: &Value) -> Option<CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_travels_before_the_settings() {
+        for key in [None, Some(HomeKey::new([7; KEY]))] {
+            let told = with_key(key.as_ref(), b"{}");
+            let (arrived, settings) = without_key(&told).unwrap();
+            assert!(arrived == key && settings == b"{}");
+        }
+        for bad in [&b""[..], b"2", b"\x01short"] {
+            assert!(without_key(bad).is_none());
+        }
+    }
 
     #[test]
     fn an_error_arrives_as_it_was() {

@@ -17,6 +17,8 @@ postern_node::codes! {
     EXPIRES_IN: Usage, "A ticket has to be good for a second at least.";
     EMPTY_STDIN: Usage, "The argument stands for a line of standard input, and there was none.";
     NEEDS_CONFIRMATION: Usage, "This deletes something, and nobody is there to be asked: say `-y`.";
+    NEEDS_PASSPHRASE: Usage, "A new passphrase is needed: nobody is there to be asked, or two different ones were typed.";
+    UNWRITABLE_FILE: Failure, "The file cannot be made.";
     NOTHING_TO_EXPLAIN: Failure, "No node of this home that runs is at either end of what is asked about.";
     NO_CALLER: Usage, "This command is for Postern itself, which starts background processes with it.";
 

@@ -3,22 +3,27 @@
 use std::cell::OnceCell;
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use postern_proto::time::Timestamp;
 use postern_runtime::clock::Clock;
 use postern_runtime::home::{self, Home};
 use postern_runtime::telemetry::{self, Telemetry};
+use postern_runtime::vault::{HomeKey, Keys};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::args::Global;
 use crate::error::CliError;
 use crate::output::Output;
+use crate::passphrase;
 
 #[derive(Debug)]
 pub struct Context {
     global: Global,
     output: Output,
     runtime: OnceCell<Runtime>,
+    /// What opens the home, if it is protected; the same for every handle of it, so that nobody is asked twice.
+    keys: OnceCell<Arc<Keys>>,
     clock: Clock,
 }
 
@@ -27,7 +32,7 @@ impl Context {
         // The convention of NO_COLOR: any value but the empty one counts.
         let no_color = global.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let output = Output::new(global.output, global.quiet, !no_color);
-        Self { global, output, runtime: OnceCell::new(), clock: Clock::new() }
+        Self { global, output, runtime: OnceCell::new(), keys: OnceCell::new(), clock: Clock::new() }
     }
 
     pub const fn output(&self) -> &Output {
@@ -40,9 +45,32 @@ impl Context {
         Ok(home::locate(home.as_deref(), |name| std::env::var_os(name))?)
     }
 
-    /// The home, made if it is missing.
+    /// The home, made if it is missing, and protected from the start if a passphrase was given for it.
     pub fn home(&self) -> Result<Home, CliError> {
-        Ok(Home::open(&self.home_path()?)?)
+        let home = self.home_as_it_is()?;
+        home.protect_if_new()?;
+        Ok(home)
+    }
+
+    /// The home, made if it is missing.
+    pub fn home_as_it_is(&self) -> Result<Home, CliError> {
+        Ok(Home::open_with(&self.home_path()?, Arc::clone(self.keys()))?)
+    }
+
+    /// The file that was named for the passphrase.
+    pub fn key_file(&self) -> Option<PathBuf> {
+        passphrase::named(self.global.key_file.clone())
+    }
+
+    /// What opens the home, if it is protected.
+    pub fn keys(&self) -> &Arc<Keys> {
+        self.keys.get_or_init(|| Arc::new(passphrase::of_home(self.global.key_file.clone(), self.may_ask())))
+    }
+
+    /// Uses the key that this process was handed, and no other. To be called before the home is opened.
+    pub fn use_key(&self, key: Option<HomeKey>) {
+        // It was opened already only where nobody hands anything over.
+        let _ = self.keys.set(Arc::new(key.map_or_else(Keys::none, Keys::handed)));
     }
 
     /// Whether somebody is there who could answer a question.

@@ -8,6 +8,9 @@ use postern_node::code::Code;
 pub use postern_node::control::fault::Class as Exit;
 use postern_node::control::fault::Fault;
 
+use postern_authority::keys::KeysError;
+use postern_runtime::files::FileError;
+
 use crate::code;
 
 /// An error on its way to the person.
@@ -126,7 +129,11 @@ impl From<postern_runtime::net::BindError> for CliError {
 
 impl From<postern_authority::OpenError> for CliError {
     fn from(error: postern_authority::OpenError) -> Self {
-        Self::from_error(code::AUTHORITY_OPEN, &error)
+        // A home that cannot be opened is no fault of the authority's own.
+        match error {
+            postern_authority::OpenError::Keys(KeysError::File(error @ FileError::Vault(_))) => error.into(),
+            error => Self::from_error(code::AUTHORITY_OPEN, &error),
+        }
     }
 }
 

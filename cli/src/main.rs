@@ -11,6 +11,7 @@ mod http;
 mod node_choice;
 mod node_process;
 mod output;
+mod passphrase;
 mod prompt;
 #[cfg(test)]
 mod reference;

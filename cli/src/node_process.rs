@@ -6,7 +6,6 @@ use postern_node::control::document::NodeDocument;
 use postern_node::daemon::{self, Start};
 use postern_node::store::Stored;
 use postern_proto::name::{IdentityName, NodeName};
-use postern_runtime::daemon::Attached;
 use postern_runtime::home::{Home, NodeHome, node};
 use postern_runtime::lock::Lock;
 use rustix::process::Signal;
@@ -49,8 +48,7 @@ pub fn start(context: &Context, node: &NodeHome, how: Start) -> Result<NodeDocum
 
 /// The background process itself. To be called before any thread is made.
 pub fn daemon(context: &Context, args: &DaemonArgs) -> Result<(), CliError> {
-    background::run(|attached| {
-        let settings = attached.as_ref().map_or(&[][..], Attached::settings);
+    background::run(context, |attached, settings| {
         let told: Told = serde_json::from_slice(settings).map_err(std::io::Error::from)?;
         let start = Start { creating: told.creating, connection_wait: told.connection_wait };
         foreground(context.home()?, &args.name, start, |document| {

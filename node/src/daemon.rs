@@ -165,7 +165,7 @@ impl Daemon {
             None => None,
         };
         let engine = Engine::start(Settings {
-            home: Home::open(home.path())?,
+            home: home.try_clone()?,
             node_home: home.node(name)?.ok_or_else(|| Fault::not_found("node", name))?,
             identity_home: home.identity(who.home.name())?.ok_or_else(|| Fault::not_found("identity", who.home.name()))?,
             identity: who.home.load()?,

@@ -10,11 +10,10 @@ use postern_proto::credential::Voided;
 use postern_proto::handshake::StaticKey;
 use postern_proto::id::NodeId;
 use postern_proto::identity::{ChangeReason, Identity, IdentityError, RotateError};
-use postern_proto::secret::SecretBytes;
 use postern_proto::statement;
 use postern_proto::time::Timestamp;
 use postern_runtime::files::{Dir, FileError, MAX_SMALL_FILE};
-use postern_runtime::home::{Home, HomeError, fixed_file, relay};
+use postern_runtime::home::{Home, HomeError, fixed_file, fixed_secret, relay};
 use postern_runtime::membership::{Membership, MembershipError};
 
 use crate::trust::{PassedOn, Statements, TrustState};
@@ -75,11 +74,11 @@ impl RelayHome {
     /// # Errors
     /// Where it cannot be read or written, or is damaged.
     pub fn identity(&self, now: Timestamp) -> Result<Identity, StateError> {
-        if let Some(secret) = self.dir.read(relay::IDENTITY, MAX_SMALL_FILE)? {
+        if let Some(secret) = self.dir.read_secret(relay::IDENTITY, MAX_SMALL_FILE)? {
             return Ok(Identity::from_secret_bytes(&secret)?);
         }
         let fresh = Identity::generate(now);
-        match self.dir.write_new(relay::IDENTITY, &fresh.to_secret_bytes()) {
+        match self.dir.write_new_secret(relay::IDENTITY, &fresh.to_secret_bytes()) {
             Ok(()) => Ok(fresh),
             Err(FileError::Exists { .. }) => self.identity(now),
             Err(error) => Err(error.into()),
@@ -91,10 +90,10 @@ impl RelayHome {
     /// # Errors
     /// Where there is no identity, and where it cannot be read, changed or written.
     pub fn rotate_identity(&self, now: Timestamp, reason: ChangeReason) -> Result<Identity, StateError> {
-        let secret = self.dir.read(relay::IDENTITY, MAX_SMALL_FILE)?.ok_or(StateError::NoIdentity)?;
+        let secret = self.dir.read_secret(relay::IDENTITY, MAX_SMALL_FILE)?.ok_or(StateError::NoIdentity)?;
         let mut identity = Identity::from_secret_bytes(&secret)?;
         identity.rotate(now, reason)?;
-        self.dir.write(relay::IDENTITY, &identity.to_secret_bytes())?;
+        self.dir.write_secret(relay::IDENTITY, &identity.to_secret_bytes())?;
         Ok(identity)
     }
 
@@ -103,7 +102,7 @@ impl RelayHome {
     /// # Errors
     /// Where it cannot be read or written.
     pub fn static_key(&self) -> Result<StaticKey, StateError> {
-        Ok(StaticKey::from_secret(&SecretBytes::new(fixed_file(&self.dir, relay::STATIC)?)))
+        Ok(StaticKey::from_secret(&fixed_secret(&self.dir, relay::STATIC)?))
     }
 
     /// The relay's node id, made at first use: its attestation has one, as every member's.

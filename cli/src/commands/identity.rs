@@ -1,5 +1,9 @@
 //! `identity`: the keys by which this home is known to others.
 
+mod protection;
+
+use std::path::PathBuf;
+
 use clap::Subcommand;
 use postern_proto::id::Identifier;
 use postern_proto::identity::{ChangeReason, Identity};
@@ -66,12 +70,37 @@ Examples:
         #[arg(long)]
         relay: bool,
     },
+    /// Protect all keys of this home with a passphrase, or give it another one
+    #[command(after_help = PROTECT_HELP)]
+    Protect {
+        /// The new passphrase of a home that is protected already: a file, - for a line of standard input [default: ask]
+        #[arg(long, value_name = "FILE")]
+        new_key_file: Option<PathBuf>,
+        /// Make the key file first, with a random passphrase, if it is not there
+        #[arg(long)]
+        generate: bool,
+    },
+    /// Write all keys of this home as they are, so that no passphrase is needed
+    Unprotect {
+        #[command(flatten)]
+        yes: Yes,
+    },
     /// Show which identity is the default, or make NAME the default
     Default {
         /// The identity that becomes the default
         name: Option<IdentityName>,
     },
 }
+
+const PROTECT_HELP: &str = "\
+The keys of all identities, nodes and servers of the home are sealed under it. Nothing of the home may run meanwhile.
+From then on whoever starts something gives it: --key-file FILE, POSTERN_KEY_FILE, the systemd credential
+`postern-key`, or at the terminal. Without it the keys are lost.
+
+Examples:
+  postern identity protect                                        # asks for a passphrase
+  postern identity protect --key-file /etc/postern/key --generate # a random one, in a file
+  postern identity protect --key-file old --new-key-file new      # another one";
 
 #[derive(Debug, Serialize)]
 struct Document {
@@ -82,6 +111,8 @@ struct Document {
     changes: u64,
     /// When its key expires.
     expires_at: Timestamp,
+    /// Whether its key is sealed under a passphrase.
+    protected: bool,
 }
 
 /// What `rotate --relay` prints.
@@ -93,8 +124,13 @@ struct RelayDocument {
 }
 
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
-    let home = context.home()?;
+    let home = match command {
+        Command::Protect { .. } | Command::Unprotect { .. } => context.home_as_it_is()?,
+        _ => context.home()?,
+    };
     match command {
+        Command::Protect { new_key_file, generate } => protection::protect(context, &home, new_key_file, generate),
+        Command::Unprotect { yes } => protection::unprotect(context, &home, yes),
         Command::Create { name } => create(context, &home, name),
         Command::List => list(context, &home),
         Command::Show { name } => show(context, &home, name),
@@ -153,6 +189,7 @@ fn show(context: &Context, home: &Home, name: Option<IdentityName>) -> Result<()
             ("default", mark(document.is_default)),
             ("changes", document.changes.to_string()),
             ("expires", document.expires_at.to_string()),
+            ("protected", mark(document.protected)),
         ])
     })
 }
@@ -165,6 +202,7 @@ fn document(home: &Home, identity: &IdentityHome) -> Result<Versioned<Document>,
         is_default: home.default_identity()?.as_ref() == Some(identity.name()),
         changes: loaded.history().sequence(),
         expires_at: loaded.history().expires(),
+        protected: home.is_protected()?,
     }))
 }
 

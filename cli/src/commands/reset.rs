@@ -1,7 +1,5 @@
 //! `reset`: the home as it was before the first command.
 
-use postern_runtime::home::Home;
-
 use crate::args::Yes;
 use crate::context::Context;
 use crate::error::CliError;
@@ -22,7 +20,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         return Ok(());
     }
     confirm(context, &format!("Delete all nodes, identities and keys in {}?", path.display()), args.yes.yes)?;
-    let home = Home::open(&path)?;
+    let home = context.home_as_it_is()?;
     for node in home.nodes()? {
         if stop::node(&node)? {
             context.output().say(format_args!("stopped the node `{}`", node.name()));

@@ -88,7 +88,7 @@ impl Args {
 pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     match args.what {
         Some(What::Stop) => stop_servers(context),
-        Some(What::Daemon) => background::run(|attached| serve_in_background(context, attached)),
+        Some(What::Daemon) => background::run(context, |attached, _| serve_in_background(context, attached)),
         _ => serve(context, args),
     }
 }

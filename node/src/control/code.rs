@@ -22,6 +22,12 @@ crate::codes! {
     CONTROL_VERSION: Failure, "The node answered something that this version of the command does not know.";
     HOME_UNSAFE: Configuration, "Others could read or change the home, which holds keys. The error has the `chmod` line to run.";
     STORAGE: Failure, "A file of the home cannot be read or written.";
+    NO_PASSPHRASE: Configuration, "The keys of the home are protected, and nobody gave the passphrase: no key file, no credential, no terminal to ask at.";
+    WRONG_PASSPHRASE: Denied, "What was given is not the passphrase of this home.";
+    KEY_FILE: Configuration, "The key file cannot be read, can be read by others, or holds no passphrase.";
+    NOT_PROTECTED: Configuration, "A passphrase was given, and the keys of the home are not protected. If nobody opened it on purpose, somebody has changed it.";
+    NOT_SEALED: Configuration, "A key lies open in a home that is protected. Somebody else put it there; it was not used.";
+    SEAL_BROKEN: Failure, "A sealed file was changed, or belongs elsewhere, or the file `protection` is damaged or gone. A back-up has them.";
     INTERNAL: Failure, "A fault of the program itself; the log says more.";
 
     // Tickets.

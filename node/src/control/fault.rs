@@ -16,6 +16,7 @@ use postern_runtime::enrol::EnrolError;
 use postern_runtime::files::FileError;
 use postern_runtime::home::HomeError;
 use postern_runtime::net::BindError;
+use postern_runtime::vault::{PassphraseError, VaultError};
 
 /// What kind of failure it is; each has an exit code that scripts rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -277,11 +278,42 @@ impl From<BindError> for Fault {
 
 impl From<FileError> for Fault {
     fn from(error: FileError) -> Self {
+        if let FileError::Vault(error) = &error {
+            return error.into();
+        }
         let code = if error.is_unsafe_place() { code::HOME_UNSAFE } else { code::STORAGE };
         let fault = Self::new(code, error.to_string());
         match std::error::Error::source(&error) {
             Some(source) => fault.because(source.to_string()),
             None => fault,
+        }
+    }
+}
+
+impl From<&VaultError> for Fault {
+    fn from(error: &VaultError) -> Self {
+        let (code, help) = match error {
+            VaultError::NoPassphrase => (
+                code::NO_PASSPHRASE,
+                "give a file with it: --key-file FILE, POSTERN_KEY_FILE, or the systemd credential `postern-key`",
+            ),
+            VaultError::WrongPassphrase => (code::WRONG_PASSPHRASE, "look whether it is the key file of this home"),
+            VaultError::Passphrase(PassphraseError::Rights { .. }) => (code::KEY_FILE, "chmod 600 the file"),
+            VaultError::Passphrase(_) => {
+                (code::KEY_FILE, "give a file that holds the passphrase, or a line of standard input with -")
+            }
+            VaultError::NotProtected { .. } => {
+                (code::NOT_PROTECTED, "if nothing is wrong with it, protect it: postern identity protect")
+            }
+            VaultError::NotSealed { .. } => (code::NOT_SEALED, "move it away, and restore the sealed one from a back-up"),
+            VaultError::Damaged { .. } | VaultError::Lost { .. } | VaultError::Protection { .. } => {
+                (code::SEAL_BROKEN, "restore the home from a back-up, all of it together")
+            }
+        };
+        let fault = Self::new(code, error.to_string()).try_this(help);
+        match causes(error) {
+            why if why.is_empty() => fault,
+            why => fault.because(why),
         }
     }
 }
@@ -294,7 +326,7 @@ impl From<HomeError> for Fault {
             HomeError::NoIdentity(name) => Self::not_found("identity", name),
             HomeError::NodeExists(name) => Self::exists("a node", name),
             HomeError::IdentityExists(name) => Self::exists("an identity", name),
-            HomeError::NodeLocked { .. } => Self::new(code::RUNNING, error.to_string()),
+            HomeError::NodeLocked { .. } | HomeError::ServersLocked { .. } => Self::new(code::RUNNING, error.to_string()),
             error => Self::new(code::STORAGE, error.to_string()),
         }
     }

@@ -18,4 +18,5 @@ pub mod open_files;
 pub mod session;
 pub mod supervise;
 pub mod telemetry;
+pub mod vault;
 pub mod workers;

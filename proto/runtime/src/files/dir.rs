@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use postern_proto::secret::random_array;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
@@ -12,6 +13,7 @@ use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::FileError;
+use crate::vault::Vault;
 
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
@@ -25,8 +27,10 @@ const MAX_SOCKET_PATH: usize = 107;
 /// An open directory whose owner and mode were checked.
 #[derive(Debug)]
 pub struct Dir {
-    fd: OwnedFd,
+    pub(super) fd: OwnedFd,
     path: PathBuf,
+    /// What seals the secrets in it, and where in the home it is; `None` outside a home.
+    pub(super) vault: Option<(Arc<Vault>, String)>,
 }
 
 /// One entry of a directory.
@@ -79,7 +83,7 @@ impl Dir {
     fn open_unchecked(path: &Path) -> Result<Self, FileError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::open(path, flags, Mode::empty()) {
-            Ok(fd) => Ok(Self { fd, path: path.to_owned() }),
+            Ok(fd) => Ok(Self { fd, path: path.to_owned(), vault: None }),
             Err(errno @ (Errno::LOOP | Errno::NOTDIR)) => Err(match rustix::fs::lstat(path) {
                 Ok(stat) => FileError::Kind {
                     path: path.to_owned(),
@@ -112,7 +116,7 @@ impl Dir {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => {
-                let dir = Self { fd, path };
+                let dir = Self { fd, path, vault: self.vault_of(name) };
                 dir.check()?;
                 Ok(Some(dir))
             }
@@ -156,6 +160,10 @@ impl Dir {
     pub fn read(&self, name: &str, limit: usize) -> Result<Option<Zeroizing<Vec<u8>>>, FileError> {
         // Without NONBLOCK, opening a FIFO would wait for its writer.
         let Some(file) = self.open_file(name, OFlags::RDONLY | OFlags::NONBLOCK)? else { return Ok(None) };
+        self.read_file(&file, name, limit).map(Some)
+    }
+
+    pub(super) fn read_file(&self, file: &File, name: &str, limit: usize) -> Result<Zeroizing<Vec<u8>>, FileError> {
         let path = self.path.join(name);
         let length = file.metadata().map_err(|e| FileError::io("look at", &path, e))?.len();
         if length > limit as u64 {
@@ -167,7 +175,7 @@ impl Dir {
         if bytes.len() > limit {
             return Err(FileError::TooLong { path, limit });
         }
-        Ok(Some(bytes))
+        Ok(bytes)
     }
 
     /// Puts `bytes` in the place of the file `name`: after a crash at any moment, either the old or the new content is there.
@@ -186,9 +194,9 @@ impl Dir {
         self.write_with(name, bytes, RenameFlags::NOREPLACE)
     }
 
-    fn write_with(&self, name: &str, bytes: &[u8], flags: RenameFlags) -> Result<(), FileError> {
+    pub(super) fn write_with(&self, name: &str, bytes: &[u8], flags: RenameFlags) -> Result<(), FileError> {
         let path = self.child_path(name)?;
-        let temporary = format!(".{name}.{:016x}{NEW_SUFFIX}", u64::from_le_bytes(random_array()));
+        let temporary = temporary_name(name);
         let open = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, temporary.as_str(), open, Mode::from_raw_mode(FILE_MODE))
             .map_err(|e| FileError::io("write", &path, e))?;
@@ -232,7 +240,7 @@ impl Dir {
         }
     }
 
-    fn open_file(&self, name: &str, flags: OFlags) -> Result<Option<File>, FileError> {
+    pub(super) fn open_file(&self, name: &str, flags: OFlags) -> Result<Option<File>, FileError> {
         let path = self.child_path(name)?;
         match rustix::fs::openat(&self.fd, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => self.checked_file(fd, path).map(Some),
@@ -357,14 +365,14 @@ impl Dir {
     /// Where the process has no descriptor left.
     pub fn try_clone(&self) -> Result<Self, FileError> {
         let fd = self.fd.try_clone().map_err(|e| FileError::io("open", &self.path, e))?;
-        Ok(Self { fd, path: self.path.clone() })
+        Ok(Self { fd, path: self.path.clone(), vault: self.vault.clone() })
     }
 
-    fn sync(&self) -> Result<(), FileError> {
+    pub(super) fn sync(&self) -> Result<(), FileError> {
         rustix::fs::fsync(&self.fd).map_err(|e| FileError::io("sync", &self.path, e))
     }
 
-    fn child_path(&self, name: &str) -> Result<PathBuf, FileError> {
+    pub(super) fn child_path(&self, name: &str) -> Result<PathBuf, FileError> {
         if name.is_empty() || matches!(name, "." | "..") || name.bytes().any(|b| matches!(b, b'/' | 0)) {
             return Err(FileError::Name { name: name.chars().take(80).collect() });
         }
@@ -392,6 +400,11 @@ impl AsFd for Dir {
 #[derive(Debug)]
 pub struct ChangeLock {
     _fd: OwnedFd,
+}
+
+/// A name that [`Dir::is_unfinished_write`] knows.
+pub(super) fn temporary_name(name: &str) -> String {
+    format!(".{name}.{:016x}{NEW_SUFFIX}", u64::from_le_bytes(random_array()))
 }
 
 fn check_rights(stat: &Stat, path: &Path, wanted: u32) -> Result<(), FileError> {

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::vault::VaultError;
+
 /// A fault of the place where state is kept. Each text says what to run or to look at.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -22,6 +24,8 @@ pub enum FileError {
     Exists { path: PathBuf },
     #[error("`{name}` is not a file name")]
     Name { name: String },
+    #[error(transparent)]
+    Vault(#[from] VaultError),
 }
 
 impl FileError {

@@ -5,6 +5,7 @@
 
 mod dir;
 mod error;
+mod secrets;
 
 pub use dir::{Dir, Entry};
 pub use error::FileError;

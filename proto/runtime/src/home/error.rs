@@ -31,4 +31,6 @@ pub enum HomeError {
     NoNode(NodeName),
     #[error("node `{name}`: {source}")]
     NodeLocked { name: NodeName, source: LockError },
+    #[error("the servers of this home: {source}")]
+    ServersLocked { source: LockError },
 }

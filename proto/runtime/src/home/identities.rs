@@ -85,7 +85,7 @@ impl Home {
 
     fn write_identity(&self, name: &IdentityName, now: Timestamp) -> Result<IdentityHome, HomeError> {
         let dir = self.dir.dir_or_create(layout::IDENTITIES)?.dir_or_create(name.as_str())?;
-        dir.write_new(identity::IDENTITY, &Identity::generate(now).to_secret_bytes())?;
+        dir.write_new_secret(identity::IDENTITY, &Identity::generate(now).to_secret_bytes())?;
         self.change_defaults(|defaults| {
             defaults.default_identity.get_or_insert_with(|| name.clone());
         })?;
@@ -160,7 +160,7 @@ impl IdentityHome {
     /// Where it cannot be read, could be read by others, or is damaged.
     pub fn load(&self) -> Result<Identity, HomeError> {
         let secret =
-            self.dir.read(identity::IDENTITY, MAX_SMALL_FILE)?.ok_or_else(|| HomeError::NoIdentity(self.name.clone()))?;
+            self.dir.read_secret(identity::IDENTITY, MAX_SMALL_FILE)?.ok_or_else(|| HomeError::NoIdentity(self.name.clone()))?;
         Identity::from_secret_bytes(&secret).map_err(|source| HomeError::Identity { name: self.name.clone(), source })
     }
 
@@ -169,7 +169,7 @@ impl IdentityHome {
     /// # Errors
     /// Where it cannot be written.
     pub fn store(&self, changed: &Identity) -> Result<(), HomeError> {
-        Ok(self.dir.write(identity::IDENTITY, &changed.to_secret_bytes())?)
+        Ok(self.dir.write_secret(identity::IDENTITY, &changed.to_secret_bytes())?)
     }
 
     /// The stored membership, verified again, if this identity has joined a project.

@@ -1,5 +1,7 @@
 //! The names of all files that a home has. What is not named here was put there by somebody else, and `reset` keeps it.
 
+pub use crate::vault::PROTECTION;
+
 pub(super) const HOME_JSON: &str = "home.json";
 pub(super) const IDENTITIES: &str = "identities";
 pub(super) const NODES: &str = "nodes";
@@ -8,6 +10,10 @@ pub(super) const RELAY: &str = "relay";
 pub(super) const SERVERS: &str = "servers";
 pub(super) const LOCAL: &str = "local";
 pub(super) const LOCAL_ISSUER: &str = "issuer";
+
+/// The names of the files that hold a secret, in whatever directory of the home: they are sealed where the home is protected, and overwritten
+/// before they are removed.
+pub(super) const SECRETS: &[&str] = &[identity::IDENTITY, node::STATIC, node::TICKET, authority::SIGNING, LOCAL_ISSUER];
 
 /// Files of `identities/NAME`.
 pub(super) mod identity {
@@ -110,7 +116,7 @@ mod tests {
             (SERVERS, servers::ALL),
             (LOCAL, &[LOCAL_ISSUER]),
         ];
-        let mut paths = vec![HOME_JSON.to_owned()];
+        let mut paths = vec![HOME_JSON.to_owned(), PROTECTION.to_owned()];
         for (folder, files) in folders {
             // What SQLite puts beside its file stands there without a folder.
             paths.extend(files.iter().map(|file| match file.contains(".db-") {
@@ -121,5 +127,10 @@ mod tests {
         paths.retain(|path| !page.contains(&format!("`{path}`")));
         assert!(paths.is_empty(), "docs/reference/places.md says nothing of {paths:?}");
         assert!(IDENTITIES == "identities" && NODES == "nodes");
+        // The names count, wherever they stand.
+        assert_eq!(
+            [authority::IDENTITY, relay::IDENTITY, authority::STATIC, relay::STATIC],
+            ["identity", "identity", "static", "static"]
+        );
     }
 }

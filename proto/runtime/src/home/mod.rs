@@ -6,26 +6,31 @@ pub mod layout;
 mod nodes;
 mod own_servers;
 mod place;
+mod protect;
 mod reset;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use postern_proto::name::{IdentityName, NodeName};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Dir, FileError, MAX_SMALL_FILE};
+use crate::vault::{Keys, Vault};
 
 pub use error::HomeError;
 pub use identities::IdentityHome;
 pub use layout::{authority, node, relay, servers};
-pub use nodes::{NodeHome, fixed_file};
+pub use nodes::{NodeHome, fixed_file, fixed_secret};
 pub use own_servers::{Advertise, OwnServers};
 pub use place::{NoPlace, locate};
+pub use protect::Protecting;
 
 /// An open home, whose owner and mode were checked.
 #[derive(Debug)]
 pub struct Home {
     dir: Dir,
+    keys: Arc<Keys>,
 }
 
 /// What commands mean when they name nothing.
@@ -43,7 +48,25 @@ impl Home {
     /// # Errors
     /// Where it cannot be made, or is not empty and could be used by others.
     pub fn open(path: &Path) -> Result<Self, HomeError> {
-        Ok(Self { dir: Dir::open_or_take_over(path)? })
+        Self::open_with(path, Arc::new(Keys::none()))
+    }
+
+    /// As [`Home::open`], with what opens the secrets of a protected home.
+    ///
+    /// # Errors
+    /// As [`Home::open`].
+    pub fn open_with(path: &Path, keys: Arc<Keys>) -> Result<Self, HomeError> {
+        let dir = Dir::open_or_take_over(path)?;
+        let root = dir.try_clone()?;
+        Ok(Self { dir: dir.with_vault(Arc::new(Vault::new(root, Arc::clone(&keys)))), keys })
+    }
+
+    /// A second handle of the same home.
+    ///
+    /// # Errors
+    /// Where the process has no descriptor left.
+    pub fn try_clone(&self) -> Result<Self, HomeError> {
+        Ok(Self { dir: self.dir.try_clone()?, keys: Arc::clone(&self.keys) })
     }
 
     #[must_use]
@@ -103,7 +126,7 @@ impl Home {
     /// Where it cannot be read.
     pub fn local_issuer(&self) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, HomeError> {
         match self.dir.dir(layout::LOCAL)? {
-            Some(dir) => Ok(dir.read(layout::LOCAL_ISSUER, MAX_SMALL_FILE)?),
+            Some(dir) => Ok(dir.read_secret(layout::LOCAL_ISSUER, MAX_SMALL_FILE)?),
             None => Ok(None),
         }
     }
@@ -120,7 +143,7 @@ impl Home {
             return Ok(secret);
         }
         let dir = self.dir.dir_or_create(layout::LOCAL)?;
-        match dir.write_new(layout::LOCAL_ISSUER, &make()) {
+        match dir.write_new_secret(layout::LOCAL_ISSUER, &make()) {
             Ok(()) | Err(FileError::Exists { .. }) => {}
             Err(fault) => return Err(fault.into()),
         }

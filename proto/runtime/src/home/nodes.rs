@@ -147,7 +147,7 @@ impl NodeHome {
     /// # Errors
     /// Where it cannot be read or written.
     pub fn node_id(&self) -> Result<NodeId, HomeError> {
-        Ok(NodeId::from_bytes(self.fixed(node::NODE_ID)?))
+        Ok(NodeId::from_bytes(fixed_file(&self.dir, node::NODE_ID)?))
     }
 
     /// The node's static key, made at first use.
@@ -155,11 +155,7 @@ impl NodeHome {
     /// # Errors
     /// Where it cannot be read or written.
     pub fn static_key(&self) -> Result<StaticKey, HomeError> {
-        Ok(StaticKey::from_secret(&SecretBytes::new(self.fixed(node::STATIC)?)))
-    }
-
-    fn fixed<const N: usize>(&self, name: &str) -> Result<[u8; N], HomeError> {
-        fixed_file(&self.dir, name)
+        Ok(StaticKey::from_secret(&fixed_secret(&self.dir, node::STATIC)?))
     }
 
     /// The ticket that waits to be redeemed.
@@ -167,7 +163,7 @@ impl NodeHome {
     /// # Errors
     /// Where it cannot be read or could be read by others.
     pub fn ticket(&self) -> Result<Option<SecretText>, HomeError> {
-        let Some(bytes) = self.dir.read(node::TICKET, MAX_TICKET)? else { return Ok(None) };
+        let Some(bytes) = self.dir.read_secret(node::TICKET, MAX_TICKET)? else { return Ok(None) };
         match std::str::from_utf8(&bytes) {
             Ok(text) => Ok(Some(SecretText::new(text.to_owned()))),
             Err(_) => Err(HomeError::Malformed { path: self.dir.path().join(node::TICKET), reason: "it is not text".to_owned() }),
@@ -179,7 +175,7 @@ impl NodeHome {
     /// # Errors
     /// Where it cannot be written.
     pub fn set_ticket(&self, ticket: &SecretText) -> Result<(), HomeError> {
-        Ok(self.dir.write(node::TICKET, ticket.expose_secret().as_bytes())?)
+        Ok(self.dir.write_secret(node::TICKET, ticket.expose_secret().as_bytes())?)
     }
 
     /// Forgets the ticket.
@@ -187,7 +183,7 @@ impl NodeHome {
     /// # Errors
     /// Where it cannot be removed.
     pub fn remove_ticket(&self) -> Result<(), HomeError> {
-        self.dir.remove(node::TICKET)?;
+        self.dir.remove_secret(node::TICKET)?;
         Ok(())
     }
 
@@ -239,20 +235,35 @@ impl NodeHome {
 /// # Errors
 /// Where it cannot be read or written, or has another length.
 pub fn fixed_file<const N: usize>(dir: &Dir, name: &str) -> Result<[u8; N], HomeError> {
-    let read = || -> Result<Option<[u8; N]>, HomeError> {
-        let Some(bytes) = dir.read(name, MAX_SMALL_FILE)? else { return Ok(None) };
-        bytes.as_slice().try_into().map(Some).map_err(|_| HomeError::Malformed {
-            path: dir.path().join(name),
-            reason: format!("it has {} bytes instead of {N}", bytes.len()),
-        })
-    };
-    if let Some(found) = read()? {
-        return Ok(found);
+    let fresh = random_array::<N>();
+    first_made(dir, name, || dir.read(name, MAX_SMALL_FILE), || dir.write_new(name, &fresh)).map(|bytes| *bytes)
+}
+
+/// As [`fixed_file`], for a secret, which is sealed where the home is protected.
+///
+/// # Errors
+/// As [`fixed_file`].
+pub fn fixed_secret<const N: usize>(dir: &Dir, name: &str) -> Result<SecretBytes<N>, HomeError> {
+    let fresh = SecretBytes::<N>::random();
+    let write = || dir.write_new_secret(name, fresh.expose_secret());
+    first_made(dir, name, || dir.read_secret(name, MAX_SMALL_FILE), write).map(|bytes| SecretBytes::new(*bytes))
+}
+
+/// What is read; where nothing is, it is written first, unless somebody else was faster.
+fn first_made<const N: usize>(
+    dir: &Dir,
+    name: &str,
+    read: impl Fn() -> Result<Option<Zeroizing<Vec<u8>>>, FileError>,
+    write: impl FnOnce() -> Result<(), FileError>,
+) -> Result<Zeroizing<[u8; N]>, HomeError> {
+    let mut found = read()?;
+    if found.is_none() {
+        match write() {
+            Ok(()) | Err(FileError::Exists { .. }) => found = read()?,
+            Err(fault) => return Err(fault.into()),
+        }
     }
-    let fresh = Zeroizing::new(random_array::<N>());
-    match dir.write_new(name, fresh.as_slice()) {
-        Ok(()) => Ok(*fresh),
-        Err(fault @ FileError::Exists { .. }) => read()?.ok_or_else(|| fault.into()),
-        Err(fault) => Err(fault.into()),
-    }
+    let malformed = |reason: String| HomeError::Malformed { path: dir.path().join(name), reason };
+    let bytes = found.ok_or_else(|| malformed("it vanished while it was made".to_owned()))?;
+    bytes.as_slice().try_into().map(Zeroizing::new).map_err(|_| malformed(format!("it has {} bytes instead of {N}", bytes.len())))
 }

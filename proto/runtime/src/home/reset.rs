@@ -36,23 +36,37 @@ impl Home {
                 remove_if_empty(&self.dir, name)?;
             }
         }
-        remove_known(&self.dir, &[layout::HOME_JSON])?;
+        remove_known(&self.dir, &[layout::HOME_JSON, layout::PROTECTION])?;
         Ok(self.dir.entries()?.into_iter().map(|entry| self.path().join(entry.name)).collect())
     }
 }
 
-/// Removes the files `known`, and what unfinished writes of them left.
+/// Removes the files `known`, and what unfinished writes of them left. Secrets are overwritten first.
 pub(super) fn remove_known(dir: &Dir, known: &[&str]) -> Result<(), FileError> {
-    for entry in dir.entries()? {
-        if !entry.is_dir && known.iter().any(|name| Dir::is_unfinished_write(&entry.name, name)) {
-            dir.remove(&entry.name)?;
-        }
+    for name in known {
+        remove_unfinished(dir, name)?;
     }
     // In the order given: a lock comes last.
     for name in known {
-        dir.remove(name)?;
+        remove(dir, name, name)?;
     }
     Ok(())
+}
+
+/// Removes what writes of the file `name` left that were not finished.
+pub(super) fn remove_unfinished(dir: &Dir, name: &str) -> Result<(), FileError> {
+    for entry in dir.entries()? {
+        if !entry.is_dir && Dir::is_unfinished_write(&entry.name, name) {
+            remove(dir, &entry.name, name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the file `file`, which is of the kind that `name` says.
+fn remove(dir: &Dir, file: &str, name: &str) -> Result<(), FileError> {
+    let secret = layout::SECRETS.contains(&name) || name == layout::PROTECTION;
+    if secret { dir.remove_secret(file) } else { dir.remove(file) }.map(drop)
 }
 
 /// Removes the directory `name`, unless something of somebody else is in it.
