@@ -93,9 +93,10 @@ Examples:
 }
 
 const PROTECT_HELP: &str = "\
-The keys of all identities, nodes and servers of the home are sealed under it. Nothing of the home may run meanwhile.
-From then on whoever starts something gives it: --key-file FILE, POSTERN_KEY_FILE, the systemd credential
-`postern-key`, or at the terminal. Without it the keys are lost.
+The keys of all identities, nodes and servers of the home are sealed under it. Nothing of the
+home may run meanwhile. From then on whoever starts something gives it: --key-file FILE,
+POSTERN_KEY_FILE, the systemd credential `postern-key`, or at the terminal. Without it the keys
+are lost.
 
 Examples:
   postern identity protect                                        # asks for a passphrase

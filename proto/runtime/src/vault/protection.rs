@@ -61,6 +61,14 @@ pub struct Protection {
     key: String,
 }
 
+/// What the text of the file stands for, within its limits.
+struct Parts {
+    params: Params,
+    salt: [u8; SALT],
+    nonce: [u8; NONCE],
+    sealed: Vec<u8>,
+}
+
 /// What the passphrase became.
 type Kek = SecretBytes<32>;
 
@@ -77,7 +85,7 @@ impl Protection {
         if protection.version != VERSION {
             return Err(ProtectionError::Version(protection.version));
         }
-        protection.check()?;
+        protection.parts()?;
         Ok(protection)
     }
 
@@ -89,7 +97,7 @@ impl Protection {
         self.state
     }
 
-    fn check(&self) -> Result<(Params, [u8; SALT], [u8; NONCE], Vec<u8>), ProtectionError> {
+    fn parts(&self) -> Result<Parts, ProtectionError> {
         if self.algorithm != ALGORITHM {
             return Err(ProtectionError::Parameters(format!("`{}` is not {ALGORITHM}", self.algorithm)));
         }
@@ -103,7 +111,7 @@ impl Protection {
         let (mut salt, mut nonce) = ([0; SALT], [0; NONCE]);
         hex::decode_to_slice(&self.salt, &mut salt).map_err(malformed)?;
         hex::decode_to_slice(&self.nonce, &mut nonce).map_err(malformed)?;
-        Ok((params, salt, nonce, hex::decode(&self.key).map_err(malformed)?))
+        Ok(Parts { params, salt, nonce, sealed: hex::decode(&self.key).map_err(malformed)? })
     }
 
     /// All that is said beside the sealed key.
@@ -114,7 +122,7 @@ impl Protection {
 
     /// The home key; `None` where this is another passphrase, or the file was changed.
     pub fn unlock(&self, passphrase: &Passphrase) -> Result<Option<Unlocked>, ProtectionError> {
-        let (params, salt, nonce, sealed) = self.check()?;
+        let Parts { params, salt, nonce, sealed } = self.parts()?;
         let kek = stretch(passphrase, &salt, params)?;
         let bound = self.associated();
         let cipher = XChaCha20Poly1305::new(kek.expose_secret().into());
