@@ -29,7 +29,7 @@ impl SigningKeys {
     /// # Errors
     /// [`KeysError`].
     pub fn open(dir: &Dir) -> Result<Self, KeysError> {
-        let bytes = dir.read(SIGNING, MAX_SMALL_FILE)?.ok_or(KeysError::Missing { name: SIGNING })?;
+        let bytes = dir.read_secret(SIGNING, MAX_SMALL_FILE)?.ok_or(KeysError::Missing { name: SIGNING })?;
         let (seeds, rest) = bytes.as_chunks::<SEED>();
         // One more than a ring has: that of a key which was to be prepared when the process ended.
         if !rest.is_empty() || seeds.is_empty() || seeds.len() > MAX_RING_KEYS + 1 {
@@ -89,7 +89,7 @@ impl SigningKeys {
         for key in keys {
             bytes.extend_from_slice(key.seed().expose_secret());
         }
-        Ok(self.dir.write(SIGNING, &bytes)?)
+        Ok(self.dir.write_secret(SIGNING, &bytes)?)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<SigningKey>> {
