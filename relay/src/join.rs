@@ -188,7 +188,7 @@ impl Member {
         advertised: Option<&HostPort>,
         backoff: &mut Backoff,
     ) -> AuthorityError {
-        let enforced = self.enforced.clone();
+        let (enforced, mut stored) = (self.enforced.clone(), self.keeper.stored());
         let tell = async {
             if let Some(address) = advertised {
                 match client.call(Request::AdvertiseRelay { address: address.clone() }).await {
@@ -198,11 +198,15 @@ impl Member {
             }
             let Some(mut enforced) = enforced else { return std::future::pending().await };
             loop {
-                let epoch = *enforced.borrow_and_update();
+                let epoch = (*enforced.borrow_and_update()).min(*stored.borrow_and_update());
                 if let Err(error) = client.call(Request::Acknowledge { epoch }).await {
                     tracing::debug!(epoch, error = chain(&error), "the authority did not hear what this relay enforces");
                 }
-                if enforced.changed().await.is_err() {
+                let changed = tokio::select! {
+                    changed = enforced.changed() => changed,
+                    changed = stored.changed() => changed,
+                };
+                if changed.is_err() {
                     return std::future::pending().await;
                 }
             }

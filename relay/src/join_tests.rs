@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use postern_proto::authority::{Call, Hello, MAX_MESSAGE, Refusal, Reply, VoidEntry, Voiding};
+use postern_proto::authority::{Call, Heartbeat, Hello, MAX_MESSAGE, Refusal, Reply, VoidEntry, Voiding};
 use postern_proto::handshake::Label;
 use postern_proto::id::{Identifier, TicketId};
 use postern_proto::preface::Service;
@@ -232,6 +232,31 @@ fn an_authority_that_is_away_is_waited_for() {
         let join = tokio::spawn(async move { Member::join(home, Some(&ticket), &joining, &clock).await.map(|_| ()) });
         supervisor.stopping().cancel();
         assert!(matches!(join.await.unwrap(), Err(JoinError::Stopped)));
+    });
+}
+
+/// A revocation is in force at once; that it is, is said when a restart will not undo it.
+#[test]
+fn what_the_disk_does_not_take_is_in_force_and_not_acknowledged() {
+    run(async {
+        let (server, place) = (Server::new().await, Place::new());
+        let mut keeper = adopted(place.home(), server.authority.membership()).unwrap();
+        let path = place.0.path().join("home/relay/epoch");
+        let _ = std::fs::remove_file(&path);
+        std::fs::create_dir(&path).unwrap();
+        let stored = keeper.stored();
+        let voiding =
+            |epoch, member| server.authority.sign(&server.authority.voiding(epoch, Identifier::from_bytes([member; 32])));
+        assert!(matches!(keeper.voiding(voiding(1, 1)), Err(KeepError::State(_))));
+        assert!(voided(&keeper.trust(), 1));
+        let heartbeat = server.authority.sign(&Heartbeat { project: server.authority.info.project, epoch: 1, time: time() });
+        keeper.heartbeat(heartbeat.clone()).unwrap();
+        assert_eq!(*stored.borrow(), 0, "the authority would be told what a restart undoes");
+        std::fs::remove_dir(&path).unwrap();
+        keeper.heartbeat(heartbeat).unwrap();
+        assert_eq!(*stored.borrow(), 1);
+        drop(keeper);
+        assert!(voided(&place.home().trust().unwrap().unwrap(), 1));
     });
 }
 

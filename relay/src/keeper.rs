@@ -1,5 +1,6 @@
 //! Keeps what the relay believes up to date: each statement of the authority is verified, written down where it must not be
-//! forgotten, and only then acted on.
+//! forgotten, and acted on. What is void is acted on even where it cannot be written down; then the authority is not told that it is
+//! enforced, because a restart would undo it, and the next heartbeat tries again.
 
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ pub enum KeepError {
     Statement(#[from] StatementError),
     #[error(transparent)]
     Voided(#[from] VoidedError),
-    /// What cannot be written down is not acted on either: a restart would undo it.
+    /// Project information that cannot be written down is not acted on either: a restart would undo it.
     #[error("it cannot be kept: {0}")]
     State(#[from] StateError),
 }
@@ -35,13 +36,18 @@ pub enum KeepError {
 pub struct Keeper {
     home: RelayHome,
     trust: watch::Sender<Arc<TrustState>>,
+    /// Up to which epoch everything that is void is written down.
+    stored: watch::Sender<u64>,
+    /// The list of what is void is newer than what is written down.
+    unwritten: bool,
 }
 
 impl Keeper {
     /// `trust` is what was read from `home`, or is new and was kept there.
     #[must_use]
     pub fn new(home: RelayHome, trust: TrustState) -> Self {
-        Self { home, trust: watch::Sender::new(Arc::new(trust)) }
+        let stored = watch::Sender::new(trust.voided.epoch());
+        Self { home, trust: watch::Sender::new(Arc::new(trust)), stored, unwritten: false }
     }
 
     /// Where it is kept.
@@ -54,6 +60,12 @@ impl Keeper {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<TrustState>> {
         self.trust.subscribe()
+    }
+
+    /// Up to which epoch a restart forgets nothing that is void.
+    #[must_use]
+    pub fn stored(&self) -> watch::Receiver<u64> {
+        self.stored.subscribe()
     }
 
     #[must_use]
@@ -81,7 +93,7 @@ impl Keeper {
     /// A voiding statement. It takes the place of those whose epochs it covers.
     ///
     /// # Errors
-    /// [`KeepError`]; nothing changed then.
+    /// [`KeepError`]; nothing changed then, but with [`KeepError::State`], where it is in force and not written down.
     pub fn voiding(&mut self, signed: Vec<u8>) -> Result<(), KeepError> {
         let trust = self.trust();
         let voiding: Voiding = statement::verify(trust.membership.history(), trust.membership.project(), &signed)?;
@@ -108,11 +120,22 @@ impl Keeper {
                 passed_on.remove(0);
             }
         }
-        self.home.set_voided(&voided, &passed_on)?;
         let mut newer = (*trust).clone();
         newer.statements.voidings = passed_on;
         newer.voided = Arc::new(voided);
         self.trust.send_replace(Arc::new(newer));
+        self.unwritten = true;
+        Ok(self.write()?)
+    }
+
+    /// Writes down what is void, where that has changed.
+    fn write(&mut self) -> Result<(), StateError> {
+        if self.unwritten {
+            let trust = self.trust();
+            self.home.set_voided(&trust.voided, &trust.statements.voidings)?;
+            self.unwritten = false;
+            self.stored.send_replace(trust.voided.epoch());
+        }
         Ok(())
     }
 
@@ -130,6 +153,10 @@ impl Keeper {
         let mut newer = (*trust).clone();
         newer.statements.heartbeat = Some(signed.into());
         self.trust.send_replace(Arc::new(newer));
+        // What it says is good whether or not the disk takes now what it did not take before.
+        if let Err(error) = self.write() {
+            tracing::debug!(%error, "what is void is still not written down");
+        }
         Ok(heartbeat.time)
     }
 }

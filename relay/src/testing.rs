@@ -10,7 +10,7 @@ use postern_proto::handshake::StaticKey;
 use postern_proto::id::{Identifier, ProjectId};
 use postern_proto::identity::Identity;
 use postern_proto::sign::SigningKey;
-use postern_proto::statement;
+use postern_proto::statement::{self, Statement};
 use postern_proto::time::Timestamp;
 use postern_runtime::clock::Clock;
 use postern_runtime::membership::Membership;
@@ -84,8 +84,8 @@ impl Authority {
         Voiding { entries: vec![VoidEntry { member, not_before }], ..self.voiding(epoch, member) }
     }
 
-    pub(crate) fn sign(&self, voiding: &Voiding) -> Vec<u8> {
-        statement::sign(&self.identity, voiding).unwrap()
+    pub(crate) fn sign(&self, said: &impl Statement) -> Vec<u8> {
+        statement::sign(&self.identity, said).unwrap()
     }
 
     pub(crate) fn membership(&self) -> Membership {
