@@ -1,18 +1,24 @@
 //! Every way in which a TCP connection can end, through a portal: what both applications see is what they see with plain TCP. The cases
 //! stand in `tests/support`, where the bench takes them for other programs. (Issue: correct endings; behaviour 16.)
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use postern_test_support::{
-    ENDINGS, EndingServer, PATIENCE, Patience, Project, Reserved, TestHome, echoes, eventually, nobody_there,
+    ENDINGS, EndingServer, PATIENCE, Patience, Project, Reserved, TcpServer, TestHome, connect, echoes, eventually, nobody_there,
+    reset,
 };
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
 
 /// A refusal reaches the client as fast as the network and the target say it.
 const SOON: Duration = Duration::from_secs(1);
+
+/// When a stream without a path is given up (`resume-timeout`), where nothing else is set.
+const GIVEN_UP: Duration = Duration::from_secs(60);
 
 /// How late a late answer is: `POSTERN_TEST_PAUSE` (seconds) makes it as late as one likes.
 fn patience() -> Patience {
@@ -90,4 +96,35 @@ fn a_target_that_is_not_there() {
         assert!(took < SOON, "a target that {what}: {took:?}");
         assert!(echoes(inlet, b"nobody").is_err());
     }
+}
+
+/// What a node writes last on a path is lost where the path is closed with something unread on it. The target must not wait for that.
+#[test]
+fn a_client_that_breaks_off_while_its_target_sends() {
+    let held = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&held);
+    let server = TcpServer::start(move |mut stream| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        while stream.write_all(&[7; 16 * 1024]).is_ok() {}
+        counted.fetch_sub(1, Ordering::Relaxed);
+        Ok(())
+    });
+    let project = Project::new(POSTERN);
+    let vendor = project.member(&["--relay", "vendor"]);
+    vendor.ok(&[
+        "node",
+        "create",
+        "--configuration",
+        &format!("{{name: vendor, relay: vendor, tcp-outlet: {{to: {}}}}}", server.port()),
+    ]);
+    let (_customer, [inlet]) = inlets(&project, ["outlet".to_owned()]);
+    for read in [0, 1, 1_000, 500_000].into_iter().cycle().take(100) {
+        let mut client = connect(inlet).expect("the inlet listens");
+        client.write_all(b"x").expect("the inlet takes it");
+        client.read_exact(&mut vec![0; read]).expect("the target sends");
+        reset(&client);
+    }
+    // Long before a stream without a path is given up.
+    let none = || (held.load(Ordering::Relaxed) == 0).then_some(());
+    eventually(GIVEN_UP / 4, "every target has seen its client break off", none);
 }

@@ -21,7 +21,7 @@ use crate::table::number;
 use crate::warden::Warden;
 use crate::ways::{Home, Setting, postern};
 
-/// The relay gives nodes no more than a quarter of its descriptors, so these are what 8,000 need, and room.
+/// The relay gives nodes no more than half of its descriptors, so these are what 8,000 need, and room.
 const OPEN_FILES: u64 = 65_536;
 
 /// After the last node has connected: handshakes' memory is given back, and what was sent at once has been.

@@ -338,7 +338,7 @@ impl Channel {
         }
     }
 
-    /// Says on the control stream that a stream was given up, where its own path cannot say it.
+    /// Says on the control stream that a stream was given up: its own path may have lost the word for it.
     pub fn say_reset(&self, id: u64, code: ResetCode) {
         let mut resets = lock(&self.resets);
         if resets.len() < MAX_ENDED {

@@ -260,13 +260,11 @@ async fn carry(
                 Failure::new(Step::Channel, code::NO_CHANNEL, "the peer's node no longer knows the channel; try again"),
             );
         }
-        End::Reset { code, told } => {
+        End::Reset { code } => {
             if matches!(code, ResetCode::Policy | ResetCode::Credential) {
                 warn!(%peer, inlet = %inlet.spec.alias, stream = id, reason = %code, "a live stream was cut");
             }
-            if !told {
-                channel.say_reset(id, code);
-            }
+            channel.say_reset(id, code);
         }
         End::ResetByPeer(code) if code != ResetCode::Application => {
             warn!(%peer, inlet = %inlet.spec.alias, stream = id, reason = %code, "the peer's node cut a live stream");

@@ -131,7 +131,7 @@ impl Cause {
                 Self::Refused
             }
             End::ResetByPeer(ResetCode::Application) => Self::PeerApplication,
-            End::Reset { code, .. } | End::ResetByPeer(code) => match code {
+            End::Reset { code } | End::ResetByPeer(code) => match code {
                 ResetCode::Application => Self::Application,
                 ResetCode::Policy => Self::Policy,
                 ResetCode::Credential => Self::Credential,

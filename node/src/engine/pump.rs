@@ -51,6 +51,9 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(20);
 /// within [`ACK_DELAY`].
 const DEAD_AFTER: Duration = Duration::from_secs(10);
 
+/// How long a stream that the peer has given up may take what is still on its path.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
 /// Rounds after which a busy stream lets others of its thread run.
 const ROUNDS_PER_TURN: u32 = 32;
 
@@ -68,8 +71,9 @@ pub enum End {
     NotOpened(Box<Failure>),
     /// The peer gave it up.
     ResetByPeer(ResetCode),
-    /// This side gave it up. `told` is whether the stream's own path has taken the message whole.
-    Reset { code: ResetCode, told: bool },
+    /// This side gave it up, and said so on the path. Whether that arrived is not known: a path that is closed with something unread on it
+    /// loses what was written last.
+    Reset { code: ResetCode },
     /// The path was lost, and no other one was found in time.
     PathLost { error: io::Error },
     /// The peer broke the protocol.
@@ -138,6 +142,8 @@ struct State<'a> {
     acknowledge_by: Option<Instant>,
     /// Until when the accept waits.
     answer_by: Option<Instant>,
+    /// The peer said on the control stream that it has given the stream up, and how long its last bytes may take.
+    given_up: Option<(ResetCode, Instant)>,
     /// The path has brought something since [`Self::owed_since`] was set.
     heard: bool,
     /// Since when the peer owes something and was not heard.
@@ -182,6 +188,7 @@ pub async fn run(pump: Pump<'_>, first: Vec<u8>) -> Outcome {
         began: now,
         acknowledge_by: None,
         answer_by,
+        given_up: None,
         heard: false,
         owed_since: None,
         idle_since: now,
@@ -251,7 +258,8 @@ impl State<'_> {
         let asked = self.asked.map(|since| since + ANSWER_PATIENCE);
         let opened = (!self.stream.is_accepted()).then(|| self.began + OPEN_DEADLINE);
         let half_closed = self.is_half_closed().then(|| self.idle_since + HALF_CLOSED_TIMEOUT);
-        [self.answer_by, self.acknowledge_by, dead, lost, asked, opened, half_closed].into_iter().flatten().min()
+        let given_up = self.given_up.map(|(_, by)| by);
+        [given_up, self.answer_by, self.acknowledge_by, dead, lost, asked, opened, half_closed].into_iter().flatten().min()
     }
 
     /// Whether the peer has to acknowledge something.
@@ -308,6 +316,9 @@ impl State<'_> {
     fn overdue(&mut self) -> Result<(), End> {
         let now = Instant::now();
         let passed = |since: Instant, limit: Duration| now >= since + limit;
+        if let Some((code, _)) = self.given_up.filter(|(_, by)| now >= *by) {
+            return Err(End::ResetByPeer(code));
+        }
         if !self.stream.is_accepted() && passed(self.began, OPEN_DEADLINE) {
             let failure = Failure::new(Step::Outlet, code::PATH_LOST, "the outlet's node did not answer in time");
             self.give_up(ResetCode::Timeout);
@@ -335,6 +346,11 @@ impl State<'_> {
     fn handle(&mut self, event: Event) -> Result<(), End> {
         match event {
             Event::Kill(code) => Err(self.give_up(code)),
+            // What was sent before it may still be on the path, which ends with the same word.
+            Event::Reset(code) if self.link.is_some() => {
+                self.given_up = Some((code, Instant::now() + LAST_BYTES));
+                Ok(())
+            }
             Event::Reset(code) => Err(End::ResetByPeer(code)),
             Event::Path(link, attachment) => match (link.adopted(), attachment) {
                 (Ok(link), Some(attachment)) => self.attached(link, attachment),
@@ -599,9 +615,9 @@ impl State<'_> {
     /// Tells the peer that this side gives the stream up, as far as the path takes it at once.
     fn give_up(&mut self, code: ResetCode) -> End {
         self.stream.reset(code);
-        // What is half written must be finished first, or the reset could not be read.
-        let told = self.link.is_some() && self.control().is_ok() && self.write_link().is_ok() && !self.has_pending();
-        End::Reset { code, told: told && self.link.is_some() }
+        // The path's own end, behind everything that was sent on it.
+        let _ = self.control().and_then(|_| self.write_link());
+        End::Reset { code }
     }
 
     fn protocol(&mut self, error: StreamError) -> End {

@@ -394,15 +394,13 @@ pub(super) async fn carry(shared: &Shared, mut begun: Box<Begun>) -> Option<Carr
             channel.remember(id, stream.attach_number(), Control::Finished { count: stream.sent() }, patience);
             return path.map(|path| Carried { channel: Arc::clone(channel), stream: id, path });
         }
-        End::Reset { code, told } => {
+        End::Reset { code } => {
             if matches!(code, ResetCode::Policy | ResetCode::Credential) {
                 warn!(%peer, %outlet, stream = id, reason = %code, "a live stream was cut");
             } else {
                 debug!(%peer, %outlet, stream = id, sent, received, reason = %code, "stream broke");
             }
-            if !told {
-                channel.say_reset(id, code);
-            }
+            channel.say_reset(id, code);
             code
         }
         End::PathLost { error } => {

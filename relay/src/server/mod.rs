@@ -53,6 +53,9 @@ const RENEWAL_GRACE: Duration = Duration::from_secs(2);
 /// Sessions in total. Each holds some 8 KiB.
 const SESSIONS: usize = 10_000;
 
+/// Sessions take at most one descriptor in this many: most nodes are idle most of the time, and two parked links for five of them fit beside.
+const SESSION_SHARE: usize = 2;
+
 /// What a relay needs.
 pub struct RelaySettings {
     /// What credentials are verified against, and the statements to pass on. Changes take effect at once.
@@ -76,7 +79,7 @@ impl Relay {
     /// Where the operating system gives no threads to move bytes with.
     pub fn start(settings: RelaySettings) -> io::Result<RelayHandle> {
         let descriptors = Arc::new(settings.descriptors);
-        let limits = Limits { sessions: SESSIONS.min(descriptors.limit() / 4), parked: descriptors.parked() };
+        let limits = Limits { sessions: SESSIONS.min(descriptors.limit() / SESSION_SHARE), parked: descriptors.parked() };
         let shared = Arc::new(Shared {
             state: Mutex::new(State { registry: Registry::new(limits), armed: None }),
             timer: Notify::new(),

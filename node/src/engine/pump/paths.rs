@@ -114,10 +114,15 @@ impl State<'_> {
 
     /// The path is of no use any more. The stream goes on with another one, unless it may not wait for one.
     pub(super) fn path_lost(&mut self, error: io::Error) -> Result<(), End> {
+        if let Some((code, _)) = self.given_up {
+            return Err(End::ResetByPeer(code));
+        }
         if self.patience.is_zero() {
             return Err(self.forsaken(error));
         }
         self.link = None;
+        // Said anew on the next one.
+        self.answer_by = None;
         self.small.clear();
         self.small_position = 0;
         self.asked = None;
