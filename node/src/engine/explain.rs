@@ -11,15 +11,14 @@ use postern_proto::name::OutletName;
 use postern_proto::policy::{Decision, Reason};
 use postern_proto::spec::{PeerRoute, RelayAt, RelaySpec};
 use postern_proto::time::Timestamp;
-use postern_runtime::net::dial_target;
 
 use super::channel::Channel;
 use super::code;
 use super::failure::{Failure, Step};
 use super::inlet::{Inlet, ask};
+use super::outlet_target::{self, Unreached};
 use super::policy::{Resource, Rule};
 use super::relays::Gone;
-use super::serve::DIAL_DEADLINE;
 use super::shared::Shared;
 use super::status::{RelayState, relay_status};
 use crate::code::Code;
@@ -242,12 +241,9 @@ async fn outlet_target(shared: &Shared, question: &Question, policy: Verdict) ->
     if policy == Verdict::Denied {
         return told(Verdict::Unknown, "it is not dialled for a peer that is refused".to_owned());
     }
-    match dial_target(&outlet.to, DIAL_DEADLINE).await {
+    match outlet_target::reach(shared, &outlet.to).await {
         Ok(_) => told(Verdict::Allowed, format!("{} accepts connections", outlet.to)),
-        Err(error) => {
-            let code = Failure::code_of(super::failure::reject_of_dial(&error));
-            Told { code: Some(code), ..told(Verdict::Failed, format!("{} was not reached: {error}", outlet.to)) }
-        }
+        Err(Unreached { reject, reason }) => Told { code: Some(Failure::code_of(reject)), ..told(Verdict::Failed, reason) },
     }
 }
 

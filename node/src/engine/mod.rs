@@ -17,6 +17,7 @@ mod inlet;
 mod link;
 mod live;
 pub mod metrics;
+mod outlet_target;
 mod peers;
 mod places;
 mod policy;

@@ -10,7 +10,6 @@ use postern_proto::path::{AttachHead, Open, OpenHead};
 use postern_proto::record::{Control, HEADER_LEN, Header, Kind, Reject, RejectCode, ResetCode};
 use postern_proto::spec::{Disclose, OutletSpec};
 use postern_proto::stream::Stream;
-use postern_runtime::net::dial_target;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
@@ -18,10 +17,11 @@ use tracing::{debug, info, warn};
 use super::attach::RESUME_TIMEOUT;
 use super::channel::{self, Attached, Channel, ChannelError, PATH_IDLE};
 use super::code;
-use super::failure::{Failure, reject_of_dial};
+use super::failure::Failure;
 use super::link::{Link, LinkError};
 use super::live::{Event, LiveGuard, Through};
 use super::metrics::{Cause, Counted};
+use super::outlet_target::{self, Unreached};
 use super::policy::{Denial, Resource};
 use super::pump::{self, End, Outcome, Pump, reset_application};
 use super::refusals::{By, Refusal};
@@ -31,9 +31,6 @@ use crate::stream_log::{OpenStream, Side};
 
 /// How long a path that was just joined may take to say what it is for.
 const FIRST_FRAME: Duration = Duration::from_secs(5);
-
-/// How long an outlet's target may take to accept.
-pub(super) const DIAL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long the answer to an open may take to leave; paths are always read.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
@@ -346,14 +343,9 @@ async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<(TcpSt
     let Some(place) = place else {
         return Err(Refused::new(code::BUSY, RejectCode::Busy, "too many live streams"));
     };
-    let application = dial_target(&outlet.to, DIAL_DEADLINE).await.map_err(|error| {
-        let reject = reject_of_dial(&error);
-        Refused::new(Failure::code_of(reject), reject, format!("the target {} was not reached: {error}", outlet.to))
-    })?;
-    if application.peer_addr().is_ok_and(|address| shared.is_own_inlet(address)) {
-        let reason = format!("the target {} is an inlet of this node", outlet.to);
-        return Err(Refused::new(code::LOOP, RejectCode::Loop, reason));
-    }
+    let application = outlet_target::reach(shared, &outlet.to)
+        .await
+        .map_err(|Unreached { reject, reason }| Refused::new(Failure::code_of(reject), reject, reason))?;
     Ok((application, place))
 }
 

@@ -1,7 +1,6 @@
 //! What all parts of a running node share.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -168,14 +167,6 @@ impl Shared {
 
     pub fn relay_specs(&self) -> MutexGuard<'_, BTreeMap<RelayName, RelaySpec>> {
         lock(&self.relay_specs)
-    }
-
-    /// Whether an inlet of this node listens at `address`.
-    pub fn is_own_inlet(&self, address: SocketAddr) -> bool {
-        self.inlets().values().any(|inlet| {
-            inlet.bound.port() == address.port()
-                && (inlet.bound.ip() == address.ip() || (inlet.bound.ip().is_unspecified() && address.ip().is_loopback()))
-        })
     }
 
     #[must_use]

@@ -171,6 +171,36 @@ async fn refusals() {
     assert!(failure.reason.contains("trusted"), "{}", failure.reason);
 }
 
+/// An inlet whose outlet leads back to it: one connection must not be followed by another, for ever.
+#[tokio::test]
+async fn an_outlet_that_leads_back_is_not_followed() {
+    let home = TestHome::new();
+    let (a, b) = (home.node("a").await, home.node("b").await);
+    let back = |from: &InletSpec| OutletSpec {
+        name: "back".parse().unwrap(),
+        to: from.from.clone(),
+        allow: None,
+        resume_timeout: ResumeTimeout::DEFAULT,
+        disclose: Disclose::Code,
+    };
+    for from in ["127.0.0.1:0", "0.0.0.0:0"] {
+        let spec = InletSpec { from: from.parse().unwrap(), ..inlet("in", "/node/a/service/back") };
+        let inlet = a.add_inlet(spec).await.unwrap();
+        let to = HostPort::new("127.0.0.1", inlet.from.port()).unwrap();
+        a.add_outlet(OutletSpec { to: to.clone(), ..back(&inlet) }).await;
+        let mut application = TcpStream::connect(to.to_string()).await.unwrap();
+        assert!(application.read(&mut [0]).await.map_or(true, |read| read == 0));
+        for _ in 0..3 {
+            let failure = a.probe(&inlet.alias).await.unwrap().passes.unwrap_err();
+            assert_eq!((failure.step, failure.code.as_str()), (Step::Target, "LOOP"), "{failure}");
+        }
+        let status = a.shared.inlets().values().next().unwrap().targets.status();
+        assert_eq!(status[0].connections, 1, "the one that a program made");
+        a.remove_inlet(&inlet.alias).await;
+    }
+    drop(b);
+}
+
 /// Behaviour 20: a policy that changes cuts live streams, and lets new ones pass once it allows them again.
 #[tokio::test]
 async fn a_changed_policy_cuts_live_streams() {

@@ -19,10 +19,15 @@ const TRANSLATED: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
 /// that was judged is the one that is dialled.
 ///
 /// # Errors
-/// [`DialError`]; [`DialError::Forbidden`] where a name resolves to such addresses only.
-pub async fn dial_target(to: &HostPort, deadline: Duration) -> Result<TcpStream, DialError> {
+/// [`DialError`]; [`DialError::Forbidden`] where `to` leads only to such addresses, or to those that `allowed` does not take.
+pub async fn dial_target(
+    to: &HostPort,
+    deadline: Duration,
+    allowed: impl Fn(SocketAddr) -> bool + Send,
+) -> Result<TcpStream, DialError> {
     let named = is_named(to);
-    dial_allowed(to, SocketKind::Application, deadline, |address| named || !is_of_this_place(address)).await
+    let allowed = move |address| (named || !is_of_this_place(address)) && allowed(address);
+    dial_allowed(to, SocketKind::Application, deadline, allowed).await
 }
 
 /// Whether `to` names the place that it is itself.
@@ -124,11 +129,11 @@ mod tests {
         let second = Duration::from_secs(5);
         for host in ["127.1", "2130706433", "0x7f000001", "0"] {
             let Ok(to) = HostPort::new(host, port) else { continue };
-            let refused = dial_target(&to, second).await;
+            let refused = dial_target(&to, second, |_| true).await;
             assert!(matches!(refused, Err(DialError::Forbidden { .. } | DialError::Dns { .. })), "{host}: {refused:?}");
         }
         for host in ["127.0.0.1", "localhost"] {
-            dial_target(&HostPort::new(host, port).unwrap(), second).await.unwrap();
+            dial_target(&HostPort::new(host, port).unwrap(), second, |_| true).await.unwrap();
         }
     }
 }
