@@ -53,6 +53,8 @@ pub(crate) fn nonce(number: u64) -> Nonce {
 }
 
 pub(crate) fn seal_at(key: &LessSafeKey, number: u64, aad: &[u8], body: &mut [u8]) -> Result<[u8; TAG_LEN], AeadError> {
+    #[cfg(test)]
+    once::note(key, number);
     let tag = key.seal_in_place_separate_tag(nonce(number), Aad::from(aad), body).map_err(|_| AeadError::Exhausted)?;
     Ok(tag.as_ref().try_into().expect("a tag of the algorithm's length"))
 }
@@ -114,6 +116,44 @@ impl Opener {
         let number = self.next;
         self.next = number.checked_add(1).ok_or(AeadError::Exhausted)?;
         open_at(&self.key, number, aad, sealed)
+    }
+}
+
+/// Watches whether a key meets one nonce twice.
+#[cfg(test)]
+pub(crate) mod once {
+    use std::cell::RefCell;
+    use std::collections::HashSet;
+
+    use super::{Aad, LessSafeKey, NONCE_LEN, Nonce, TAG_LEN};
+
+    #[derive(Default)]
+    struct Seen {
+        pairs: HashSet<([u8; TAG_LEN], u64)>,
+        twice: usize,
+    }
+
+    thread_local! {
+        static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
+    }
+
+    /// How many messages were sealed meanwhile by this thread, and how many of them under a key and nonce that were used before.
+    pub(crate) fn watch(what: impl FnOnce()) -> (usize, usize) {
+        SEEN.set(Some(Seen::default()));
+        what();
+        SEEN.take().map_or((0, 0), |seen| (seen.pairs.len() + seen.twice, seen.twice))
+    }
+
+    pub(super) fn note(key: &LessSafeKey, number: u64) {
+        SEEN.with_borrow_mut(|seen| {
+            let Some(seen) = seen else { return };
+            // A key cannot be compared. What it makes of nothing under a nonce that no message has can.
+            let unused = Nonce::assume_unique_for_key([0xff; NONCE_LEN]);
+            let name = key.seal_in_place_separate_tag(unused, Aad::empty(), &mut []).unwrap();
+            if !seen.pairs.insert((name.as_ref().try_into().unwrap(), number)) {
+                seen.twice += 1;
+            }
+        });
     }
 }
 

@@ -29,4 +29,6 @@ pub mod statement;
 pub mod stream;
 pub mod ticket;
 pub mod time;
+#[cfg(test)]
+mod uniqueness;
 pub mod weight;

@@ -17,6 +17,19 @@ use crate::lock::{Lock, LockError};
 /// Longest ticket file that is read: a ticket has a few hundred bytes.
 const MAX_TICKET: usize = 16 * 1024;
 
+/// What a node whose making or deletion was interrupted may have left, and a new one of its name must not take for its own.
+const LEFT_BEHIND: [&str; 9] = [
+    node::STATIC,
+    node::NODE_ID,
+    node::TICKET,
+    node::PRESENCE,
+    node::EPOCH,
+    node::HEARD,
+    node::CREDENTIALS,
+    node::GUARDRAILS,
+    node::AUDIT,
+];
+
 /// The directory of one node.
 #[derive(Debug)]
 pub struct NodeHome {
@@ -62,7 +75,7 @@ impl Home {
             return Err(HomeError::NodeExists(name.clone()));
         }
         let dir = self.dir.dir_or_create(layout::NODES)?.dir_or_create(name.as_str())?;
-        reset::remove_known(&dir, &[node::STATIC, node::NODE_ID, node::TICKET, node::PRESENCE, node::EPOCH, node::AUDIT])?;
+        reset::remove_known(&dir, &LEFT_BEHIND)?;
         dir.write_new(node::STORED, stored)?;
         self.change_defaults(|defaults| {
             defaults.default_node.get_or_insert_with(|| name.clone());
