@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use postern_test_support::{EchoServer, PATIENCE, Portal, RelayServer, TestHome, Value, connect, echoes, eventually};
+use postern_test_support::{EchoServer, PATIENCE, Portal, Project, RelayServer, TestHome, Value, connect, echoes, eventually};
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
 
@@ -210,4 +210,87 @@ fn a_relay_server_gets_another_identity_key_and_keeps_serving() {
     eventually(PATIENCE, "bytes after a restart", || echoes(portal.inlet, b"restarted").ok());
     assert_eq!(change_rows(&portal.project, rotated.line()).len(), 1, "nothing is refused");
     portal.customer.fails(&["identity", "rotate", "--relay"], 78);
+}
+
+/// Says how long a static key is shown.
+const PERIOD: &str = "POSTERN_STATIC_KEY_PERIOD";
+
+/// Short enough to see several.
+const SHORT: &str = "3s";
+
+/// A portal whose nodes show each static key for `period`.
+fn restless(target: u16, period: &str) -> Portal {
+    let project = Project::new(POSTERN);
+    let (vendor, customer) = (project.member(&["--relay", "vendor"]), project.member(&[]));
+    let create = |home: &TestHome, configuration: &str| {
+        home.invoke(["node", "create", "--configuration", configuration]).env(PERIOD, period).run().success();
+    };
+    create(&vendor, &format!("{{name: vendor, relay: vendor, tcp-outlet: {{from: service, to: {target}}}}}"));
+    create(&customer, "{name: customer, tcp-inlet: {alias: service, from: '127.0.0.1:0', via: vendor, to: service}}");
+    let inlet = customer.inlet("service");
+    Portal { inlet, customer, vendor, project }
+}
+
+/// How often the node `name` of `home` has shown another static key since its log began.
+fn changes_of(home: &TestHome, name: &str) -> usize {
+    home.node_log(name).matches("another static key is shown").count()
+}
+
+#[test]
+fn static_keys_change_by_themselves_and_no_stream_notices() {
+    let server = EchoServer::start();
+    let portal = restless(server.port(), SHORT);
+    let (customer, vendor) = (&portal.customer, &portal.vendor);
+    let mut stream = live(portal.inlet);
+    let (mut tried, mut failed) = (0, Vec::new());
+    eventually(PATIENCE, "three changes at both nodes", || {
+        assert!(pings(&mut stream), "{}\n{}", customer.node_log("customer"), vendor.node_log("vendor"));
+        tried += 1;
+        if let Err(error) = echoes(portal.inlet, b"new") {
+            failed.push(error);
+        }
+        (changes_of(customer, "customer") >= 3 && changes_of(vendor, "vendor") >= 3).then_some(())
+    });
+    assert!(failed.is_empty(), "{failed:?} of {tried}\n{}\n{}", customer.node_log("customer"), vendor.node_log("vendor"));
+    assert!(pings(&mut stream));
+    // What was issued for the keys of before is not taken for nodes that are away.
+    let other = portal.project.member(&[]);
+    let gone = other.json(&["identity", "show", "default"])["identifier"].as_str().expect("text").to_owned();
+    eventually(PATIENCE, "a revocation that everybody enforces", || {
+        let told = portal.project.json(&["project-member", "update", &gone, "--attribute", "a", "--wait", "--output", "json"]);
+        portal.project.ok(&["project-member", "update", &gone, "--no-attributes"]);
+        (told["enforcement"]["offline"] == 0).then_some(())
+    });
+}
+
+#[test]
+fn a_channel_with_the_key_before_shows_new_credentials() {
+    let server = EchoServer::start();
+    let portal = restless(server.port(), "8s");
+    let identifier = portal.vendor.json(&["identity", "show", "default"])["identifier"].as_str().expect("text").to_owned();
+    let mut stream = live(portal.inlet);
+    let begun = changes_of(&portal.vendor, "vendor");
+    eventually(PATIENCE, "another key", || (changes_of(&portal.vendor, "vendor") > begun).then_some(()));
+    // All that was issued is void, and what takes its place is for another key than the stream's channel has.
+    // It is enforced when the newer one was shown, or the stream is gone.
+    portal.project.ok(&["project-member", "update", &identifier, "--attribute", "zone=lab", "--wait"]);
+    assert!(portal.customer.node_log("customer").contains("the peer renewed its credential"));
+    assert!(pings(&mut stream), "{}\n{}", portal.customer.node_log("customer"), portal.vendor.node_log("vendor"));
+}
+
+#[test]
+fn a_node_that_is_killed_while_keys_change_has_good_ones() {
+    let server = EchoServer::start();
+    let portal = restless(server.port(), SHORT);
+    let (home, file) = (&portal.vendor, portal.vendor.path().join("nodes/vendor/static"));
+    let _ = live(portal.inlet);
+    for round in 0..4 {
+        // At any moment of a change: around the time when the file is another one.
+        let before = std::fs::read(&file).unwrap();
+        eventually(PATIENCE, "another file", || (std::fs::read(&file).unwrap() != before).then_some(()));
+        home.kill(home.node_pid("vendor"));
+        home.invoke(["node", "start", "vendor"]).env(PERIOD, SHORT).run().success();
+        eventually(PATIENCE, "bytes after a kill", || echoes(portal.inlet, b"again").ok());
+        assert!(std::fs::read(&file).unwrap().len() > 64, "round {round}");
+    }
 }

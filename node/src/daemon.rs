@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_proto::handshake::StaticKey;
 use postern_proto::id::NodeId;
 use postern_proto::identity::Identity;
 use postern_proto::name::NodeName;
@@ -19,6 +18,7 @@ use postern_runtime::daemon::{Signal, Signals};
 use postern_runtime::enrol::{EnrolError, enrol};
 use postern_runtime::home::{Home, IdentityHome, NodeHome, node};
 use postern_runtime::membership::Membership;
+use postern_runtime::statics::{self, Statics};
 use postern_runtime::supervise::Supervisor;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -121,7 +121,7 @@ struct Who {
     home: IdentityHome,
     identity: Identity,
     node_id: NodeId,
-    static_key: StaticKey,
+    statics: Arc<Statics>,
 }
 
 struct Daemon {
@@ -150,7 +150,7 @@ impl Daemon {
         let who = Arc::new(Who {
             identity: identity_home.load()?,
             node_id: node.node_id()?,
-            static_key: node.static_key()?,
+            statics: Arc::new(node.statics(clock.now())?),
             home: identity_home,
         });
         let membership = who.home.membership()?;
@@ -170,7 +170,8 @@ impl Daemon {
             identity_home: home.identity(who.home.name())?.ok_or_else(|| Fault::not_found("identity", who.home.name()))?,
             identity: who.home.load()?,
             node_id: who.node_id,
-            static_key: node.static_key()?,
+            statics: Arc::clone(&who.statics),
+            static_period: statics::period(),
             membership,
             local_issuer: if without_project { Some(local_issuer(&home)?) } else { None },
             listener: stored.options.tcp_listener_address.clone(),
@@ -307,7 +308,7 @@ impl Enrolment {
         let who = &self.who;
         let identity = (&who.identity, who.home.name());
         let (membership, ..) =
-            enrol(&self.supervisor, identity, (who.node_id, &who.static_key), &self.ticket, self.clock.now()).await?;
+            enrol(&self.supervisor, identity, (who.node_id, &who.statics.current()), &self.ticket, self.clock.now()).await?;
         // A membership that is not on disk can be asked for again with the same ticket, so this order loses nothing.
         let kept = who.home.set_membership(&membership).and_then(|()| self.keeper.node().remove_ticket());
         if let Err(error) = kept {

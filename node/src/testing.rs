@@ -24,7 +24,8 @@ pub async fn engine(path: &std::path::Path, name: &NodeName, supervisor: &Superv
     let identity: Identity = identity_home.load().unwrap();
     let settings = Settings {
         node_id: node_home.node_id().unwrap(),
-        static_key: node_home.static_key().unwrap(),
+        statics: Arc::new(node_home.statics(clock.now()).unwrap()),
+        static_period: postern_runtime::statics::DEFAULT_PERIOD,
         home,
         node_home,
         identity_home,

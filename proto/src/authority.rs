@@ -215,6 +215,15 @@ pub enum Request {
         #[n(0)]
         force: bool,
     },
+    /// A `member` credential for the static key that the caller's node showed before: its channels with that key go on. The answer has
+    /// no `relay` credential.
+    #[n(60)]
+    #[cbor(map)]
+    CredentialBefore {
+        /// Of that key, by the caller's identity.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        attestation: Vec<u8>,
+    },
 }
 
 /// What the authority says: answers, and under number 0 what it pushes.

@@ -71,6 +71,7 @@ fn requests() -> Vec<Request> {
         Request::PrepareKey,
         Request::ActivateKey,
         Request::RetireKey { force: true },
+        Request::CredentialBefore { attestation: vec![1, 2] },
     ];
     requests.extend(roles().map(|role| {
         let (attributes, relays) = (attributes(), permissions());

@@ -5,14 +5,28 @@ use std::time::Instant;
 
 use postern_proto::authority::{Answer, Refusal, Role};
 use postern_proto::credential::{self, Audience, Claims};
-use postern_proto::id::CredentialId;
+use postern_proto::id::{CredentialId, StaticPublic};
+use postern_proto::identity::History;
 use postern_proto::name::RelayName;
+use postern_proto::sign::SigningKey;
+use postern_proto::time::Timestamp;
 
 use super::tickets::{no_key, no_project};
 use super::{BACKDATE, Caller, Service, member};
 use crate::ActError;
 use crate::rules::{self, Claim, MAX_HELD_NAMES};
 use crate::store::{Action, Entry, Issued, Member, ShownTo, Write, project, relay_names};
+
+/// What the credentials of one answer have in common.
+struct Issuer<'a> {
+    holder: &'a Member,
+    /// The static key under which they are recorded: the node that has them.
+    node: StaticPublic,
+    signing: SigningKey,
+    now: Timestamp,
+    not_before: Timestamp,
+    expires: Timestamp,
+}
 
 impl Service {
     /// Issues both credentials, bound to the caller's static key. The one for relays names `names`; those that its permission for
@@ -21,7 +35,6 @@ impl Service {
         if names.len() as u64 > MAX_HELD_NAMES {
             return Err(Refusal::Invalid { reason: format!("a credential names at most {MAX_HELD_NAMES} relay names") }.into());
         }
-        let now = self.now();
         let mut write = self.0.store.write().await?;
         let holder = member(&mut write, caller.identifier).await?;
         rules::no_relay_server(&holder)?;
@@ -29,47 +42,82 @@ impl Service {
         for name in names {
             self.take_name(&mut write, &holder, name).await?;
         }
+        let issuer = self.issuer(&mut write, &holder, caller.static_key).await?;
+        let member = self.issue(&mut write, &issuer, Audience::Member, caller.static_key, &[]).await?;
+        let relay = self.issue(&mut write, &issuer, Audience::Relay, caller.static_key, names).await?;
+        let named: Vec<&str> = names.iter().map(RelayName::as_str).collect();
+        let entry = Entry::ok(issuer.now, Some(holder.identifier), Action::IssueCredentials, holder.identifier);
+        write.audit(&entry.because(named.join(", "))).await?;
+        write.commit().await?;
+        Ok(Answer::Credentials { member, relay })
+    }
+
+    /// Issues a credential for the static key that the caller's node showed before, which its identity attests. What was issued for that
+    /// key is the node's under its new one from here on.
+    pub(super) async fn credential_before(&self, caller: &Caller, attestation: &[u8]) -> Result<Answer, ActError> {
+        let invalid = |reason: String| Refusal::Invalid { reason };
+        let mut write = self.0.store.write().await?;
+        let holder = member(&mut write, caller.identifier).await?;
+        rules::no_relay_server(&holder)?;
+        self.may_write(&holder)?;
+        let history = History::decode(&holder.history).map_err(|error| invalid(error.to_string()))?;
+        let before = history.verify_attestation(attestation, self.now()).map_err(|error| invalid(error.to_string()))?.static_key;
+        write.move_credentials(holder.identifier, before, caller.static_key).await?;
+        let issuer = self.issuer(&mut write, &holder, caller.static_key).await?;
+        let member = self.issue(&mut write, &issuer, Audience::Member, before, &[]).await?;
+        let entry = Entry::ok(issuer.now, Some(holder.identifier), Action::IssueCredentials, holder.identifier);
+        write.audit(&entry.because("for the static key before")).await?;
+        write.commit().await?;
+        Ok(Answer::Credentials { member, relay: Vec::new() })
+    }
+
+    /// What credentials of `holder` are to say now.
+    async fn issuer<'a>(&self, write: &mut Write, holder: &'a Member, node: StaticPublic) -> Result<Issuer<'a>, ActError> {
+        let now = self.now();
         // What is from before the membership, or from before it was last changed, is void.
-        let voided = project::voided_before(&mut write, holder.identifier).await?.unwrap_or(holder.added_at);
+        let voided = project::voided_before(write, holder.identifier).await?.unwrap_or(holder.added_at);
         let not_before = now.minus(BACKDATE).max(holder.added_at).max(voided);
         let expires = now.max(not_before).plus(self.0.credential_lifetime);
         write.forget_credentials(holder.identifier, now).await?;
         // As the database says in this transaction: behind a change of keys, the key before it signs nothing.
-        let ring = project::load(&mut write).await?.ok_or_else(no_project)?.key_ring;
+        let ring = project::load(write).await?.ok_or_else(no_project)?.key_ring;
         let signing = self.0.keys.signing.active(&ring).ok_or_else(no_key)?;
-        let mut issue = async |audience, shown_to| -> Result<Vec<u8>, ActError> {
-            let claims = Claims {
-                issuer: self.0.keys.identity.identifier(),
-                subject: holder.identifier,
-                project: self.0.published.borrow().project(),
-                audience,
-                not_before,
-                expires,
-                id: CredentialId::random(),
-                confirmation: caller.static_key,
-                attributes: if audience == Audience::Member { holder.attributes.clone() } else { Default::default() },
-                relay_names: if audience == Audience::Relay { names.to_vec() } else { Vec::new() },
-            };
-            let signed = credential::issue(&signing, &claims).map_err(|error| Refusal::Invalid { reason: error.to_string() })?;
-            let issued = Issued {
-                id: claims.id,
-                member: holder.identifier,
-                static_key: caller.static_key,
-                shown_to,
-                at: now,
-                expires,
-                signing_key: signing.key_id(),
-            };
-            write.insert_credential(&issued).await?;
-            Ok(signed)
+        Ok(Issuer { holder, node, signing, now, not_before, expires })
+    }
+
+    async fn issue(
+        &self,
+        write: &mut Write,
+        issuer: &Issuer<'_>,
+        audience: Audience,
+        confirmation: StaticPublic,
+        names: &[RelayName],
+    ) -> Result<Vec<u8>, ActError> {
+        let Issuer { holder, node, signing, now, not_before, expires } = issuer;
+        let claims = Claims {
+            issuer: self.0.keys.identity.identifier(),
+            subject: holder.identifier,
+            project: self.0.published.borrow().project(),
+            audience,
+            not_before: *not_before,
+            expires: *expires,
+            id: CredentialId::random(),
+            confirmation,
+            attributes: if audience == Audience::Member { holder.attributes.clone() } else { Default::default() },
+            relay_names: names.to_vec(),
         };
-        let member = issue(Audience::Member, ShownTo::Members).await?;
-        let relay = issue(Audience::Relay, ShownTo::Relays).await?;
-        let named: Vec<&str> = names.iter().map(RelayName::as_str).collect();
-        let entry = Entry::ok(now, Some(holder.identifier), Action::IssueCredentials, holder.identifier);
-        write.audit(&entry.because(named.join(", "))).await?;
-        write.commit().await?;
-        Ok(Answer::Credentials { member, relay })
+        let signed = credential::issue(signing, &claims).map_err(|error| Refusal::Invalid { reason: error.to_string() })?;
+        let issued = Issued {
+            id: claims.id,
+            member: holder.identifier,
+            static_key: *node,
+            shown_to: if audience == Audience::Member { ShownTo::Members } else { ShownTo::Relays },
+            at: *now,
+            expires: *expires,
+            signing_key: signing.key_id(),
+        };
+        write.insert_credential(&issued).await?;
+        Ok(signed)
     }
 
     pub(super) async fn claim(&self, caller: &Caller, name: &RelayName) -> Result<Answer, ActError> {

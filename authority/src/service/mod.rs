@@ -177,6 +177,7 @@ impl Service {
             Request::UpdateMember { member, attributes } => self.update_member(caller, member, &attributes).await,
             Request::Acknowledge { epoch } => self.acknowledge(caller, epoch),
             Request::Enforcement { epoch } => self.show_enforcement(caller, epoch).await,
+            Request::CredentialBefore { attestation } => self.credential_before(caller, &attestation).await,
             Request::PrepareKey => self.prepare_key(caller).await,
             Request::ActivateKey => self.activate_key(caller).await,
             Request::RetireKey { force } => self.retire_key(caller, force).await,
@@ -399,7 +400,7 @@ fn page_of<T: minicbor::Encode<()>>(mut rows: Vec<T>, most: u32) -> (Vec<T>, boo
 pub(crate) fn describe(request: &Request) -> (Action, String) {
     match request {
         Request::ProjectInfo => (Action::ProjectInfo, String::new()),
-        Request::Credentials { .. } => (Action::IssueCredentials, String::new()),
+        Request::Credentials { .. } | Request::CredentialBefore { .. } => (Action::IssueCredentials, String::new()),
         Request::ClaimRelayName { name } => (Action::ClaimRelayName, name.to_string()),
         Request::ReleaseRelayName { name } => (Action::ReleaseRelayName, name.to_string()),
         Request::IssueTicket(_) => (Action::IssueTicket, String::new()),

@@ -66,6 +66,20 @@ impl Write {
         Ok(())
     }
 
+    /// What was issued to a member's node under the static key `from` is recorded under `to`: the node has another one.
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub async fn move_credentials(&mut self, member: Identifier, from: StaticPublic, to: StaticPublic) -> Result<(), StoreError> {
+        sqlx::query("UPDATE credentials SET static_key = ?3 WHERE member = ?1 AND static_key = ?2")
+            .bind(&member.as_bytes()[..])
+            .bind(&from.as_bytes()[..])
+            .bind(&to.as_bytes()[..])
+            .execute(self.connection())
+            .await?;
+        Ok(())
+    }
+
     /// Forgets the credentials of a member that expired before `before`, so that the table does not grow with every renewal.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::path::Path;
 use postern_proto::address::HostPort;
 use postern_proto::authority::{Answer, Hello, MAX_MESSAGE, ProjectInfo, Refusal, Reply, RingKey};
 use postern_proto::handshake::Label;
+use postern_proto::handshake::StaticKey;
 use postern_proto::id::{Identifier, ProjectId, TicketId};
 use postern_proto::sign::SigningKey;
 use postern_proto::statement;

@@ -10,7 +10,7 @@ use minicbor::{Decode, Encode};
 use postern_proto::channel::{ChannelSecret, Side as Part};
 use postern_proto::credential::VerifiedCredential;
 use postern_proto::handshake::{Finished, HandshakeError, Initiator, KeyExchange, Label, Responder};
-use postern_proto::id::{ChannelId, Identifier, InstanceId, NodeId, RefusalId};
+use postern_proto::id::{ChannelId, CredentialId, Identifier, InstanceId, NodeId, RefusalId, StaticPublic};
 use postern_proto::path::{
     AttachHead, ChannelMessage, ChannelMessageError, ChannelMessages, Open, OpenHead, frame_channel_message,
 };
@@ -165,6 +165,8 @@ pub struct Channel {
     part: Part,
     exchange: KeyExchange,
     secret: ChannelSecret,
+    /// This side's static key in it.
+    own_static: StaticPublic,
     peer: Identifier,
     peer_node: NodeId,
     peer_instance: InstanceId,
@@ -194,13 +196,20 @@ pub struct Channel {
 }
 
 impl Channel {
-    fn new(part: Part, finished: Finished, peer: (NodeId, InstanceId), credential: VerifiedCredential) -> Arc<Self> {
+    fn new(
+        part: Part,
+        finished: Finished,
+        own_static: StaticPublic,
+        peer: (NodeId, InstanceId),
+        credential: VerifiedCredential,
+    ) -> Arc<Self> {
         let Finished { secret, exchange, .. } = finished;
         Arc::new(Self {
             exchange,
             id: secret.id(),
             part,
             secret,
+            own_static,
             peer: credential.subject(),
             peer_node: peer.0,
             peer_instance: peer.1,
@@ -244,6 +253,12 @@ impl Channel {
     #[must_use]
     pub const fn peer_instance(&self) -> (NodeId, InstanceId) {
         (self.peer_node, self.peer_instance)
+    }
+
+    /// The static key that this node has in it.
+    #[must_use]
+    pub const fn own_static(&self) -> StaticPublic {
+        self.own_static
     }
 
     /// The peer's newest credential; it may have expired since.
@@ -494,7 +509,9 @@ impl Channel {
 /// [`ChannelError`].
 pub async fn dial(trust: &Trust, peer: &PublishedPeer, mut link: Link) -> Result<(Arc<Channel>, Control), ChannelError> {
     let own = trust.own().ok_or(ChannelError::NoCredential)?;
-    let (initiator, offer) = Initiator::new(Label::Channel, preferred_choice(), &trust.static_key, peer.static_key)?;
+    // The key that the credentials are for: a newer one has none for a moment.
+    let key = trust.key_of(&own).ok_or(ChannelError::NoCredential)?;
+    let (initiator, offer) = Initiator::new(Label::Channel, preferred_choice(), &key, peer.static_key)?;
     write_handshake(&mut link, &offer).await?;
     let (answered, _) = initiator.read_answer(&read_handshake(&mut link).await?)?;
     let hello = ChannelHello { credential: own.member.bytes().to_vec(), node_id: trust.node_id, instance: trust.instance };
@@ -511,8 +528,8 @@ pub async fn dial(trust: &Trust, peer: &PublishedPeer, mut link: Link) -> Result
     if credential.subject() != peer.identifier {
         return Err(ChannelError::Mispaired { expected: peer.identifier, found: credential.subject() });
     }
-    let control = Control { wire, own: trust.watch_own(), shown: Some(own) };
-    Ok((Channel::new(Part::Initiator, finished, (peer.node_id, peer.instance), credential), control))
+    let control = Control { wire, own: trust.watch_own(), shown: Some(own.member.id()) };
+    Ok((Channel::new(Part::Initiator, finished, key.public(), (peer.node_id, peer.instance), credential), control))
 }
 
 /// Answers the handshake whose first message is `offer`. `joined` is whom the relay says that it joined, if a relay did.
@@ -527,7 +544,8 @@ pub async fn answer(
 ) -> Result<(Arc<Channel>, Control), ChannelError> {
     // Without a credential of its own, this node has nothing to answer with.
     trust.own().ok_or(ChannelError::NoCredential)?;
-    let responder = match Responder::read_offer(Label::Channel, offer, &[&trust.static_key]) {
+    let statics = trust.statics.all();
+    let responder = match Responder::read_offer(Label::Channel, offer, &statics.iter().collect::<Vec<_>>()) {
         Ok(responder) => responder,
         Err(error) => {
             if let Some(reply) = error.reply() {
@@ -536,6 +554,8 @@ pub async fn answer(
             return Err(error.into());
         }
     };
+    drop(statics);
+    let own_static = responder.local_static();
     let (answered, message) = responder.answer(&[])?;
     write_handshake(&mut link, &message).await?;
     let (finished, payload) = answered.read_final(&read_handshake(&mut link).await?)?;
@@ -548,7 +568,7 @@ pub async fn answer(
     stream.accept();
     let wire = Wire::new(link, stream);
     let control = Control { wire, own: trust.watch_own(), shown: None };
-    Ok((Channel::new(Part::Responder, finished, (hello.node_id, hello.instance), credential), control))
+    Ok((Channel::new(Part::Responder, finished, own_static, (hello.node_id, hello.instance), credential), control))
 }
 
 async fn write_handshake(link: &mut Link, body: &[u8]) -> Result<(), LinkError> {
@@ -569,8 +589,8 @@ async fn read_handshake(link: &mut Link) -> Result<Vec<u8>, ChannelError> {
 pub struct Control {
     wire: Wire,
     own: watch::Receiver<Option<Arc<OwnCredentials>>>,
-    /// The credentials of this side that the peer has.
-    shown: Option<Arc<OwnCredentials>>,
+    /// The credential of this side that the peer has.
+    shown: Option<CredentialId>,
 }
 
 /// A control stream's messages on the path that they travel on.
@@ -633,7 +653,7 @@ impl Control {
         let mut told = Bucket::new(TOLD_REFUSALS, TOLD_EVERY, used.into_std());
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         loop {
-            self.show(trust).await?;
+            self.show(trust, channel).await?;
             tokio::select! {
                 () = channel.closed.cancelled() => {
                     return self.wire.send(&ChannelMessage::Close).await;
@@ -766,14 +786,13 @@ impl Control {
     }
 
     /// Shows this side's credential, where the peer does not have the newest one.
-    async fn show(&mut self, trust: &Trust) -> Result<(), ChannelError> {
+    async fn show(&mut self, trust: &Trust, channel: &Channel) -> Result<(), ChannelError> {
         let Some(own) = trust.own() else { return Ok(()) };
-        if self.shown.as_ref().is_some_and(|shown| shown.member.id() == own.member.id()) {
+        let Some(member) = own.member_for(channel.own_static()).filter(|member| self.shown != Some(member.id())) else {
             return Ok(());
-        }
-        let message = ChannelMessage::Credential { credential: own.member.bytes().to_vec() };
-        self.shown = Some(own);
-        self.wire.send(&message).await
+        };
+        self.shown = Some(member.id());
+        self.wire.send(&ChannelMessage::Credential { credential: member.bytes().to_vec() }).await
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use minicbor::{Decode, Encode};
 use postern_proto::authority::{Answer, Guardrails, Refusal, Request, RingKey};
-use postern_proto::credential::{Audience, Claims, KeyRing, Voided, issue};
-use postern_proto::id::{CredentialId, ProjectId};
+use postern_proto::credential::{Audience, Claims, ClaimsError, KeyRing, Voided, issue};
+use postern_proto::id::{CredentialId, ProjectId, StaticPublic};
 use postern_proto::identity::Identity;
 use postern_proto::name::RelayName;
 use postern_proto::secret::SecretBytes;
@@ -17,7 +17,7 @@ use postern_proto::statement;
 use postern_proto::time::Timestamp;
 use postern_runtime::authority::{AuthorityClient, AuthorityError, Pinned};
 use postern_runtime::backoff::Backoff;
-use postern_runtime::enrol::hello;
+use postern_runtime::enrol::{attest, hello};
 use postern_runtime::error::chain;
 use postern_runtime::home::layout;
 use postern_runtime::membership::Membership;
@@ -90,12 +90,18 @@ async fn in_home(shared: &Arc<Shared>) {
         // The node waits to be enrolled.
         return std::future::pending().await;
     };
+    let mut statics = shared.trust.statics.watch();
     loop {
+        statics.mark_unchanged();
         if let Err(error) = issue_for_home(shared, issuer) {
             warn!(%error, "the home's own issuer failed");
         }
         shared.changed();
-        tokio::time::sleep(RENEWAL).await;
+        tokio::select! {
+            () = tokio::time::sleep(RENEWAL) => {}
+            // The sender is a part of `shared`.
+            _ = statics.changed() => {}
+        }
     }
 }
 
@@ -109,7 +115,7 @@ fn issue_for_home(shared: &Shared, seed: &SecretBytes<32>) -> Result<(), Box<dyn
     let key = SigningKey::from_seed(seed);
     let ring = RingKey::new(&key.public(), Timestamp::from_unix(0), Timestamp::from_unix(u64::MAX));
     shared.trust.set_domain(Domain { ring: KeyRing::new(project, authority, vec![ring])?, voided: Voided::default() });
-    let claims = |audience| Claims {
+    let claims = |audience, confirmation| Claims {
         issuer: authority,
         subject: shared.trust.identifier,
         project,
@@ -117,11 +123,15 @@ fn issue_for_home(shared: &Shared, seed: &SecretBytes<32>) -> Result<(), Box<dyn
         not_before: now.minus(BACKDATE),
         expires: now.plus(HOME_LIFETIME),
         id: CredentialId::random(),
-        confirmation: shared.trust.static_key.public(),
+        confirmation,
         attributes: Default::default(),
         relay_names: Vec::new(),
     };
-    shared.trust.set_own(&issue(&key, &claims(Audience::Member))?, &issue(&key, &claims(Audience::Relay))?)?;
+    let of = shared.trust.statics.current().public();
+    let (member, relay) = (issue(&key, &claims(Audience::Member, of))?, issue(&key, &claims(Audience::Relay, of))?);
+    shared.trust.set_own(&member, &relay, of)?;
+    let before = before(shared).map(|of| Ok::<_, ClaimsError>((issue(&key, &claims(Audience::Member, of))?, of))).transpose()?;
+    shared.trust.set_before(before.as_ref().map(|(member, of)| (member.as_slice(), *of)))?;
     Ok(())
 }
 
@@ -137,7 +147,10 @@ async fn in_project(shared: &Arc<Shared>, membership: Membership) {
     let mut membership = membership;
     let (mut backoff, mut renewal) = (Backoff::default(), Renewal::default());
     loop {
-        let ended = session(shared, &mut membership, &mut backoff, &mut renewal).await;
+        let Err(ended) = session(shared, &mut membership, &mut backoff, &mut renewal).await else {
+            // With the next static key, at once.
+            continue;
+        };
         let text = chain(&ended);
         let not_a_member = matches!(ended, AuthorityError::Refused(Refusal::NotAMember));
         shared.set_not_a_member(not_a_member);
@@ -199,28 +212,36 @@ fn has_good_credential(shared: &Shared) -> bool {
     shared.trust.own().is_some_and(|own| shared.trust.recheck(&own.member).is_ok())
 }
 
-/// One session with the authority; returns why it ended.
+/// Whether channels live that have the static key of before, and which that is.
+fn before(shared: &Shared) -> Option<StaticPublic> {
+    let before = shared.trust.statics.previous()?.public();
+    let used = shared.live.use_static(before) || shared.peers.channels().iter().any(|channel| channel.own_static() == before);
+    used.then_some(before)
+}
+
+/// One session with the authority. It ends well where this node shows another static key from now on.
+///
+/// # Errors
+/// Why it ended otherwise.
 async fn session(
     shared: &Arc<Shared>,
     membership: &mut Membership,
     backoff: &mut Backoff,
     renewal: &mut Renewal,
-) -> AuthorityError {
+) -> Result<(), AuthorityError> {
+    let mut statics = shared.trust.statics.watch();
+    let key = shared.trust.statics.current();
+    statics.mark_unchanged();
     // A home that cannot be read now has nothing better than what is signed.
     let addresses = shared.home.authority_addresses(membership).unwrap_or_else(|_| membership.authority_addresses());
     let pinned = Pinned { addresses: &addresses, static_key: membership.authority_static() };
     // Its key may have been replaced since; the authority takes the newest alone.
     let reloaded = shared.identity_home.load().inspect_err(|error| warn!(%error, "the identity was not read again"));
     let identity = reloaded.as_ref().unwrap_or(&shared.identity);
-    let hello = hello(identity, shared.trust.node_id, &shared.trust.static_key, shared.trust.now());
-    let connected = AuthorityClient::connect(&shared.supervisor, pinned, &shared.trust.static_key, &hello).await;
-    let (client, mut pushed) = match connected {
-        Ok(connected) => connected,
-        Err(error) => return error,
-    };
-    if let Err(error) = refresh(shared, membership, &client).await {
-        return error;
-    }
+    let hello = hello(identity, shared.trust.node_id, &key, shared.trust.now());
+    let connected = AuthorityClient::connect(&shared.supervisor, pinned, &key, &hello).await;
+    let (client, mut pushed) = connected?;
+    refresh(shared, membership, &client).await?;
     backoff.reset();
     info!("connected to the authority");
     shared.set_authority_trouble(None);
@@ -234,12 +255,14 @@ async fn session(
         tokio::select! {
             // What was voided comes before everything that it may concern.
             biased;
-            ended = client.ended() => return ended,
+            ended = client.ended() => return Err(ended),
+            // The sender is a part of `shared`.
+            _ = statics.changed() => return Ok(()),
             push = pushed.recv() => match push {
                 Some(Answer::AuditCheckpoint { statement, since, proof }) => {
                     let pushed = witness::Pushed { statement, since, proof };
                     if let Err(error) = witness::take(shared, membership, &client, pushed).await {
-                        return error;
+                        return Err(error);
                     }
                 }
                 Some(push) => {
@@ -257,25 +280,25 @@ async fn session(
                         renew_at = renew_at.min(Instant::now() + spread(KEY_SPREAD));
                     }
                 }
-                None => return client.ended().await,
+                None => return Err(client.ended().await),
             },
             changed = enforced.changed() => {
                 if changed.is_err() {
-                    return AuthorityError::Closed;
+                    return Err(AuthorityError::Closed);
                 }
                 acknowledge(shared, &client, *enforced.borrow_and_update());
             }
             () = shared.renew.notified() => renew_at = Instant::now(),
             () = tokio::time::sleep_until(renew_at) => {
-                match renew(shared, &client).await {
+                match renew(shared, &client, (identity, key.public())).await {
                     Ok(names) => *renewal = Renewal { due: Some(Instant::now() + jittered(RENEWAL)), names },
-                    Err(error) => return error,
+                    Err(error) => return Err(error),
                 }
                 renew_at = Instant::now() + jittered(RENEWAL);
             }
             changed = names.changed() => {
                 if changed.is_err() {
-                    return AuthorityError::Closed;
+                    return Err(AuthorityError::Closed);
                 }
                 names.mark_unchanged();
                 shared.relays.set(shared, &membership.info().relays);
@@ -376,7 +399,11 @@ fn load_guardrails(shared: &Arc<Shared>, membership: &Membership) -> bool {
 }
 
 /// Claims the wanted relay names and gets new credentials that hold them: all that were granted.
-async fn renew(shared: &Arc<Shared>, client: &AuthorityClient) -> Result<Names, AuthorityError> {
+async fn renew(
+    shared: &Arc<Shared>,
+    client: &AuthorityClient,
+    (identity, key): (&Identity, StaticPublic),
+) -> Result<Names, AuthorityError> {
     let mut answers = NameAnswers::new();
     for name in shared.wanted_names() {
         let answer = match client.call(Request::ClaimRelayName { name: name.clone() }).await {
@@ -396,7 +423,7 @@ async fn renew(shared: &Arc<Shared>, client: &AuthorityClient) -> Result<Names, 
     let granted = relay_names.iter().cloned().collect();
     match client.call(Request::Credentials { relay_names }).await? {
         Answer::Credentials { member, relay } => {
-            match shared.trust.set_own(&member, &relay) {
+            match shared.trust.set_own(&member, &relay, key) {
                 Ok(()) => {
                     know_self(shared);
                     store(shared, member, relay);
@@ -407,8 +434,26 @@ async fn renew(shared: &Arc<Shared>, client: &AuthorityClient) -> Result<Names, 
         }
         _ => warn!("the authority answered a renewal with something else"),
     }
+    renew_before(shared, client, identity).await?;
     shared.changed();
     Ok(granted)
+}
+
+/// Gets a credential for the static key before, while channels with it live.
+async fn renew_before(shared: &Shared, client: &AuthorityClient, identity: &Identity) -> Result<(), AuthorityError> {
+    let had = shared.trust.own().is_some_and(|own| own.before.is_some());
+    let used = before(shared);
+    // Also when it was just replaced: what was issued for it is recorded under the new one then.
+    let Some(of) = used.or_else(|| shared.trust.statics.previous().filter(|_| had).map(|key| key.public())) else {
+        return Ok(());
+    };
+    let attestation = attest(identity, shared.trust.node_id, of, shared.trust.now());
+    let Answer::Credentials { member, .. } = client.call(Request::CredentialBefore { attestation }).await? else { return Ok(()) };
+    let newer = used.map(|of| (member.as_slice(), of));
+    if let Err(error) = shared.trust.set_before(newer) {
+        warn!(%error, "the authority issued a credential that does not verify");
+    }
+    Ok(())
 }
 
 fn take_push(shared: &Arc<Shared>, membership: &mut Membership, push: Answer) {
@@ -450,10 +495,20 @@ fn load_stored(shared: &Shared) {
         }
     };
     // Of another project, or expired: the authority gives new ones.
-    if let Some(stored) = stored
-        && let Err(error) = shared.trust.set_own(&stored.member, &stored.relay)
-    {
-        debug!(%error, "the stored credentials are of no use");
+    if let Some(stored) = stored {
+        // For the key that was shown before, where this node ended before it had any for the next.
+        let tried =
+            shared.trust.statics.all().into_iter().map(|key| shared.trust.set_own(&stored.member, &stored.relay, key.public()));
+        let mut errors = Vec::new();
+        for tried in tried {
+            match tried {
+                Ok(()) => break,
+                Err(error) => errors.push(error),
+            }
+        }
+        if let Some(error) = errors.first().filter(|_| shared.trust.own().is_none()) {
+            debug!(%error, "the stored credentials are of no use");
+        }
     }
     know_self(shared);
 }

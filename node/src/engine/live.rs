@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use postern_proto::id::Identifier;
+use postern_proto::id::{Identifier, StaticPublic};
 use postern_proto::name::{Alias, OutletName};
 use postern_proto::record::ResetCode;
 use postern_proto::stream::Attachment;
@@ -181,6 +181,12 @@ impl LiveStreams {
             }
         }
         Enders(enders)
+    }
+
+    /// Whether a live stream's channel has this static key of the node.
+    #[must_use]
+    pub fn use_static(&self, key: StaticPublic) -> bool {
+        self.lock().streams.values().any(|live| live.channel.own_static() == key)
     }
 
     /// What a live stream of `channel` goes through.

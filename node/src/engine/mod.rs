@@ -42,7 +42,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use postern_proto::address::HostPort;
-use postern_proto::handshake::StaticKey;
 use postern_proto::id::{InstanceId, NodeId, RefusalId};
 use postern_proto::identity::Identity;
 use postern_proto::name::{Alias, OutletName, RelayName};
@@ -55,6 +54,7 @@ use postern_runtime::membership::Membership;
 use postern_runtime::metrics::Exposition;
 use postern_runtime::net::{Acceptor, BindError, SocketKind, bind};
 use postern_runtime::open_files;
+use postern_runtime::statics::Statics;
 use postern_runtime::supervise::Supervisor;
 use postern_runtime::workers::Workers;
 use tokio::sync::watch;
@@ -94,7 +94,9 @@ pub struct Settings {
     pub identity_home: IdentityHome,
     pub identity: Identity,
     pub node_id: NodeId,
-    pub static_key: StaticKey,
+    pub statics: Arc<Statics>,
+    /// How long each of them is shown.
+    pub static_period: Duration,
     /// The project that the identity is a member of.
     pub membership: Option<Membership>,
     /// The key by which a home without a project issues credentials; `None` for a node that waits to be enrolled.
@@ -131,6 +133,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError`] where the listener for peers cannot be bound.
     pub async fn start(settings: Settings) -> Result<Self, EngineError> {
+        let period = settings.static_period;
         let address = settings.listener.clone().unwrap_or_else(presence::default_listener);
         let open_files = open_files::raise_limit();
         let acceptor = Acceptor::new(bind(&address).await?, SocketKind::Link, MAX_DIRECT_PATHS.min(open_files / 4));
@@ -146,6 +149,8 @@ impl Engine {
         shared.spawn("credentials", credentials::run(Arc::clone(&shared)));
         let choosing = Arc::clone(&shared);
         shared.spawn("choice of relays", async move { choosing.relays.run(&choosing).await });
+        let keeping = Arc::clone(&shared);
+        shared.spawn("static keys", async move { keeping.trust.statics.keep(period, || keeping.trust.now()).await });
         shared.spawn("credential expiry", Arc::clone(&shared).watch_expiry());
         let stop = shared.stop.child_token();
         shared.spawn_worker("direct listener", direct::listen(Arc::clone(&shared), acceptor, stop));

@@ -95,7 +95,7 @@ impl Shared {
         let trust = Trust::new(
             settings.identity.identifier(),
             settings.node_id,
-            settings.static_key,
+            settings.statics,
             settings.clock,
             settings.max_staleness,
         );

@@ -27,7 +27,8 @@ impl TestHome {
         let settings = Settings {
             home: Home::open(self.home.path()).unwrap(),
             node_id: node_home.node_id().unwrap(),
-            static_key: node_home.static_key().unwrap(),
+            statics: Arc::new(node_home.statics(clock.now()).unwrap()),
+            static_period: postern_runtime::statics::DEFAULT_PERIOD,
             node_home,
             identity: identity_home.load().unwrap(),
             identity_home,

@@ -15,6 +15,7 @@ use postern_proto::name::RelayName;
 use postern_proto::spec::MaxStaleness;
 use postern_proto::time::Timestamp;
 use postern_runtime::clock::Clock;
+use postern_runtime::statics::Statics;
 use tokio::sync::watch;
 
 use super::code;
@@ -30,11 +31,21 @@ pub struct Domain {
     pub voided: Voided,
 }
 
-/// This node's own credentials, both for its static key.
+/// This node's own credentials, both for one of its static keys.
 #[derive(Debug, Clone)]
 pub struct OwnCredentials {
     pub member: VerifiedCredential,
     pub relay: VerifiedCredential,
+    /// For the static key that it showed before, while channels with that key live.
+    pub before: Option<VerifiedCredential>,
+}
+
+impl OwnCredentials {
+    /// What a peer is shown whose channel has this static key of the node.
+    #[must_use]
+    pub fn member_for(&self, static_key: StaticPublic) -> Option<&VerifiedCredential> {
+        std::iter::once(&self.member).chain(&self.before).find(|credential| credential.static_key() == static_key)
+    }
 }
 
 /// Why a credential was not believed.
@@ -107,7 +118,7 @@ pub struct Trust {
     pub identifier: Identifier,
     pub node_id: NodeId,
     pub instance: InstanceId,
-    pub static_key: StaticKey,
+    pub statics: Arc<Statics>,
     clock: Arc<Clock>,
     domain: watch::Sender<Option<Arc<Domain>>>,
     own: watch::Sender<Option<Arc<OwnCredentials>>>,
@@ -123,7 +134,7 @@ impl Trust {
     pub fn new(
         identifier: Identifier,
         node_id: NodeId,
-        static_key: StaticKey,
+        statics: Arc<Statics>,
         clock: Arc<Clock>,
         max_staleness: MaxStaleness,
     ) -> Self {
@@ -131,7 +142,7 @@ impl Trust {
             identifier,
             node_id,
             instance: InstanceId::random(),
-            static_key,
+            statics,
             clock,
             domain: watch::Sender::new(None),
             own: watch::Sender::new(None),
@@ -179,21 +190,49 @@ impl Trust {
         self.domain.borrow().clone()
     }
 
-    /// Verifies what this node's issuer gave it, and shows it from now on.
+    /// Verifies what this node's issuer gave it, for the static key `of`, and shows it from now on. Channels with the key before keep what they
+    /// have.
     ///
     /// # Errors
     /// [`TrustError`] where the issuer gave something that peers would not believe.
-    pub fn set_own(&self, member: &[u8], relay: &[u8]) -> Result<(), TrustError> {
-        let holder = Holder::Handshake(self.static_key.public());
-        let own = OwnCredentials {
-            member: self.verify(member, Audience::Member, holder)?,
-            relay: self.verify(relay, Audience::Relay, holder)?,
-        };
-        if own.member.subject() != self.identifier {
-            return Err(TrustError::OtherIdentity { expected: self.identifier, found: own.member.subject() });
-        }
-        self.own.send_replace(Some(Arc::new(own)));
+    pub fn set_own(&self, member: &[u8], relay: &[u8], of: StaticPublic) -> Result<(), TrustError> {
+        let member = self.verify_own(member, of)?;
+        let relay = self.verify(relay, Audience::Relay, Holder::Handshake(of))?;
+        let known = self.own.borrow().clone();
+        let before = known.and_then(|known| {
+            let known = [Some(known.member.clone()), known.before.clone()];
+            known.into_iter().flatten().find(|known| known.static_key() != of)
+        });
+        self.own.send_replace(Some(Arc::new(OwnCredentials { member, relay, before })));
         Ok(())
+    }
+
+    /// A newer credential for the static key before, which channels with that key show from now on; `None` where there are no such any more.
+    ///
+    /// # Errors
+    /// As [`Self::set_own`].
+    pub fn set_before(&self, before: Option<(&[u8], StaticPublic)>) -> Result<(), TrustError> {
+        let before = before.map(|(member, of)| self.verify_own(member, of)).transpose()?;
+        self.own.send_if_modified(|own| {
+            let Some(known) = own.as_ref().filter(|known| known.before != before) else { return false };
+            *own = Some(Arc::new(OwnCredentials { before, ..OwnCredentials::clone(known) }));
+            true
+        });
+        Ok(())
+    }
+
+    fn verify_own(&self, member: &[u8], of: StaticPublic) -> Result<VerifiedCredential, TrustError> {
+        let member = self.verify(member, Audience::Member, Holder::Handshake(of))?;
+        if member.subject() != self.identifier {
+            return Err(TrustError::OtherIdentity { expected: self.identifier, found: member.subject() });
+        }
+        Ok(member)
+    }
+
+    /// The key that `own` is for.
+    #[must_use]
+    pub fn key_of(&self, own: &OwnCredentials) -> Option<StaticKey> {
+        self.statics.get(own.member.static_key())
     }
 
     /// This node's credentials, where it has some that are still valid.
@@ -202,11 +241,12 @@ impl Trust {
         self.own.borrow().clone().filter(|own| own.member.expires() > self.now() && !self.is_void(&own.member))
     }
 
-    /// Whether what this node has, if anything, is by the key that signs now.
+    /// Whether what this node has, if anything, is by the key that signs now, for the static key that it shows now.
     #[must_use]
     pub fn own_is_current(&self) -> bool {
         let (own, domain) = (self.own.borrow(), self.domain.borrow());
-        !matches!((&*own, &*domain), (Some(own), Some(domain)) if !domain.ring.is_active(own.member.signing_key()))
+        let (Some(own), Some(domain)) = (&*own, &*domain) else { return true };
+        domain.ring.is_active(own.member.signing_key()) && own.member.static_key() == *self.statics.watch().borrow()
     }
 
     /// Whether this node has credentials that became void: it was changed, or revoked.

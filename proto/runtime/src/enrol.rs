@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postern_proto::authority::{Answer, Enrolment, Hello};
 use postern_proto::handshake::StaticKey;
-use postern_proto::id::NodeId;
+use postern_proto::id::{NodeId, StaticPublic};
 use postern_proto::identity::{Attestation, Identity};
 use postern_proto::name::IdentityName;
 use postern_proto::ticket::Ticket;
@@ -45,15 +45,24 @@ impl EnrolError {
 /// What `identity` says of itself and of the static key that it connects with.
 #[must_use]
 pub fn hello(identity: &Identity, node_id: NodeId, static_key: &StaticKey, now: Timestamp) -> Hello {
-    let attestation = Attestation {
+    Hello {
+        history: identity.history().encode(),
+        attestation: attest(identity, node_id, static_key.public(), now),
+        enrolment: None,
+    }
+}
+
+/// That `static_key` is a key of this node of `identity`.
+#[must_use]
+pub fn attest(identity: &Identity, node_id: NodeId, static_key: StaticPublic, now: Timestamp) -> Vec<u8> {
+    identity.attest(&Attestation {
         identifier: identity.identifier(),
         node_id,
-        static_key: static_key.public(),
+        static_key,
         // The verifier's clock may be behind this one.
         created: now.minus(Duration::from_secs(60)),
         expires: now.plus(ATTESTATION_LIFETIME),
-    };
-    Hello { history: identity.history().encode(), attestation: identity.attest(&attestation), enrolment: None }
+    })
 }
 
 /// Redeems `ticket` for `identity`, as a member with nodes. A second time by the same identity gives the same membership and spends nothing.

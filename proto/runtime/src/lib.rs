@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod net;
 pub mod open_files;
 pub mod session;
+pub mod statics;
 pub mod supervise;
 pub mod telemetry;
 pub mod vault;

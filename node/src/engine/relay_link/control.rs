@@ -36,6 +36,9 @@ const PONG_DEADLINE: Duration = Duration::from_secs(5);
 /// However many connections wait for a relay, it is dialled no more often than with this time between.
 const LEAST_DELAY: Duration = Duration::from_millis(500);
 
+/// Why a control link ends that is made anew at once: this node shows another static key.
+const NEXT_KEY: &str = "this node shows another static key from now on";
+
 impl RelayLink {
     /// Keeps the control link until the relay is no longer wanted.
     pub async fn run(self: Arc<Self>, shared: Arc<Shared>) {
@@ -63,8 +66,11 @@ impl RelayLink {
                 info!(relay = %self.address(), "the relay is not used any more");
                 return shared.changed();
             };
-            if was_up || lock(&self.last_error).as_deref() != Some(ended.as_str()) {
+            if ended != NEXT_KEY && (was_up || lock(&self.last_error).as_deref() != Some(ended.as_str())) {
                 warn!(relay = %self.address(), reason = %ended, "the relay is not connected; trying again");
+            }
+            if ended == NEXT_KEY {
+                continue;
             }
             *lock(&self.last_error) = Some(ended);
             shared.changed();
@@ -89,6 +95,9 @@ impl RelayLink {
             return "this node is stopping".to_owned();
         };
         let Some(mut credentials) = credentials else { return "this node has no credential yet".to_owned() };
+        let Some(key) = shared.trust.key_of(&credentials) else {
+            return "the credentials are for no key of this node".to_owned();
+        };
         let row = lock(&self.row).clone();
         let hello = Hello {
             credential: credentials.relay.bytes().to_vec(),
@@ -101,7 +110,7 @@ impl RelayLink {
         let how = Connect {
             service: Service::RelayControl,
             label: Label::RelayLink,
-            local: &shared.trust.static_key,
+            local: &key,
             remote: row.static_key,
             payload: &payload,
             limit: MAX_CONTROL_MESSAGE,
@@ -181,6 +190,9 @@ impl RelayLink {
                         return "this node is stopping".to_owned();
                     }
                     let newer = own.borrow_and_update().clone();
+                    if newer.as_ref().is_some_and(|newer| newer.relay.static_key() != credentials.relay.static_key()) {
+                        return NEXT_KEY.to_owned();
+                    }
                     if let Some(newer) = newer && newer.relay.id() != credentials.relay.id() {
                         let renew = ToRelay::Renew { credential: newer.relay.bytes().to_vec() };
                         credentials = newer;

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use postern_proto::handshake::StaticKey;
 use postern_proto::id::NodeId;
 use postern_proto::name::NodeName;
-use postern_proto::secret::{SecretBytes, SecretText, random_array};
+use postern_proto::secret::{SecretText, random_array};
+use postern_proto::time::Timestamp;
 use rustix::process::Pid;
 use zeroize::Zeroizing;
 
@@ -13,6 +13,7 @@ use super::layout::{self, node};
 use super::{Home, HomeError, reset};
 use crate::files::{Dir, FileError, MAX_SMALL_FILE};
 use crate::lock::{Lock, LockError};
+use crate::statics::Statics;
 
 /// Longest ticket file that is read: a ticket has a few hundred bytes.
 const MAX_TICKET: usize = 16 * 1024;
@@ -163,12 +164,12 @@ impl NodeHome {
         Ok(NodeId::from_bytes(fixed_file(&self.dir, node::NODE_ID)?))
     }
 
-    /// The node's static key, made at first use.
+    /// The node's static keys, made at first use.
     ///
     /// # Errors
-    /// Where it cannot be read or written.
-    pub fn static_key(&self) -> Result<StaticKey, HomeError> {
-        Ok(StaticKey::from_secret(&fixed_secret(&self.dir, node::STATIC)?))
+    /// Where they cannot be read or written.
+    pub fn statics(&self, now: Timestamp) -> Result<Statics, HomeError> {
+        Statics::open(&self.dir, node::STATIC, now)
     }
 
     /// The ticket that waits to be redeemed.
