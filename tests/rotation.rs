@@ -233,7 +233,7 @@ fn restless(target: u16, period: &str) -> Portal {
 
 /// How often the node `name` of `home` has shown another static key since its log began.
 fn changes_of(home: &TestHome, name: &str) -> usize {
-    home.node_log(name).matches("another static key is shown").count()
+    shown(&home.node_log(name))
 }
 
 #[test]
@@ -293,4 +293,58 @@ fn a_node_that_is_killed_while_keys_change_has_good_ones() {
         eventually(PATIENCE, "bytes after a kill", || echoes(portal.inlet, b"again").ok());
         assert!(std::fs::read(&file).unwrap().len() > 64, "round {round}");
     }
+}
+
+/// How often a process has shown another static key, by its log.
+fn shown(log: &str) -> usize {
+    log.matches("another static key is shown").count()
+}
+
+#[test]
+fn relays_show_other_keys_and_nobody_is_cut_off() {
+    let server = EchoServer::start();
+    let admin = TestHome::new(POSTERN);
+    admin.invoke(["enroll"]).env(PERIOD, SHORT).run().success();
+    let portal = Portal::in_project(Project::of(admin), server.port());
+    let relay = RelayServer::join_with(&portal.project, &[(PERIOD, SHORT)]);
+    portal.vendor.registered_at("vendor", 2);
+    let mut stream = live(portal.inlet);
+    let changed = |times: usize, what: &str| {
+        let begun = (shown(&portal.project.servers_log()), shown(&relay.output()));
+        eventually(PATIENCE, what, || {
+            let now = (shown(&portal.project.servers_log()), shown(&relay.output()));
+            (now.0 >= begun.0 + times && now.1 >= begun.1 + times).then_some(())
+        });
+    };
+    changed(3, "three changes at both relays");
+    assert!(pings(&mut stream) && echoes(portal.inlet, b"new").is_ok());
+    // One that was away for two of them knows keys that are almost forgotten.
+    portal.customer.kill(portal.customer.node_pid("customer"));
+    changed(2, "two more");
+    portal.customer.ok(&["node", "start", "customer"]);
+    eventually(PATIENCE, "the node that was away", || echoes(portal.inlet, b"back").ok());
+    let (_other, inlet) = Portal::customer(&portal.project);
+    assert!(pings(&mut live(inlet)), "and one that is new");
+    portal.vendor.registered_at("vendor", 2);
+    // The relay itself comes back with what it has.
+    portal.project.ok(&["serve", "stop"]);
+    portal.project.ok(&["enroll"]);
+    portal.vendor.registered_at("vendor", 2);
+    eventually(PATIENCE, "bytes", || echoes(portal.inlet, b"end").ok());
+}
+
+#[test]
+fn a_relay_is_followed_over_two_keys_while_the_authority_is_away() {
+    let server = EchoServer::start();
+    let portal = Portal::to(POSTERN, server.port());
+    let mut relay = RelayServer::join_with(&portal.project, &[(PERIOD, "8s")]);
+    portal.vendor.registered_at("vendor", 2);
+    eventually(PATIENCE, "bytes", || echoes(portal.inlet, b"new").ok());
+    portal.project.ok(&["serve", "stop"]);
+    let begun = shown(&relay.output());
+    eventually(PATIENCE, "two changes", || (shown(&relay.output()) >= begun + 2).then_some(()));
+    // All that nodes know of it is the key before the one before, and the one that came behind it.
+    relay.kill();
+    relay.start();
+    eventually(PATIENCE, "bytes again", || echoes(portal.inlet, b"again").ok());
 }

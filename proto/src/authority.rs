@@ -224,6 +224,14 @@ pub enum Request {
         #[cbor(n(0), with = "minicbor::bytes")]
         attestation: Vec<u8>,
     },
+    /// A relay server shows the static key of this session, and will show another one next.
+    #[n(61)]
+    #[cbor(map)]
+    AnnounceStatic {
+        /// Of the next key, by the caller's identity.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        next: Vec<u8>,
+    },
 }
 
 /// What the authority says: answers, and under number 0 what it pushes.
@@ -633,6 +641,9 @@ pub struct RelayRow {
     pub static_key: StaticPublic,
     #[n(2)]
     pub address: HostPort,
+    /// The static key that it shows next. It answers to both.
+    #[n(3)]
+    pub next_static: Option<StaticPublic>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]

@@ -172,6 +172,7 @@ mod tests {
                 identifier: Identifier::from_bytes([3; 32]),
                 static_key: StaticPublic::from_bytes([9; 32]),
                 address: "relay.example:7000".parse().unwrap(),
+                next_static: Some(StaticPublic::from_bytes([8; 32])),
             }],
             epoch: 1,
             sequence: 2,

@@ -72,6 +72,7 @@ fn requests() -> Vec<Request> {
         Request::ActivateKey,
         Request::RetireKey { force: true },
         Request::CredentialBefore { attestation: vec![1, 2] },
+        Request::AnnounceStatic { next: vec![1, 2] },
     ];
     requests.extend(roles().map(|role| {
         let (attributes, relays) = (attributes(), permissions());

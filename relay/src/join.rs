@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use postern_proto::address::HostPort;
 use postern_proto::authority::{Answer, Request};
-use postern_proto::handshake::StaticKey;
-use postern_proto::id::NodeId;
+use postern_proto::id::{NodeId, StaticPublic};
 use postern_proto::identity::Identity;
 use postern_proto::name::IdentityName;
 use postern_proto::ticket::Ticket;
@@ -16,6 +15,7 @@ use postern_runtime::clock::Clock;
 use postern_runtime::enrol::{self, EnrolError};
 use postern_runtime::error::chain;
 use postern_runtime::membership::Membership;
+use postern_runtime::statics::{self, Statics};
 use postern_runtime::supervise::Supervisor;
 use tokio::sync::watch;
 
@@ -46,7 +46,9 @@ pub struct Member {
     keeper: Keeper,
     identity: Identity,
     node_id: NodeId,
-    static_key: StaticKey,
+    statics: Arc<Statics>,
+    /// The one of the session with the authority.
+    shown: StaticPublic,
     /// The session in which the ticket was redeemed.
     first: Option<(AuthorityClient, Pushed)>,
     /// How far the relay is with what is void, where somebody says so.
@@ -65,16 +67,25 @@ impl Member {
         supervisor: &Supervisor,
         clock: &Clock,
     ) -> Result<Self, JoinError> {
-        let (identity, node_id, static_key) = (home.identity(clock.now())?, home.node_id()?, home.static_key()?);
+        let (identity, node_id, statics) = (home.identity(clock.now())?, home.node_id()?, Arc::new(home.statics(clock.now())?));
         if let Some(trust) = home.trust()? {
-            return Ok(Self { keeper: Keeper::new(home, trust), identity, node_id, static_key, first: None, enforced: None });
+            return Ok(Self {
+                keeper: Keeper::new(home, trust),
+                identity,
+                node_id,
+                shown: statics.current().public(),
+                statics,
+                first: None,
+                enforced: None,
+            });
         }
         let ticket = ticket.ok_or(JoinError::NoTicket)?;
         let Ok(name) = NAME.parse::<IdentityName>() else { unreachable!("a constant that is a name") };
+        let key = statics.current();
         let mut backoff = Backoff::default();
         let mut told = false;
         let (membership, client, pushed) = loop {
-            let attempt = enrol::enrol_relay_server(supervisor, (&identity, &name), (node_id, &static_key), ticket, clock.now());
+            let attempt = enrol::enrol_relay_server(supervisor, (&identity, &name), (node_id, &key), ticket, clock.now());
             match supervisor.stopping().run_until_cancelled(attempt).await.ok_or(JoinError::Stopped)? {
                 Ok(joined) => break joined,
                 Err(error) if error.is_temporary() => {
@@ -90,7 +101,15 @@ impl Member {
         };
         tracing::info!(project = %membership.project(), "joined the project");
         let keeper = adopted(home, membership)?;
-        Ok(Self { keeper, identity, node_id, static_key, first: Some((client, pushed)), enforced: None })
+        Ok(Self {
+            keeper,
+            identity,
+            node_id,
+            shown: statics.current().public(),
+            statics,
+            first: Some((client, pushed)),
+            enforced: None,
+        })
     }
 
     /// Joins without a ticket: for the relay beside its authority, which has made it a member itself.
@@ -98,13 +117,13 @@ impl Member {
     /// # Errors
     /// [`JoinError::State`].
     pub fn adopt(home: RelayHome, membership: Membership, clock: &Clock) -> Result<Self, JoinError> {
-        let (identity, node_id, static_key) = (home.identity(clock.now())?, home.node_id()?, home.static_key()?);
+        let (identity, node_id, statics) = (home.identity(clock.now())?, home.node_id()?, Arc::new(home.statics(clock.now())?));
         let known = home.trust()?.filter(|trust| trust.membership.authority() == membership.authority());
         let keeper = match known {
             Some(trust) => Keeper::new(home, trust),
             None => adopted(home, membership)?,
         };
-        Ok(Self { keeper, identity, node_id, static_key, first: None, enforced: None })
+        Ok(Self { keeper, identity, node_id, shown: statics.current().public(), statics, first: None, enforced: None })
     }
 
     /// The authority is told how far `epoch` is: up to where the relay enforces what is void.
@@ -124,10 +143,10 @@ impl Member {
         &self.identity
     }
 
-    /// The key that nodes expect in the handshake.
+    /// The keys of which nodes expect one in the handshake.
     #[must_use]
-    pub const fn static_key(&self) -> &StaticKey {
-        &self.static_key
+    pub const fn statics(&self) -> &Arc<Statics> {
+        &self.statics
     }
 
     /// Keeps one session with the authority until `supervisor` stops, and tells it at each beginning that nodes reach this
@@ -135,6 +154,10 @@ impl Member {
     /// goes on with what it knows.
     pub fn keep_session(self, supervisor: &Supervisor, clock: Clock, advertised: Option<HostPort>) {
         let stopping = supervisor.stopping().clone();
+        let (statics, time, until) = (Arc::clone(&self.statics), clock.clone(), stopping.clone());
+        supervisor.spawn("relay: static keys", async move {
+            until.run_until_cancelled(statics.keep(statics::period(), || time.now())).await;
+        });
         let keeping = self.keep(supervisor.clone(), clock, advertised);
         supervisor.spawn("relay: authority", async move {
             stopping.run_until_cancelled(keeping).await;
@@ -150,6 +173,8 @@ impl Member {
                     let ended = self.converse(&client, &mut pushed, &clock, advertised.as_ref(), &mut backoff).await;
                     // The next failure is news again.
                     last_error = None;
+                    // With the next static key, at once.
+                    let Some(ended) = ended else { continue };
                     ended
                 }
                 Err(error) => error,
@@ -175,11 +200,13 @@ impl Member {
             Ok(identity) => self.identity = identity,
             Err(error) => tracing::warn!(%error, "the identity was not read again"),
         }
-        let hello = enrol::hello(&self.identity, self.node_id, &self.static_key, clock.now());
-        AuthorityClient::connect(supervisor, authority, &self.static_key, &hello).await
+        let key = self.statics.current();
+        self.shown = key.public();
+        let hello = enrol::hello(&self.identity, self.node_id, &key, clock.now());
+        AuthorityClient::connect(supervisor, authority, &key, &hello).await
     }
 
-    /// Takes what is pushed until the session ends, and says why it did.
+    /// Takes what is pushed until the session ends, and says why it did; `None` where the relay shows another static key from now on.
     async fn converse(
         &mut self,
         client: &AuthorityClient,
@@ -187,7 +214,14 @@ impl Member {
         clock: &Clock,
         advertised: Option<&HostPort>,
         backoff: &mut Backoff,
-    ) -> AuthorityError {
+    ) -> Option<AuthorityError> {
+        let mut statics = self.statics.watch();
+        let shown = self.shown;
+        let another = async move {
+            // The sender is a part of `self`.
+            let _ = statics.wait_for(|current| *current != shown).await;
+        };
+        let next = enrol::attest(&self.identity, self.node_id, self.statics.next().public(), clock.now());
         let (enforced, mut stored) = (self.enforced.clone(), self.keeper.stored());
         let tell = async {
             if let Some(address) = advertised {
@@ -195,6 +229,9 @@ impl Member {
                     Ok(_) => tracing::info!(%address, "the authority knows where this relay is"),
                     Err(error) => tracing::warn!(error = chain(&error), "the authority did not take this relay's address"),
                 }
+            }
+            if let Err(error) = client.call(Request::AnnounceStatic { next }).await {
+                tracing::warn!(error = chain(&error), "the authority did not take this relay's static keys");
             }
             let Some(mut enforced) = enforced else { return std::future::pending().await };
             loop {
@@ -223,8 +260,9 @@ impl Member {
         tokio::select! {
             () = tell => {}
             () = take => {}
+            () = another => return None,
         }
-        client.ended().await
+        Some(client.ended().await)
     }
 
     fn take(&mut self, answer: Answer, clock: &Clock) -> Result<(), KeepError> {

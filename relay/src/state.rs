@@ -7,14 +7,14 @@ use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use postern_proto::authority::Voiding;
 use postern_proto::credential::Voided;
-use postern_proto::handshake::StaticKey;
 use postern_proto::id::NodeId;
 use postern_proto::identity::{ChangeReason, Identity, IdentityError, RotateError};
 use postern_proto::statement;
 use postern_proto::time::Timestamp;
 use postern_runtime::files::{Dir, FileError, MAX_SMALL_FILE};
-use postern_runtime::home::{Home, HomeError, fixed_file, fixed_secret, relay};
+use postern_runtime::home::{Home, HomeError, fixed_file, relay};
 use postern_runtime::membership::{Membership, MembershipError};
+use postern_runtime::statics::Statics;
 
 use crate::trust::{PassedOn, Statements, TrustState};
 
@@ -97,12 +97,12 @@ impl RelayHome {
         Ok(identity)
     }
 
-    /// The relay's static key, made at first use.
+    /// The relay's static keys, made at first use.
     ///
     /// # Errors
-    /// Where it cannot be read or written.
-    pub fn static_key(&self) -> Result<StaticKey, StateError> {
-        Ok(StaticKey::from_secret(&fixed_secret(&self.dir, relay::STATIC)?))
+    /// Where they cannot be read or written.
+    pub fn statics(&self, now: Timestamp) -> Result<Statics, StateError> {
+        Ok(Statics::open(&self.dir, relay::STATIC, now)?)
     }
 
     /// The relay's node id, made at first use: its attestation has one, as every member's.

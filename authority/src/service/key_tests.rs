@@ -2,8 +2,11 @@
 
 use postern_proto::authority::{KeyState, RingKey, TicketRequest};
 use postern_proto::credential::{Audience, CredentialError, MAX_RING_KEYS};
-use postern_proto::id::KeyId;
+use postern_proto::handshake::StaticKey;
+use postern_proto::id::{KeyId, NodeId};
+use postern_proto::identity::Identity;
 use postern_proto::sign::peek_key_id;
+use postern_runtime::enrol::attest;
 use postern_runtime::home::authority::SIGNING;
 
 use super::tests::{audit, credentials, info, verify};
@@ -148,4 +151,68 @@ async fn an_interrupted_change_of_keys_leaves_one_that_signs() {
     let person = f.enrol("node", request()).await;
     let (member, _) = credentials(&f, &person, &[]).await.unwrap();
     assert!(verify(&f, &person, &member, Audience::Member).is_ok());
+}
+
+#[tokio::test]
+async fn a_node_gets_credentials_for_the_static_key_before_while_its_identity_attests_it() {
+    let f = Fixture::new().await;
+    let mut person = f.enrol("node", request()).await;
+    credentials(&f, &person, &[]).await.unwrap();
+    let (before, node_id) = (person.key.clone(), NodeId::random());
+    person.key = StaticKey::generate();
+    let attested = |identity: &Identity, key: &StaticKey| attest(identity, node_id, key.public(), f.now());
+    let ask = |attestation| Request::CredentialBefore { attestation };
+    let Ok(Answer::Credentials { member, relay }) = f.ask(&person, ask(attested(&person.identity, &before))).await else {
+        panic!("a credential")
+    };
+    assert!(relay.is_empty());
+    assert_eq!(verify(&f, &person, &member, Audience::Member).unwrap_err(), CredentialError::OtherHolder);
+    let now = std::mem::replace(&mut person.key, before.clone());
+    verify(&f, &person, &member, Audience::Member).unwrap();
+    person.key = now;
+    // All of it is the node's, which has the new key: it is one node, also to whoever counts.
+    keys(&f, Request::PrepareKey).await;
+    let ring = keys(&f, Request::ActivateKey).await;
+    let used = Refusal::KeyInUse { key: ring[0].id, nodes: 1 };
+    assert_eq!(f.ask(&f.administrator, Request::RetireKey { force: false }).await.unwrap_err(), used);
+    credentials(&f, &person, &[]).await.unwrap();
+    keys(&f, Request::RetireKey { force: false }).await;
+
+    let stranger = Identity::generate(f.now());
+    for wrong in [attested(&stranger, &before), Vec::new(), vec![0; 600]] {
+        assert!(matches!(f.ask(&person, ask(wrong)).await, Err(Refusal::Invalid { .. })));
+    }
+    let relay = TicketRequest { role: Role::RelayServer { address: "h:1".parse().unwrap() }, ..request() };
+    let relay = f.enrol("relay", relay).await;
+    assert!(f.ask(&relay, ask(attested(&relay.identity, &before))).await.is_err(), "relays have none");
+}
+
+#[tokio::test]
+async fn a_relay_announces_the_key_that_it_shows_next() {
+    let f = Fixture::new().await;
+    let relay = TicketRequest { role: Role::RelayServer { address: "h:1".parse().unwrap() }, ..request() };
+    let mut relay = f.enrol("relay", relay).await;
+    let next = StaticKey::generate();
+    let announce =
+        |identity: &Identity| Request::AnnounceStatic { next: attest(identity, NodeId::random(), next.public(), f.now()) };
+    assert_eq!(info(&f).relays[0].next_static, None);
+    let (first, sequence) = (relay.key.public(), info(&f).sequence);
+    f.ask(&relay, announce(&relay.identity)).await.unwrap();
+    let row = info(&f).relays[0].clone();
+    assert_eq!((row.static_key, row.next_static), (first, Some(next.public())));
+    assert!(info(&f).sequence > sequence, "everybody is told");
+    let told = info(&f);
+    f.ask(&relay, announce(&relay.identity)).await.unwrap();
+    assert_eq!(info(&f), told, "again: nothing changes");
+
+    relay.key = next.clone();
+    assert!(matches!(f.ask(&relay, announce(&Identity::generate(f.now()))).await, Err(Refusal::Invalid { .. })));
+    assert_eq!(info(&f), told);
+    let third = StaticKey::generate();
+    let attested = attest(&relay.identity, NodeId::random(), third.public(), f.now());
+    f.ask(&relay, Request::AnnounceStatic { next: attested }).await.unwrap();
+    let row = info(&f).relays[0].clone();
+    assert_eq!((row.static_key, row.next_static), (next.public(), Some(third.public())));
+    let person = f.enrol("node", request()).await;
+    assert!(matches!(f.ask(&person, announce(&person.identity)).await, Err(Refusal::NotPermitted { .. })));
 }

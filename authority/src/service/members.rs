@@ -5,6 +5,7 @@ use std::time::Duration;
 use postern_proto::address::HostPort;
 use postern_proto::authority::{Answer, Attributes, Refusal, RelayPermission, Role, VoidEntry};
 use postern_proto::id::Identifier;
+use postern_proto::identity::History;
 
 use super::{Caller, Out, PAGE_ROWS, Service, member, page, stored};
 use crate::ActError;
@@ -225,6 +226,30 @@ impl Service {
             write.set_role(relay.identifier, &Role::RelayServer { address: address.clone() }).await?;
             write.raise_sequence(now).await?;
             write.audit(&Entry::ok(now, Some(relay.identifier), Action::AdvertiseRelay, address)).await?;
+            write.commit().await?;
+            self.republish().await?;
+        }
+        Ok(Answer::Done)
+    }
+}
+
+impl Service {
+    /// A relay server shows the static key of its session, and next the one that `next` attests.
+    pub(super) async fn announce_static(&self, caller: &Caller, next: &[u8]) -> Result<Answer, ActError> {
+        let now = self.now();
+        let mut write = self.0.store.write().await?;
+        let relay = member(&mut write, caller.identifier).await?;
+        if !matches!(relay.role, Role::RelayServer { .. }) {
+            return Err(Refusal::NotPermitted { reason: "only static keys of relay servers are announced".to_owned() }.into());
+        }
+        let invalid = |reason: String| Refusal::Invalid { reason };
+        let history = History::decode(&relay.history).map_err(|error| invalid(error.to_string()))?;
+        let next = history.verify_attestation(next, now).map_err(|error| invalid(error.to_string()))?.static_key;
+        if write.set_relay_statics(relay.identifier, caller.static_key, next).await? {
+            self.may_change(&relay)?;
+            write.raise_sequence(now).await?;
+            let entry = Entry::ok(now, Some(relay.identifier), Action::AdvertiseRelay, relay.identifier);
+            write.audit(&entry.because(format!("static key {}, next {next}", caller.static_key))).await?;
             write.commit().await?;
             self.republish().await?;
         }

@@ -25,6 +25,11 @@ impl Columns<'_> {
         self.0.try_get::<&[u8], _>(column)?.try_into().map_err(|_| StoreError::damaged(format!("column `{column}`")))
     }
 
+    pub fn optional_bytes<const N: usize>(&self, column: &str) -> Result<Option<[u8; N]>, StoreError> {
+        let value: Option<&[u8]> = self.0.try_get(column)?;
+        value.map(|bytes| bytes.try_into().map_err(|_| StoreError::damaged(format!("column `{column}`")))).transpose()
+    }
+
     pub fn blob(&self, column: &str) -> Result<Vec<u8>, StoreError> {
         Ok(self.0.try_get(column)?)
     }

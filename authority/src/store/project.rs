@@ -65,6 +65,7 @@ pub async fn relays(from: &mut impl Connection) -> Result<Vec<RelayRow>, StoreEr
                 identifier: Identifier::from_bytes(row.bytes("member")?),
                 static_key: StaticPublic::from_bytes(row.bytes("static_key")?),
                 address: row.parsed("address")?,
+                next_static: row.optional_bytes("next_static")?.map(StaticPublic::from_bytes),
             })
         })
         .collect()
@@ -192,6 +193,27 @@ impl Write {
         .await?;
         let row = sqlx::query("SELECT epoch FROM project").fetch_one(self.connection()).await?;
         Columns(&row).number("epoch")
+    }
+
+    /// Changes the static keys that are listed of a relay server. True where something changed; also false where it is not listed.
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub async fn set_relay_statics(
+        &mut self,
+        member: Identifier,
+        now: StaticPublic,
+        next: StaticPublic,
+    ) -> Result<bool, StoreError> {
+        let changed = sqlx::query(
+            "UPDATE relays SET static_key = ?2, next_static = ?3 WHERE member = ?1 AND (static_key <> ?2 OR next_static IS NOT ?3)",
+        )
+        .bind(&member.as_bytes()[..])
+        .bind(&now.as_bytes()[..])
+        .bind(&next.as_bytes()[..])
+        .execute(self.connection())
+        .await?;
+        Ok(changed.rows_affected() == 1)
     }
 
     /// Lists a relay server, or changes what is listed of it. True where something changed.

@@ -1,5 +1,6 @@
 //! The life of the servers: lock, listen, open, admit, serve, drain, end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use postern_authority::{Authority, Newcomer, Settings as AuthoritySettings};
@@ -171,9 +172,10 @@ impl Servers {
             admit_administrator(home, settings, authority, &clock).await?;
         }
         let start = |member: Member| -> Result<_, CliError> {
+            let statics = Arc::clone(member.statics());
             let relay = Relay::start(RelaySettings {
                 trust: member.trust(),
-                statics: vec![member.static_key().clone()],
+                statics: Arc::new(move || statics.all()),
                 clock: clock.clone(),
                 descriptors: Descriptors::of_process(),
                 pool: PoolSettings::default(),
@@ -203,7 +205,7 @@ async fn start_authority(home: &Home, settings: &Settings, advertised: &HostPort
 /// The relay beside its authority needs no ticket.
 async fn join_own(home: &Home, authority: &Authority, advertised: &HostPort, clock: &Clock) -> Result<Member, CliError> {
     let relay_home = RelayHome::open(home)?;
-    let (identity, static_key) = (relay_home.identity(clock.now())?, relay_home.static_key()?);
+    let (identity, static_key) = (relay_home.identity(clock.now())?, relay_home.statics(clock.now())?.current());
     let newcomer = Newcomer::of(&identity, static_key.public(), "relay".parse()?);
     authority.admit_relay(&newcomer, advertised).await?;
     Ok(Member::adopt(relay_home, own_membership(authority)?, clock)?)

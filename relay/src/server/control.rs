@@ -59,7 +59,8 @@ struct Admitted<'a> {
 async fn admit(shared: &Arc<Shared>, link: Link) -> Result<Box<Admitted<'_>>, DropReason> {
     let Link { accepted: Accepted { stream, peer: address, permit, .. }, counted } = link;
     let half_open = shared.half_open_sessions.enter(address.ip());
-    let statics: Vec<&StaticKey> = shared.statics.iter().collect();
+    let keys = (shared.statics)();
+    let statics: Vec<&StaticKey> = keys.iter().collect();
     let how = Accept {
         label: Label::RelayLink,
         statics: &statics,

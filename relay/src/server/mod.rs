@@ -60,8 +60,8 @@ const SESSION_SHARE: usize = 2;
 pub struct RelaySettings {
     /// What credentials are verified against, and the statements to pass on. Changes take effect at once.
     pub trust: watch::Receiver<Arc<TrustState>>,
-    /// The relay's current static key, and the next and the previous one where there are such. One to three.
-    pub statics: Vec<StaticKey>,
+    /// Gives the relay's static keys, of which a node may know any: one to three.
+    pub statics: Arc<dyn Fn() -> Vec<StaticKey> + Send + Sync>,
     pub clock: Clock,
     pub descriptors: Descriptors,
     pub pool: PoolSettings,
@@ -205,7 +205,7 @@ struct Shared {
     state: Mutex<State>,
     timer: Notify,
     trust: watch::Receiver<Arc<TrustState>>,
-    statics: Vec<StaticKey>,
+    statics: Arc<dyn Fn() -> Vec<StaticKey> + Send + Sync>,
     clock: Clock,
     descriptors: Arc<Descriptors>,
     half_open_sessions: HalfOpen,

@@ -81,7 +81,10 @@ impl Rig {
         let key = StaticKey::generate();
         let relay = Relay::start(RelaySettings {
             trust: receiver,
-            statics: vec![StaticKey::from_secret(&key.secret())],
+            statics: Arc::new({
+                let key = key.clone();
+                move || vec![key.clone()]
+            }),
             clock: clock(),
             descriptors,
             pool: PoolSettings::default(),

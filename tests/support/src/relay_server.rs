@@ -20,14 +20,29 @@ impl RelayServer {
     #[track_caller]
     #[must_use]
     pub fn join(project: &Project) -> Self {
+        Self::join_with(project, &[])
+    }
+
+    /// As [`Self::join`], with these variables in its environment.
+    #[track_caller]
+    #[must_use]
+    pub fn join_with(project: &Project, environment: &[(&str, &str)]) -> Self {
         let home = project.stranger();
         let port = Reserved::new();
         let address = format!("127.0.0.1:{}", port.port());
         let ticket = home.file("relay.ticket", project.ticket(&["--relay-server", &address]));
         let _port = port.release();
-        let process = home.invoke(["serve", "relay", "--listen", &address, "--ticket"]).arg(ticket).spawn();
+        let invocation = home.invoke(["serve", "relay", "--listen", &address, "--ticket"]).arg(ticket);
+        let invocation = environment.iter().fold(invocation, |invocation, (name, value)| invocation.env(name, value));
+        let process = invocation.spawn();
         process.line_with("serving on", PATIENCE);
         Self { address, home, process: Some(process) }
+    }
+
+    /// What it has printed, its log among it.
+    #[must_use]
+    pub fn output(&self) -> String {
+        self.process.as_ref().map(Foreground::output).unwrap_or_default()
     }
 
     /// Ends it at once (SIGKILL).

@@ -107,15 +107,27 @@ impl RelayLink {
         let mut payload = Vec::new();
         // Writing to a vector does not fail.
         let _ = minicbor::encode(&hello, &mut payload);
-        let how = Connect {
-            service: Service::RelayControl,
-            label: Label::RelayLink,
-            local: &key,
-            remote: row.static_key,
-            payload: &payload,
-            limit: MAX_CONTROL_MESSAGE,
-        };
-        let (address, session) = match reach(shared, &row.address, how).await {
+        // A relay that is known from long ago may show the key by now that it was to show next then, and have forgotten the other.
+        let mut reached = Err("the relay has no key".to_owned());
+        for remote in std::iter::once(row.static_key).chain(row.next_static) {
+            let how = Connect {
+                service: Service::RelayControl,
+                label: Label::RelayLink,
+                local: &key,
+                remote,
+                payload: &payload,
+                limit: MAX_CONTROL_MESSAGE,
+            };
+            reached = match reach(shared, &row.address, how).await {
+                Err(Unreached::NotProven(error)) => Err(error),
+                Err(Unreached::Dial(error)) => return error,
+                Ok(reached) => Ok(reached),
+            };
+            if reached.is_ok() {
+                break;
+            }
+        }
+        let (address, session) = match reached {
             Ok(reached) => reached,
             Err(error) => return error,
         };
@@ -214,15 +226,23 @@ impl RelayLink {
     }
 }
 
+/// Why there is no session with a relay.
+enum Unreached {
+    /// Nothing answers.
+    Dial(String),
+    /// What answers did not take the handshake, which says no more than that.
+    NotProven(String),
+}
+
 /// A session with the relay that others find at `advertised`, and where it was.
-async fn reach(shared: &Shared, advertised: &HostPort, how: Connect<'_>) -> Result<(HostPort, session::Session), String> {
+async fn reach(shared: &Shared, advertised: &HostPort, how: Connect<'_>) -> Result<(HostPort, session::Session), Unreached> {
     // A home that cannot be read now has nothing better than what is signed.
     let addresses = shared.home.addresses_of(advertised).unwrap_or_else(|_| vec![advertised.clone()]);
-    let mut last = String::new();
+    let mut last = Unreached::Dial(String::new());
     for address in addresses {
         let connected = match dial(&address, SocketKind::Link, CONNECT_DEADLINE).await {
-            Ok(socket) => session::connect(socket, how).await.map_err(|error| chain(&error)),
-            Err(error) => Err(chain(&error)),
+            Ok(socket) => session::connect(socket, how).await.map_err(|error| Unreached::NotProven(chain(&error))),
+            Err(error) => Err(Unreached::Dial(chain(&error))),
         };
         match connected {
             Ok((session, _)) => return Ok((address, session)),
