@@ -261,9 +261,7 @@ async fn session(
             push = pushed.recv() => match push {
                 Some(Answer::AuditCheckpoint { statement, since, proof }) => {
                     let pushed = witness::Pushed { statement, since, proof };
-                    if let Err(error) = witness::take(shared, membership, &client, pushed).await {
-                        return Err(error);
-                    }
+                    witness::take(shared, membership, &client, pushed).await?;
                 }
                 Some(push) => {
                     let was_good = has_good_credential(shared);

@@ -21,7 +21,7 @@ use crate::vault::{Keys, Vault};
 pub use error::HomeError;
 pub use identities::IdentityHome;
 pub use layout::{authority, node, relay, servers};
-pub use nodes::{NodeHome, fixed_file, fixed_secret};
+pub use nodes::{NodeHome, fixed_file};
 pub use own_servers::{Advertise, OwnServers};
 pub use place::{NoPlace, locate};
 pub use protect::Protecting;

@@ -249,35 +249,14 @@ impl NodeHome {
 /// # Errors
 /// Where it cannot be read or written, or has another length.
 pub fn fixed_file<const N: usize>(dir: &Dir, name: &str) -> Result<[u8; N], HomeError> {
-    let fresh = random_array::<N>();
-    first_made(dir, name, || dir.read(name, MAX_SMALL_FILE), || dir.write_new(name, &fresh)).map(|bytes| *bytes)
-}
-
-/// As [`fixed_file`], for a secret, which is sealed where the home is protected.
-///
-/// # Errors
-/// As [`fixed_file`].
-pub fn fixed_secret<const N: usize>(dir: &Dir, name: &str) -> Result<SecretBytes<N>, HomeError> {
-    let fresh = SecretBytes::<N>::random();
-    let write = || dir.write_new_secret(name, fresh.expose_secret());
-    first_made(dir, name, || dir.read_secret(name, MAX_SMALL_FILE), write).map(|bytes| SecretBytes::new(*bytes))
-}
-
-/// What is read; where nothing is, it is written first, unless somebody else was faster.
-fn first_made<const N: usize>(
-    dir: &Dir,
-    name: &str,
-    read: impl Fn() -> Result<Option<Zeroizing<Vec<u8>>>, FileError>,
-    write: impl FnOnce() -> Result<(), FileError>,
-) -> Result<Zeroizing<[u8; N]>, HomeError> {
-    let mut found = read()?;
+    let mut found = dir.read(name, MAX_SMALL_FILE)?;
     if found.is_none() {
-        match write() {
-            Ok(()) | Err(FileError::Exists { .. }) => found = read()?,
+        match dir.write_new(name, &random_array::<N>()) {
+            Ok(()) | Err(FileError::Exists { .. }) => found = dir.read(name, MAX_SMALL_FILE)?,
             Err(fault) => return Err(fault.into()),
         }
     }
     let malformed = |reason: String| HomeError::Malformed { path: dir.path().join(name), reason };
     let bytes = found.ok_or_else(|| malformed("it vanished while it was made".to_owned()))?;
-    bytes.as_slice().try_into().map(Zeroizing::new).map_err(|_| malformed(format!("it has {} bytes instead of {N}", bytes.len())))
+    bytes.as_slice().try_into().map_err(|_| malformed(format!("it has {} bytes instead of {N}", bytes.len())))
 }

@@ -26,7 +26,7 @@ fn filled(path: &Path) -> Home {
     home.create_identity(&"a".parse().unwrap(), NOW).unwrap();
     home.create_identity(&"b".parse().unwrap(), NOW).unwrap();
     let node = home.create_node(&"n".parse().unwrap(), b"{}").unwrap();
-    node.static_key().unwrap();
+    node.statics(NOW).unwrap();
     node.node_id().unwrap();
     node.set_ticket(&postern_proto::secret::SecretText::new("postern1_canary".to_owned())).unwrap();
     home.local_issuer_or(|| vec![3; 32].into()).unwrap();
@@ -123,11 +123,11 @@ fn nothing_that_is_not_sealed_is_used_in_a_protected_home() {
     let node = home.node(&"n".parse().unwrap()).unwrap().unwrap();
     home.protect(&passphrase("the passphrase")).unwrap();
     std::fs::write(node.dir().path().join("static"), [7; 32]).unwrap();
-    let fault = node.static_key().err().unwrap();
+    let fault = node.statics(NOW).err().unwrap();
     assert!(matches!(fault, HomeError::File(FileError::Vault(VaultError::NotSealed { .. }))), "{fault}");
     // A sealed file of another place neither.
     std::fs::copy(path.join("relay/static"), node.dir().path().join("static")).unwrap();
-    let fault = node.static_key().err().unwrap();
+    let fault = node.statics(NOW).err().unwrap();
     assert!(matches!(fault, HomeError::File(FileError::Vault(VaultError::Damaged { .. }))), "{fault}");
     // Without the file that says how, nothing is taken for open.
     std::fs::remove_file(path.join(PROTECTION)).unwrap();
