@@ -274,6 +274,10 @@ fn plain(document: &Document) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
     use super::*;
 
     fn line(side: &str, stream: u64, at: &str, end: &str, bytes: [u64; 2]) -> String {
@@ -327,5 +331,39 @@ mod tests {
         // Nobody has received more than was sent.
         let more = log(&[line("outlet", 4, &t(12), "link-lost", [101, 7])]);
         assert_eq!(compare(&here, &more).differ[0].field, "bytes_to_outlet");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// The file is the other company's: any bytes, or lines that somebody edited. It is read line by line, and shows as lines.
+        #[test]
+        fn whatever_the_other_side_sends_is_compared(
+            edits in vec((any::<Index>(), any::<u8>()), 0..12),
+            behind in vec(any::<u8>(), 0..600),
+            long in 0..3_usize,
+        ) {
+            let t = |minute: u32| format!("2026-11-22T08:{minute:02}:00Z");
+            let here = log(&[line("inlet", 0, &t(1), "clean", [5, 7]), line("inlet", 2, &t(2), "clean", [5, 7])]);
+            let sent = [line("outlet", 0, &t(1), "clean", [5, 7]), line("outlet", 2, &t(2), "clean", [u64::MAX, 0])].join("\n");
+            let mut sent = sent.into_bytes();
+            for (at, byte) in edits {
+                let at = at.index(sent.len());
+                sent[at] = byte;
+            }
+            sent.push(b'\n');
+            sent.extend(behind);
+            sent.resize(sent.len() + long * MAX_LINE as usize, b'{');
+            let directory = tempfile::TempDir::new().unwrap();
+            let path = directory.path().join("theirs");
+            std::fs::write(&path, sent).unwrap();
+            let mut there = Log::default();
+            read(&mut there, File::open(&path).unwrap(), &path).unwrap();
+            let document = compare(&here, &there);
+            prop_assert!(document.agree <= 2);
+            let shown = plain(&document);
+            prop_assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
+            prop_assert!(serde_json::to_string(&document).is_ok());
+        }
     }
 }
