@@ -107,6 +107,104 @@ fn both_sides_find_a_refusal_by_one_id() {
     pair.project.run(&["explain", "R0000000000000000"]).exits(1).says("was not found");
 }
 
+/// The id in a text such as `logged it as R5f0c1d2e3a4b5c6d`.
+#[track_caller]
+fn id_in(text: &str) -> String {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+    let is_id = |word: &&str| word.len() == 17 && word.starts_with('R') && word[1..].bytes().all(|b| b.is_ascii_hexdigit());
+    words.filter(is_id).next_back().unwrap_or_else(|| panic!("no id in {text}")).to_owned()
+}
+
+#[test]
+fn a_refusal_is_found_after_restarts_and_while_nothing_runs() {
+    let pair = Pair::new(&["--allow", "app = \"billing\" and a"]);
+    let id = text(&pair.refused()["refusal"]).to_owned();
+    let (decided, told) = (pair.project.json(&["explain", &id]), pair.peer.json(&["explain", &id]));
+    for home in [&*pair.project, &pair.peer] {
+        let name = node(home);
+        // What waits is written before the process ends.
+        home.ok(&["node", "stop", &name]);
+        let kept = home.json(&["explain", &id]);
+        assert_eq!(kept, if std::ptr::eq(home, &*pair.project) { decided.clone() } else { told.clone() });
+        home.ok(&["node", "start", &name]);
+        assert_eq!(home.json(&["explain", &id]), kept);
+        assert!(home.json(&["explain"]).as_array().unwrap().iter().any(|refusal| refusal["id"] == id.as_str()));
+    }
+    assert_eq!(text(&decided[0]["policy"]["terms"][0]["term"]), "(= subject.app \"billing\")");
+    assert!(!told.to_string().contains("billing"));
+    // Nothing of it survives the home.
+    pair.peer.ok(&["reset", "-y"]);
+    assert!(!pair.peer.path().join("refusals.jsonl").exists());
+}
+
+#[test]
+fn what_the_authority_refuses_is_found_on_both_sides() {
+    let project = Project::new(POSTERN);
+    let member = project.member(&["--attribute", "a"]);
+    let refused = member.run(&["project", "ticket"]).exits(77);
+    let id = id_in(&refused.stderr);
+    let told = member.json(&["explain", &id]);
+    assert_eq!((text(&told[0]["by"]), text(&told[0]["code"])), ("authority", "NOT_PERMITTED"), "{told}");
+    let decided = eventually(PATIENCE, "the authority's own", || {
+        let found = project.run(&["explain", &id]);
+        (found.status == 0).then(|| found.json())
+    });
+    let identifier = member.json(&["identity", "show"])["identifier"].clone();
+    assert_eq!(
+        (text(&decided[0]["node"]), &decided[0]["peer"], text(&decided[0]["told"])),
+        ("servers", &identifier, "NOT_PERMITTED")
+    );
+    assert!(text(&decided[0]["reason"]).starts_with("issue-ticket: "), "{decided}");
+    assert!(project.servers_log().contains(&id));
+    // Also while the servers do not run.
+    project.ok(&["serve", "stop"]);
+    assert_eq!(project.json(&["explain", &id]), decided);
+    project.ok(&["enroll"]);
+
+    // A ticket that admits nobody: a command that joins, and a node that brings it.
+    let ticket = project.ticket(&["--attribute", "a"]);
+    project.stranger().invoke(["project", "enroll", "-"]).input(ticket.clone()).run().success();
+    let late = project.stranger();
+    let refused = late.invoke(["project", "enroll", "-"]).input(ticket.clone()).run().exits(77);
+    let id = id_in(&refused.stderr);
+    assert_eq!(text(&late.json(&["explain", &id])[0]["code"]), "TICKET_USED_UP");
+    eventually(PATIENCE, "the authority's own", || (project.run(&["explain", &id]).status == 0).then_some(()));
+    let file = late.file("ticket", &ticket);
+    let refused = late.run(&["node", "create", "n", "--enrollment-ticket", file.to_str().unwrap()]).exits(77);
+    let id = id_in(&refused.stderr);
+    let told = late.json(&["explain", &id]);
+    assert_eq!((text(&told[0]["node"]), text(&told[0]["code"])), ("n", "TICKET_USED_UP"), "{told}");
+    // A relay name that was not granted.
+    let refused = member.run(&["relay", "create", "not-mine"]).exits(77);
+    assert!(refused.stderr.contains("not-mine"), "{}", refused.stderr);
+    let told = member.json(&["explain"]);
+    let of_name = |refusal: &&Value| text(&refusal["reason"]).contains("not-mine");
+    let id = text(&told.as_array().unwrap().iter().find(of_name).unwrap()["id"]).to_owned();
+    eventually(PATIENCE, "the authority's own", || (project.run(&["explain", &id]).status == 0).then_some(()));
+}
+
+#[test]
+fn what_a_relay_refuses_is_found_on_both_sides() {
+    let pair = Pair::new(&[]);
+    pair.passes();
+    let identifier = pair.identifier();
+    pair.project.ok(&["project-member", "revoke", &identifier, "-y"]);
+    let told = eventually(PATIENCE, "the node was told by its relay", || {
+        let known = pair.peer.json(&["explain"]);
+        known.as_array().unwrap().iter().find(|refusal| refusal["by"] == "relay").cloned()
+    });
+    let id = text(&told["id"]);
+    let decided = eventually(PATIENCE, "the relay's own", || {
+        let found = pair.project.run(&["explain", id]);
+        (found.status == 0).then(|| found.json())
+    });
+    assert_eq!(
+        (text(&decided[0]["by"]), text(&decided[0]["node"]), text(&decided[0]["code"])),
+        ("relay", "servers", "CREDENTIAL")
+    );
+    assert_eq!((text(&decided[0]["peer"]), text(&told["code"])), (identifier.as_str(), "CREDENTIAL"));
+}
+
 #[test]
 fn the_refused_side_is_told_what_the_outlet_discloses() {
     let pair = Pair::new(&["--allow", "secret-attribute", "--disclose", "reason"]);

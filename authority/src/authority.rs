@@ -12,6 +12,7 @@ use postern_proto::name::ProjectName;
 use postern_proto::ticket::MAX_ADDRESSES;
 use postern_proto::time::Timestamp;
 use postern_runtime::files::Dir;
+use postern_runtime::home::RefusalLog;
 use postern_runtime::home::authority::DATABASE;
 
 use crate::ActError;
@@ -39,13 +40,21 @@ pub struct Settings {
     /// At most [`MAX_CREDENTIAL_LIFETIME`].
     pub credential_lifetime: Duration,
     pub clock: Clock,
+    /// Where refusals are kept, for `explain`.
+    pub refusals: RefusalLog,
 }
 
 impl Settings {
     /// Settings for a project that nobody can reach yet.
     #[must_use]
     pub fn new(project: ProjectName) -> Self {
-        Self { project, addresses: Vec::new(), credential_lifetime: DEFAULT_CREDENTIAL_LIFETIME, clock: Clock::system() }
+        Self {
+            project,
+            addresses: Vec::new(),
+            credential_lifetime: DEFAULT_CREDENTIAL_LIFETIME,
+            clock: Clock::system(),
+            refusals: RefusalLog::default(),
+        }
     }
 }
 
@@ -115,7 +124,7 @@ impl Authority {
         }
         write.commit().await?;
         let service = Service::start(store, keys, settings.clock, settings.credential_lifetime).await?;
-        let authority = Self { server: Server::new(service.clone()), service };
+        let authority = Self { server: Server::new(service.clone(), settings.refusals), service };
         if restored {
             authority.recover().await?;
             tracing::warn!("the database was restored from a back-up: epoch and sequence now begin above the clock");

@@ -140,7 +140,7 @@ pub fn enrol(context: &Context, identity: &IdentityHome, ticket: &Ticket) -> Res
             Err(error) => Err(error),
         };
         // An authority that cannot be reached says nothing against it.
-        if !matches!(asked, Err(AuthorityError::Refused(Refusal::NotAMember))) {
+        if !matches!(asked, Err(AuthorityError::Refused(Refusal::NotAMember, _))) {
             return Ok(Enrolled { name, membership, already: true });
         }
         // It was deleted, and may come back with another ticket.
@@ -164,7 +164,11 @@ pub fn unexpected() -> CliError {
 
 impl From<AuthorityError> for CliError {
     fn from(error: AuthorityError) -> Self {
-        Fault::from_authority(&error).into()
+        let refusal = match &error {
+            AuthorityError::Refused(_, id) => Some(*id),
+            _ => None,
+        };
+        Self { refusal, ..Fault::from_authority(&error).into() }
     }
 }
 
@@ -176,7 +180,10 @@ impl From<Refusal> for CliError {
 
 impl From<EnrolError> for CliError {
     fn from(error: EnrolError) -> Self {
-        Fault::from_enrolment(&error).into()
+        match error {
+            EnrolError::Authority(error) => error.into(),
+            error => Fault::from_enrolment(&error).into(),
+        }
     }
 }
 

@@ -111,6 +111,7 @@ fn read(detail: &Value) -> Option<CliError> {
         what: detail.get("what")?.as_str()?.to_owned(),
         why: texts("why")?,
         try_this: texts("try")?,
+        refusal: None,
     })
 }
 

@@ -11,6 +11,8 @@ use postern_node::control::fault::Fault;
 use postern_authority::keys::KeysError;
 use postern_runtime::files::FileError;
 
+use postern_proto::id::RefusalId;
+
 use crate::code;
 
 /// An error on its way to the person.
@@ -23,11 +25,13 @@ pub struct CliError {
     /// Stable: scripts and searches rely on it.
     pub code: String,
     pub exit: Exit,
+    /// By which the authority knows it, where it refused.
+    pub refusal: Option<RefusalId>,
 }
 
 impl CliError {
     pub fn new(code: Code, what: impl Into<String>) -> Self {
-        Self { what: what.into(), why: Vec::new(), try_this: Vec::new(), code: code.into(), exit: code.class() }
+        Self { what: what.into(), why: Vec::new(), try_this: Vec::new(), code: code.into(), exit: code.class(), refusal: None }
     }
 
     pub fn not_found(kind: &str, name: impl Display) -> Self {
@@ -86,6 +90,7 @@ impl From<Fault> for CliError {
             try_this: fault.help.into_iter().collect(),
             code: fault.code,
             exit: fault.class,
+            refusal: None,
         }
     }
 }

@@ -23,6 +23,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use postern_runtime::daemon;
+use postern_runtime::home::RefusalRecord;
 
 use crate::args::{Cli, Format};
 use crate::context::Context;
@@ -38,7 +39,10 @@ fn main() -> ExitCode {
     let context = Context::new(cli.global);
     match start(&context, cli.command) {
         Ok(code) => code,
-        Err(error) => context.output().report(&error),
+        Err(error) => {
+            keep_refusal(&context, &error);
+            context.output().report(&error)
+        }
     }
 }
 
@@ -55,6 +59,25 @@ fn not_understood(error: &clap::Error) -> ExitCode {
     // Nobody can be told that the output is closed.
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { Exit::Usage.exit_code() } else { 0 })
+}
+
+/// Keeps what the authority refused, so that `explain` finds it here, too.
+fn keep_refusal(context: &Context, error: &CliError) {
+    let Some(id) = error.refusal else { return };
+    let meaning = code::ALL.iter().chain(postern_node::control::code::ALL).find(|code| code.as_str() == error.code);
+    let record = RefusalRecord {
+        node: "command".to_owned(),
+        code: error.code.clone(),
+        meaning: meaning.map(|code| code.meaning().to_owned()).unwrap_or_default(),
+        reason: format!("the authority refused a command: {}", error.what),
+        ..RefusalRecord::new(id, "authority", context.now())
+    };
+    // The error itself is what matters.
+    if let Ok(home) = context.home_as_it_is()
+        && let Err(fault) = home.note_refusal(&record)
+    {
+        tracing::warn!(%fault, "the refusal could not be kept");
+    }
 }
 
 fn start(context: &Context, command: args::Command) -> Result<ExitCode, CliError> {

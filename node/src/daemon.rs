@@ -12,6 +12,7 @@ use postern_proto::name::NodeName;
 use postern_proto::secret::{SecretBytes, random_array};
 use postern_proto::spec::PeerRoute;
 use postern_proto::ticket::{Ticket, TicketError};
+use postern_runtime::authority::AuthorityError;
 use postern_runtime::backoff::Backoff;
 use postern_runtime::clock::Clock;
 use postern_runtime::daemon::{Signal, Signals};
@@ -307,8 +308,12 @@ impl Enrolment {
     async fn attempt(&self) -> Result<(), EnrolError> {
         let who = &self.who;
         let identity = (&who.identity, who.home.name());
-        let (membership, ..) =
-            enrol(&self.supervisor, identity, (who.node_id, &who.statics.current()), &self.ticket, self.clock.now()).await?;
+        let enrolled =
+            enrol(&self.supervisor, identity, (who.node_id, &who.statics.current()), &self.ticket, self.clock.now()).await;
+        if let Err(EnrolError::Authority(AuthorityError::Refused(refusal, id))) = &enrolled {
+            self.keeper.engine().refused_by_authority(*id, refusal, "to enrol this node");
+        }
+        let (membership, ..) = enrolled?;
         // A membership that is not on disk can be asked for again with the same ticket, so this order loses nothing.
         let kept = who.home.set_membership(&membership).and_then(|()| self.keeper.node().remove_ticket());
         if let Err(error) = kept {

@@ -847,6 +847,22 @@ impl Refusal {
         "key-in-use",
     ];
 
+    /// The codes by which commands and logs name them, in the same order.
+    pub const CODES: [&str; 12] = [
+        "TICKET_EXPIRED",
+        "TICKET_REVOKED",
+        "TICKET_USED_UP",
+        "TICKET_UNKNOWN",
+        "NOT_A_MEMBER",
+        "NOT_PERMITTED",
+        "NOT_FOUND",
+        "INVALID_REQUEST",
+        "AUTHORITY_BUSY",
+        "RELAY_NAME_HELD",
+        "AUTHORITY_FAILED",
+        "KEY_IN_USE",
+    ];
+
     /// What each means, in the same order.
     pub const MEANINGS: [&str; 12] = [
         "The ticket has expired",
@@ -866,7 +882,17 @@ impl Refusal {
     /// A stable name, for what is counted.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
-        let number = match self {
+        Self::NAMES[self.number()]
+    }
+
+    /// Its code, and what it means.
+    #[must_use]
+    pub const fn code(&self) -> (&'static str, &'static str) {
+        (Self::CODES[self.number()], Self::MEANINGS[self.number()])
+    }
+
+    const fn number(&self) -> usize {
+        match self {
             Self::TicketExpired { .. } => 0,
             Self::TicketRevoked => 1,
             Self::TicketUsedUp { .. } => 2,
@@ -879,8 +905,7 @@ impl Refusal {
             Self::RelayNameHeld { .. } => 9,
             Self::Internal => 10,
             Self::KeyInUse { .. } => 11,
-        };
-        Self::NAMES[number]
+        }
     }
 }
 

@@ -150,9 +150,32 @@ random_id!(TicketId, 16);
 random_id!(CredentialId, 16);
 random_id!(RefusalId, 8);
 
+impl RefusalId {
+    /// The id of a refusal that both ends of a session know without telling it: `session` names the session at both its ends, `number` that of the request which was refused (`docs/protocol/links.md`, `docs/protocol/authority.md`).
+    #[must_use]
+    pub fn of_request(session: &[u8], number: u32) -> Self {
+        use sha2::Digest;
+        let hash = sha2::Sha256::new()
+            .chain_update(b"postern refusal")
+            .chain_update(session)
+            .chain_update(number.to_be_bytes())
+            .finalize();
+        let mut id = [0; Self::LEN];
+        id.copy_from_slice(&hash[..Self::LEN]);
+        Self::from_bytes(id)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_has_an_id_that_both_ends_know() {
+        assert_eq!(RefusalId::of_request(&[7; 16], 1).to_string(), "R1e3a37c76cc8902b");
+        assert_ne!(RefusalId::of_request(&[7; 16], 1), RefusalId::of_request(&[7; 16], 2));
+        assert_ne!(RefusalId::of_request(&[7; 16], 1), RefusalId::of_request(&[8; 16], 1));
+    }
 
     #[test]
     fn text_form_round_trips() {

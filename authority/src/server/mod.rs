@@ -10,8 +10,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use postern_proto::authority::MAX_MESSAGE;
+use postern_proto::authority::{MAX_MESSAGE, Refusal};
 use postern_proto::handshake::Label;
+use postern_proto::id::{Identifier, RefusalId};
+use postern_runtime::home::{RefusalLog, RefusalRecord};
 use postern_runtime::net::HalfOpen;
 use postern_runtime::session::{Accept, ConnectError, HANDSHAKE_DEADLINE, accept};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -38,6 +40,7 @@ struct Shared {
     failures: Mutex<Failures>,
     sessions: Registry,
     metrics: Metrics,
+    refusals: RefusalLog,
     /// No session begins, and each ends after the request that it is answering.
     stopping: CancellationToken,
     /// The deadline has passed: sessions end where they are.
@@ -46,13 +49,14 @@ struct Shared {
 }
 
 impl Server {
-    pub(crate) fn new(service: Service) -> Self {
+    pub(crate) fn new(service: Service, refusals: RefusalLog) -> Self {
         Self(Arc::new(Shared {
             service,
             half_open: HalfOpen::new(MAX_HALF_OPEN, MAX_HALF_OPEN_PER_SOURCE),
             failures: Mutex::new(Failures::new(Instant::now().into_std())),
             sessions: Registry::default(),
             metrics: Metrics::default(),
+            refusals,
             stopping: CancellationToken::new(),
             aborting: CancellationToken::new(),
             running: TaskTracker::new(),
@@ -109,6 +113,7 @@ impl Server {
             Ok(admitted) => self.run(session, admitted, feed).await,
             Err(refusal) => {
                 self.0.metrics.refused(&refusal);
+                self.note(&session.finished.hash, 0, None, "connect", &refusal);
                 session::refuse(&mut session, refusal).await;
             }
         }
@@ -135,6 +140,27 @@ impl Server {
             self.0.aborting.cancel();
             self.0.running.wait().await;
         }
+    }
+
+    /// Keeps a refusal under the id that the caller knows, too.
+    fn note(&self, session: &[u8], number: u32, peer: Option<Identifier>, action: &str, refusal: &Refusal) {
+        // The caller asks again by itself; there is nothing to explain.
+        if let Refusal::Busy { .. } = refusal {
+            return;
+        }
+        let id = RefusalId::of_request(session, number);
+        let (code, meaning) = refusal.code();
+        tracing::info!(refusal = %id, by = "authority", code, peer = peer.map(tracing::field::display), action, reason = %refusal, "refused");
+        let record = RefusalRecord {
+            node: "servers".to_owned(),
+            peer,
+            code: code.to_owned(),
+            meaning: format!("{meaning}."),
+            told: Some(code.to_owned()),
+            reason: format!("{action}: {refusal}"),
+            ..RefusalRecord::new(id, "authority", self.0.service.now())
+        };
+        self.0.refusals.note(peer, &record);
     }
 
     fn failures<T>(&self, of: impl FnOnce(&mut Failures) -> T) -> T {

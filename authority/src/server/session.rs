@@ -123,7 +123,11 @@ impl Server {
             Err(end) => end,
         };
         match end {
-            End::Removed => refuse(&mut session, Refusal::NotAMember).await,
+            End::Removed => {
+                let (hash, member) = (session.finished.hash, admitted.caller.identifier);
+                self.note(&hash, 0, Some(member), "session", &Refusal::NotAMember);
+                refuse(&mut session, Refusal::NotAMember).await;
+            }
             End::Stopping => {
                 let _ = tokio::time::timeout(SEND_DEADLINE, session.sender.close()).await;
             }
@@ -138,7 +142,7 @@ impl Server {
         Admitted { caller, relay_server, sequence, registered: _ }: &Admitted,
         feed: &mut Feed,
     ) -> Result<std::convert::Infallible, End> {
-        let Session { sender, receiver, .. } = session;
+        let Session { sender, receiver, finished } = session;
         let mut requests = Bucket::new(REQUEST_BURST, REQUEST_EVERY, Instant::now().into_std());
         // The first tick is at once: a member learns the time and the epoch before anything else is judged by them.
         let mut heartbeat = tokio::time::interval(HEARTBEAT_EVERY);
@@ -199,6 +203,9 @@ impl Server {
                         Answer::Refused(Refusal::Busy { after: 1 })
                     };
                     self.0.metrics.answered(action, &answer);
+                    if let Answer::Refused(refusal) = &answer {
+                        self.note(&finished.hash, number, Some(caller.identifier), action.as_str(), refusal);
+                    }
                     send(sender, number, answer).await?;
                 }
             }

@@ -83,7 +83,7 @@ fn attestation(person: &Person) -> Attestation {
 
 fn refusal<T>(result: Result<T, AuthorityError>) -> Refusal {
     match result.map(drop) {
-        Err(AuthorityError::Refused(refusal)) => refusal,
+        Err(AuthorityError::Refused(refusal, _)) => refusal,
         other => panic!("{other:?}"),
     }
 }
@@ -106,7 +106,7 @@ async fn enrol_get_credentials_and_list() {
     assert!(matches!(client.call(Request::Credentials { relay_names: vec![] }).await, Ok(Answer::Credentials { .. })));
     assert!(matches!(
         client.call(Request::ListMembers { after: None }).await,
-        Err(AuthorityError::Refused(Refusal::NotPermitted { .. }))
+        Err(AuthorityError::Refused(Refusal::NotPermitted { .. }, _))
     ));
 
     let (administrator, _pushed) = l.connect(&l.f.administrator, &hello(&l.f.administrator, None)).await.unwrap();
@@ -174,7 +174,7 @@ async fn one_ticket_and_many_applicants_over_sockets() {
     for task in tasks {
         match task.await.unwrap() {
             Ok(()) => joined += 1,
-            Err(AuthorityError::Refused(Refusal::TicketUsedUp { .. })) => {}
+            Err(AuthorityError::Refused(Refusal::TicketUsedUp { .. }, _)) => {}
             Err(other) => panic!("{other:?}"),
         }
     }
@@ -284,7 +284,7 @@ async fn too_many_requests_are_put_off() {
         answered += 1;
     }
     assert!(answered >= 128);
-    assert!(matches!(client.call(Request::ListProjectPolicies).await, Err(AuthorityError::Refused(Refusal::Busy { .. }))));
+    assert!(matches!(client.call(Request::ListProjectPolicies).await, Err(AuthorityError::Refused(Refusal::Busy { .. }, _))));
 }
 
 #[tokio::test]

@@ -21,8 +21,8 @@ const MAX_LISTED: usize = 50;
 /// Tell why something was refused, or would be
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-With the id of a refusal, as it stands in the logs of both sides and in `status`: the policy, the
-term that failed, and what the peer had, as far as the nodes of this home know and remember it.
+With the id of a refusal, as it stands in the logs of both sides, in errors and in `status`: the
+policy, the term that failed, and what the peer had, as far as this home decided it or was told.
 With --from and --to: the decision, step by step, by the policies and credentials of now. It exits
 with 0 where that is allowed, 77 where somebody denies it, 1 where something else is in the way.
 Without arguments: what was refused lately.
@@ -59,7 +59,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, CliError> {
     }
 }
 
-/// What the running nodes of the home remember, the newest first.
+/// What the running nodes of the home remember, and what is kept in it, the newest first.
 fn refusals(context: &Context, home: &Home) -> Result<Vec<RefusalDocument>, CliError> {
     let nodes = home.nodes()?;
     let mut all = context.block_on(async {
@@ -69,6 +69,14 @@ fn refusals(context: &Context, home: &Home) -> Result<Vec<RefusalDocument>, CliE
         }
         Ok::<_, CliError>(all)
     })??;
+    // Kept ones of a node that runs are remembered, too, as a rule.
+    for line in home.refusals()? {
+        // A line may be unfinished, or of another version.
+        let Ok(kept) = serde_json::from_slice::<RefusalDocument>(&line) else { continue };
+        if !all.iter().any(|known| (known.id, &known.node, &known.by) == (kept.id, &kept.node, &kept.by)) {
+            all.push(kept);
+        }
+    }
     all.sort_by(|one, other| other.at.cmp(&one.at));
     Ok(all)
 }
@@ -77,10 +85,10 @@ fn known(context: &Context, home: &Home, id: RefusalId) -> Result<ExitCode, CliE
     let mut found = refusals(context, home)?;
     found.retain(|refusal| refusal.id == id);
     // Where both ends are nodes of this home, the one that decided says more.
-    found.sort_by_key(|refusal| refusal.by != "this-node");
+    found.sort_by_key(|refusal| refusal.by != "this-node" && refusal.node != "servers");
     if found.is_empty() {
         return Err(CliError::not_found("refusal", id)
-            .why("the nodes of this home that run do not remember it: it was another node that refused, or too long ago")
+            .why("nothing of this home decided it or was told it, or it was too long ago")
             .try_this("look for the id in the log of the node: postern node logs"));
     }
     context.output().list(&found, || found.iter().map(show::refusal).collect::<Vec<_>>().join("\n"))?;

@@ -250,7 +250,7 @@ fn nth(identity: &Identity) -> String {
 fn tell(context: &Context, home: &Home, identity: &Identity, membership: &Membership) -> Result<(), CliError> {
     match authority::announce(context, home, identity, membership)? {
         Ok(()) => context.output().say("the authority knows it"),
-        Err(error @ AuthorityError::Refused(_)) => return Err(error.into()),
+        Err(error @ AuthorityError::Refused(..)) => return Err(error.into()),
         Err(error) => context.output().warn(format_args!(
             "the authority was not told: {error}. It hears of it when a node of the identity connects; until then it takes the old key"
         )),

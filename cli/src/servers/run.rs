@@ -15,7 +15,7 @@ use postern_relay::server::Descriptors;
 use postern_relay::{Member, Relay, RelayHandle, RelayHome, RelaySettings};
 use postern_runtime::clock::Clock;
 use postern_runtime::daemon::{Signal, Signals};
-use postern_runtime::home::{Home, servers};
+use postern_runtime::home::{Home, RefusalLog, servers};
 use postern_runtime::lock::{Lock, LockError};
 use postern_runtime::membership::Membership;
 use postern_runtime::net::{Accepted, Acceptor, HalfOpen, SocketKind, bind, read_preface};
@@ -159,8 +159,9 @@ impl Servers {
     async fn start(home: &Home, settings: &Settings, ticket: Option<&Ticket>, supervisor: &Supervisor) -> Result<Self, CliError> {
         let clock = Clock::new();
         let advertised = settings.advertised();
+        let refusals = RefusalLog::start(home, supervisor)?;
         let authority = match settings.roles.authority() {
-            true => Some(start_authority(home, settings, &advertised).await?),
+            true => Some(start_authority(home, settings, &advertised, refusals.clone()).await?),
             false => None,
         };
         let member = match (&authority, settings.roles.relay()) {
@@ -174,6 +175,7 @@ impl Servers {
         let start = |member: Member| -> Result<_, CliError> {
             let statics = Arc::clone(member.statics());
             let relay = Relay::start(RelaySettings {
+                refusals: refusals.clone(),
                 trust: member.trust(),
                 statics: Arc::new(move || statics.all()),
                 clock: clock.clone(),
@@ -192,13 +194,19 @@ impl Servers {
     }
 }
 
-async fn start_authority(home: &Home, settings: &Settings, advertised: &HostPort) -> Result<Authority, CliError> {
+async fn start_authority(
+    home: &Home,
+    settings: &Settings,
+    advertised: &HostPort,
+    refusals: RefusalLog,
+) -> Result<Authority, CliError> {
     let project = match &settings.project {
         Some(name) => name.clone(),
         None => DEFAULT_PROJECT.parse()?,
     };
     let mut with = AuthoritySettings::new(project);
     with.addresses = vec![advertised.clone()];
+    with.refusals = refusals;
     Ok(Authority::open_or_create(&home.authority()?, with).await?)
 }
 

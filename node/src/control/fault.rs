@@ -124,7 +124,9 @@ impl Fault {
     #[must_use]
     pub fn from_authority(error: &AuthorityError) -> Self {
         let code = match error {
-            AuthorityError::Refused(refusal) => return Self::from_refusal(refusal),
+            AuthorityError::Refused(refusal, id) => {
+                return Self::from_refusal(refusal).because(format!("the authority has logged it as {id}"));
+            }
             AuthorityError::Unreachable { .. } => code::AUTHORITY_UNREACHABLE,
             AuthorityError::Handshake { .. } => code::AUTHORITY_NOT_PROVEN,
             AuthorityError::Timeout => code::AUTHORITY_TIMEOUT,
@@ -357,5 +359,31 @@ mod tests {
         codes.sort_unstable();
         codes.dedup();
         assert_eq!(codes.len(), code::ALL.len());
+    }
+
+    #[test]
+    fn the_authority_names_its_refusals_as_commands_do() {
+        let refusals = [
+            Refusal::TicketRevoked,
+            Refusal::TicketUnknown,
+            Refusal::NotAMember,
+            Refusal::NotPermitted { reason: String::new() },
+            Refusal::NotFound { what: String::new() },
+            Refusal::Invalid { reason: String::new() },
+            Refusal::Busy { after: 1 },
+            Refusal::Internal,
+        ];
+        for refusal in refusals {
+            assert_eq!(Fault::from_refusal(&refusal).code, refusal.code().0);
+        }
+        let listed = |code: &str| code::ALL.iter().any(|listed| listed.as_str() == code);
+        assert!(Refusal::CODES.into_iter().all(listed));
+        let of_relays = |refusal: postern_proto::link::Refusal| refusal.code();
+        for (code, meaning) in postern_proto::link::Refusal::ALL.into_iter().filter_map(of_relays) {
+            assert!(
+                crate::engine::code::ALL.iter().any(|listed| listed.as_str() == code && listed.meaning() == meaning),
+                "{code}"
+            );
+        }
     }
 }

@@ -152,7 +152,12 @@ async fn in_project(shared: &Arc<Shared>, membership: Membership) {
             continue;
         };
         let text = chain(&ended);
-        let not_a_member = matches!(ended, AuthorityError::Refused(Refusal::NotAMember));
+        let not_a_member = matches!(ended, AuthorityError::Refused(Refusal::NotAMember, _));
+        if let AuthorityError::Refused(refusal, id) = &ended
+            && !matches!(refusal, Refusal::Busy { .. })
+        {
+            shared.refused_by_authority(*id, refusal, "the session of this node");
+        }
         shared.set_not_a_member(not_a_member);
         if not_a_member {
             shared.review();
@@ -332,7 +337,7 @@ fn ask_for_guardrails(shared: &Arc<Shared>, membership: &Membership, client: &Au
         tokio::time::sleep(spread(GUARDRAILS_SPREAD)).await;
         loop {
             match guardrails(&shared_too, &membership, &client).await {
-                Err(AuthorityError::Refused(Refusal::Busy { .. } | Refusal::Internal)) => {
+                Err(AuthorityError::Refused(Refusal::Busy { .. } | Refusal::Internal, _)) => {
                     tokio::time::sleep(GUARDRAILS_AGAIN).await
                 }
                 Err(error) => return debug!(error = %chain(&error), "the policies of the project were not heard"),
@@ -407,9 +412,9 @@ async fn renew(
         let answer = match client.call(Request::ClaimRelayName { name: name.clone() }).await {
             Ok(_) => Ok(()),
             // It says nothing of the name: the next session asks again.
-            Err(error @ AuthorityError::Refused(Refusal::Busy { .. } | Refusal::Internal)) => return Err(error),
-            Err(AuthorityError::Refused(refusal)) => {
-                warn!(%name, %refusal, "the authority refused the relay name");
+            Err(error @ AuthorityError::Refused(Refusal::Busy { .. } | Refusal::Internal, _)) => return Err(error),
+            Err(AuthorityError::Refused(refusal, id)) => {
+                shared.refused_by_authority(id, &refusal, &format!("the relay name `{name}`"));
                 Err(refusal)
             }
             Err(error) => return Err(error),

@@ -64,6 +64,7 @@ pub use self::explain::{Asked, Question, Stage, Told, Verdict};
 pub use self::failure::{Failure, Step};
 pub use self::live::Through;
 pub use self::policy::{Denial, Guardrail, Policies, PolicySource, Resource, Rule};
+use self::refusals::Refusals;
 pub use self::refusals::{By, Refusal};
 pub use self::status::{EngineStatus, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus};
 pub use self::target::ShareStatus;
@@ -72,6 +73,7 @@ pub use self::trust::Freshness;
 use self::inlet::Inlet;
 use self::shared::Shared;
 use crate::stream_log::StreamLog;
+use postern_runtime::home::RefusalLog;
 
 /// Most connections that one inlet serves at once; further ones wait in the kernel's queue. All inlets together serve as many as
 /// there are [`places`].
@@ -139,7 +141,15 @@ impl Engine {
         let acceptor = Acceptor::new(bind(&address).await?, SocketKind::Link, MAX_DIRECT_PATHS.min(open_files / 4));
         let bound = acceptor.local_addr()?;
         let (stream_log, writer) = StreamLog::new(Arc::clone(&settings.clock));
-        let shared = Arc::new(Shared::new(settings, Workers::start().map_err(EngineError::Workers)?, open_files, stream_log));
+        let refusals = match RefusalLog::start(&settings.home, &settings.supervisor) {
+            Ok(log) => Refusals::new(log, settings.node_home.name().to_string()),
+            Err(error) => {
+                tracing::error!(%error, "refusals are not kept beyond the life of this process");
+                Refusals::default()
+            }
+        };
+        let workers = Workers::start().map_err(EngineError::Workers)?;
+        let shared = Arc::new(Shared::new(settings, workers, open_files, stream_log, refusals));
         match shared.node_home.dir().try_clone() {
             Ok(dir) => shared.supervisor.spawn("log of streams", writer.run(dir, shared.stop.child_token())),
             Err(error) => tracing::error!(%error, "the log of streams cannot be written"),
@@ -277,6 +287,11 @@ impl Engine {
     #[must_use]
     pub fn guardrails(&self, resource: &Resource<'_>) -> Vec<Rule> {
         self.shared.policies.guardrails(resource)
+    }
+
+    /// The authority refused what this node asked for, under an id that it logs too.
+    pub fn refused_by_authority(&self, id: RefusalId, refusal: &postern_proto::authority::Refusal, what: &str) {
+        self.shared.refused_by_authority(id, refusal, what);
     }
 
     /// What was refused lately, the newest first.

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use postern_proto::id::{Identifier, RefusalId};
 use postern_proto::time::Timestamp;
+use postern_runtime::home::RefusalLog;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::live::Through;
 use super::policy::Denial;
 use crate::code::Code;
+use crate::control::explain::RefusalDocument;
 
 /// Refusals that are kept: those of a day on a node where a few peers lack an attribute.
 const MAX_KEPT: usize = 1_024;
@@ -39,6 +41,10 @@ pub enum By {
     Us,
     /// The peer's node; what is known is what it told.
     Peer,
+    /// A relay, which refused this node.
+    Relay,
+    /// The authority, which refused this node.
+    Authority,
 }
 
 impl By {
@@ -47,6 +53,8 @@ impl By {
         match self {
             Self::Us => "this-node",
             Self::Peer => "peer",
+            Self::Relay => "relay",
+            Self::Authority => "authority",
         }
     }
 }
@@ -89,7 +97,12 @@ impl Refusal {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Refusals(Mutex<State>);
+pub struct Refusals {
+    state: Mutex<State>,
+    /// Where they are kept beyond the life of this process, and the name of the node there.
+    log: RefusalLog,
+    node: String,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -110,6 +123,18 @@ struct Bucket {
 }
 
 impl Refusals {
+    /// Those of the node `node`, kept in `log` too.
+    pub fn new(log: RefusalLog, node: String) -> Self {
+        Self { state: Mutex::default(), log, node }
+    }
+
+    /// The authority or a relay refused what this node asked for: `what`, and why. It knows the refusal by the same id.
+    pub fn told(&self, by: By, id: RefusalId, at: Timestamp, code: &str, reason: String) {
+        let listed = crate::control::code::ALL.iter().chain(super::code::ALL).find(|listed| listed.as_str() == code);
+        let code = *listed.unwrap_or(&super::code::AUTHORITY_REFUSED);
+        self.note(Refusal { id, at, by, through: None, outlet: None, peer: None, code, told: None, reason, denial: None });
+    }
+
     /// Keeps a refusal, and logs it where there were not too many of its kind just now.
     pub fn note(&self, refusal: Refusal) {
         let mut state = self.lock();
@@ -136,6 +161,7 @@ impl Refusals {
                 "refused"
             );
         }
+        self.log.note(refusal.peer, &RefusalDocument::new(&self.node, &refusal));
         state.keep(refusal);
     }
 
@@ -172,7 +198,7 @@ impl Refusals {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

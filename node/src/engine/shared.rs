@@ -91,7 +91,7 @@ pub struct Shared {
 
 impl Shared {
     #[must_use]
-    pub fn new(settings: Settings, workers: Arc<Workers>, open_files: usize, stream_log: StreamLog) -> Self {
+    pub fn new(settings: Settings, workers: Arc<Workers>, open_files: usize, stream_log: StreamLog, refusals: Refusals) -> Self {
         let trust = Trust::new(
             settings.identity.identifier(),
             settings.node_id,
@@ -128,7 +128,7 @@ impl Shared {
             outlets: Mutex::default(),
             inlets: Mutex::default(),
             relay_specs: Mutex::default(),
-            refusals: Refusals::default(),
+            refusals,
             guardrails_turn: tokio::sync::Mutex::default(),
             seen: Mutex::default(),
             ticks: watch::Sender::new(0),
@@ -302,6 +302,17 @@ impl Shared {
             denial,
         });
         Some(end)
+    }
+
+    /// The authority refused `what`, under an id that it logs too.
+    pub fn refused_by_authority(&self, id: RefusalId, refusal: &postern_proto::authority::Refusal, what: &str) {
+        self.refusals.told(
+            By::Authority,
+            id,
+            self.trust.now(),
+            refusal.code().0,
+            format!("the authority refused {what}: {refusal}"),
+        );
     }
 
     /// The peer of `channel` said that its policy refused this node.

@@ -121,8 +121,8 @@ async fn ask(
     match client.call(Request::AuditConsistency { from: known.size, to: new.size }).await {
         Ok(Answer::AuditProof { hashes }) => Ok(Some(hashes)),
         Ok(_) => Ok(Some(Vec::new())),
-        Err(AuthorityError::Refused(Refusal::Busy { .. } | Refusal::Internal)) => Ok(None),
-        Err(AuthorityError::Refused(refusal)) => {
+        Err(AuthorityError::Refused(Refusal::Busy { .. } | Refusal::Internal, _)) => Ok(None),
+        Err(AuthorityError::Refused(refusal, _)) => {
             debug!(%refusal, "the authority gives no proof that its audit log only grew");
             Ok(Some(Vec::new()))
         }

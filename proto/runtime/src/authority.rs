@@ -7,7 +7,7 @@ use std::time::Duration;
 use postern_proto::address::HostPort;
 use postern_proto::authority::{Answer, Call, Hello, MAX_MESSAGE, Refusal, Reply, Request};
 use postern_proto::handshake::{Label, StaticKey};
-use postern_proto::id::StaticPublic;
+use postern_proto::id::{RefusalId, StaticPublic};
 use postern_proto::preface::Service;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -45,9 +45,9 @@ pub enum AuthorityError {
     /// Somebody was reached who is not the pinned authority, or does not let this process in.
     #[error("{address} did not prove to be this project's authority")]
     Handshake { address: HostPort, source: Arc<ConnectError> },
-    /// It understood, and refuses.
-    #[error(transparent)]
-    Refused(Refusal),
+    /// It understood, and refuses. Its log has the refusal under the same id.
+    #[error("{0}")]
+    Refused(Refusal, RefusalId),
     #[error("the authority did not answer within {} s", CALL_DEADLINE.as_secs())]
     Timeout,
     /// The authority ended the session.
@@ -101,12 +101,14 @@ impl AuthorityClient {
             let decision = session.receiver.receive_message::<Reply>();
             let decision = tokio::time::timeout(CALL_DEADLINE, decision).await.map_err(|_| AuthorityError::Timeout)??;
             match decision.ok_or(AuthorityError::Closed)?.answer {
-                Answer::Refused(refusal) => return Err(AuthorityError::Refused(refusal)),
+                Answer::Refused(refusal) => {
+                    return Err(AuthorityError::Refused(refusal, RefusalId::of_request(&session.finished.hash, 0)));
+                }
                 answer => pushes.try_send(answer).map_err(|_| AuthorityError::NotTaken)?,
             }
         }
         let ends = supervisor.stopping().child_token();
-        let shared = Arc::new(Shared { ends: ends.clone(), state: Mutex::default() });
+        let shared = Arc::new(Shared { session: session.finished.hash, ends: ends.clone(), state: Mutex::default() });
         let (calls, outgoing) = mpsc::channel(MAX_CALLS);
         supervisor.spawn("authority session: send", send(session.sender, outgoing, Arc::clone(&shared)));
         supervisor.spawn("authority session: receive", receive(session.receiver, pushes, Arc::clone(&shared)));
@@ -127,7 +129,9 @@ impl AuthorityClient {
             answer.await.unwrap_or_else(|_| Err(self.shared.ended_by()))
         };
         match tokio::time::timeout(CALL_DEADLINE, exchange).await.map_err(|_| AuthorityError::Timeout)?? {
-            Answer::Refused(refusal) => Err(AuthorityError::Refused(refusal)),
+            Answer::Refused(refusal) => {
+                Err(AuthorityError::Refused(refusal, RefusalId::of_request(&self.shared.session, number)))
+            }
             answer => Ok(answer),
         }
     }
@@ -180,6 +184,8 @@ struct State {
 }
 
 struct Shared {
+    /// What names the session: the hash of its handshake.
+    session: [u8; 32],
     ends: CancellationToken,
     state: Mutex<State>,
 }
@@ -262,7 +268,9 @@ async fn receive(mut receiver: SessionReceiver, pushes: mpsc::Sender<Answer>, sh
             };
             match (reply.number, reply.answer) {
                 // Refused as a whole: not a member any more, or too many sessions.
-                (0, Answer::Refused(refusal)) => return AuthorityError::Refused(refusal),
+                (0, Answer::Refused(refusal)) => {
+                    return AuthorityError::Refused(refusal, RefusalId::of_request(&shared.session, 0));
+                }
                 (0, answer) => match pushes.try_send(answer) {
                     Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
                     // What is pushed is state: a session with a hole in it is worse than a new one.

@@ -35,8 +35,8 @@ impl EnrolError {
     pub const fn is_temporary(&self) -> bool {
         use postern_proto::authority::Refusal;
         match self {
-            Self::Authority(AuthorityError::Refused(Refusal::Busy { .. } | Refusal::Internal)) => true,
-            Self::Authority(AuthorityError::Refused(_)) | Self::Membership(_) | Self::Unexpected => false,
+            Self::Authority(AuthorityError::Refused(Refusal::Busy { .. } | Refusal::Internal, _)) => true,
+            Self::Authority(AuthorityError::Refused(..)) | Self::Membership(_) | Self::Unexpected => false,
             Self::Authority(_) => true,
         }
     }

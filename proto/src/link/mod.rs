@@ -155,6 +155,24 @@ pub const MAX_INSTANCES: usize = 16;
 /// Longest message on a control link: 16 instances with their credentials, and room.
 pub const MAX_CONTROL_MESSAGE: usize = 128 * 1024;
 
+/// Stands for the request in the [id](crate::id::RefusalId::of_request) of a refusal that ends a session.
+pub const CLOSING: u32 = u32::MAX;
+
+impl Refusal {
+    /// The code by which logs name it, and what it means; `None` of what is no refusal but a circumstance.
+    #[must_use]
+    pub const fn code(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::NotPermitted => Some(("NOT_PERMITTED", "The node may not claim this relay name.")),
+            Self::BadCredential => Some(("CREDENTIAL", "A credential is not good, or no longer; the reason says whose and why.")),
+            Self::Limit | Self::TooManyRequests | Self::CopiedHome | Self::Malformed => {
+                Some(("RELAY_REFUSED", "The relay refused; the reason says why."))
+            }
+            Self::NotConnected | Self::NoLink | Self::TakenOver | Self::ShuttingDown => None,
+        }
+    }
+}
+
 /// Why a relay refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, thiserror::Error)]
 #[cbor(index_only)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use postern_proto::credential::{Audience, Holder, VerifiedCredential};
 use postern_proto::handshake::{Label, StaticKey};
-use postern_proto::id::{SessionId, StaticPublic};
-use postern_proto::link::{FromRelay, Hello, MAX_CONTROL_MESSAGE, Refusal, ToRelay};
+use postern_proto::id::{Identifier, SessionId, StaticPublic};
+use postern_proto::link::{CLOSING, FromRelay, Hello, MAX_CONTROL_MESSAGE, Refusal, ToRelay};
 use postern_runtime::net::Accepted;
 use postern_runtime::session::{self, Accept, ConnectError, HANDSHAKE_DEADLINE, SessionReceiver, SessionSender};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -88,6 +88,7 @@ async fn admit(shared: &Arc<Shared>, link: Link) -> Result<Box<Admitted<'_>>, Dr
         Ok(credential) => credential,
         Err(reason) => {
             shared.with(|registry, _| registry.count_refusal(reason));
+            shared.note(links.id, CLOSING, None, reason);
             conversation.close(Some(reason)).await;
             return Err(DropReason::Closed);
         }
@@ -97,9 +98,9 @@ async fn admit(shared: &Arc<Shared>, link: Link) -> Result<Box<Admitted<'_>>, Dr
     let control = Arc::new(Control::default());
     let id = links.id;
     let peer = Peer { identifier, node_id, instance, credential };
-    let served = Served { shared, id, control: Arc::clone(&control), remote_static, _held: (permit, counted) };
+    let served = Served { shared, id, identifier, control: Arc::clone(&control), remote_static, _held: (permit, counted) };
     if let Err(reason) = shared.with(|registry, now| registry.handle_open(now, peer, links, control)) {
-        span.in_scope(|| tracing::info!(%reason, "a node was refused"));
+        span.in_scope(|| shared.note(id, CLOSING, Some(identifier), reason));
         conversation.close(Some(reason)).await;
         return Err(DropReason::Closed);
     }
@@ -151,6 +152,7 @@ impl Conversation {
 struct Served<'a> {
     shared: &'a Arc<Shared>,
     id: SessionId,
+    identifier: Identifier,
     control: Arc<Control>,
     remote_static: StaticPublic,
     /// What its connection counts as, for as long as the session lives.
@@ -173,6 +175,9 @@ impl Served<'_> {
         };
         match ended {
             Ok(last) => {
+                if let Some(reason) = last {
+                    self.shared.note(self.id, CLOSING, Some(self.identifier), reason);
+                }
                 Box::pin(conversation.close(last)).await;
                 match last {
                     None => DropReason::Silent,
@@ -210,12 +215,14 @@ impl Served<'_> {
     async fn say(&self, message: FromRelay, sender: &mut SessionSender) -> Result<(), DropReason> {
         let mut next = Some(message);
         while let Some(message) = next.take() {
+            self.note(&message);
             // What does not leave with the others is not asked for before they have left.
             let mut more = 0;
             sender.queue_message(&message).map_err(|_| DropReason::Closed)?;
             while more < AT_ONCE
                 && let Some(message) = self.shared.with(|registry, now| registry.poll_transmit(now, self.id))
             {
+                self.note(&message);
                 sender.queue_message(&message).map_err(|_| DropReason::Closed)?;
                 more += 1;
             }
@@ -229,6 +236,12 @@ impl Served<'_> {
             }
         }
         Ok(())
+    }
+
+    fn note(&self, message: &FromRelay) {
+        if let FromRelay::Answer { request, refused: Some(reason) } = message {
+            self.shared.note(self.id, *request, Some(self.identifier), *reason);
+        }
     }
 
     /// Hears what comes, until the node closes the link. Returns no more once the registry has ended the session.

@@ -16,9 +16,11 @@ use std::time::{Duration, Instant};
 
 use postern_proto::credential::CredentialError;
 use postern_proto::handshake::StaticKey;
-use postern_proto::link::Refusal;
+use postern_proto::id::{Identifier, RefusalId, SessionId};
+use postern_proto::link::{CLOSING, Refusal};
 use postern_proto::preface::Service;
 use postern_runtime::clock::Clock;
+use postern_runtime::home::{RefusalLog, RefusalRecord};
 use postern_runtime::net::{Accepted, HalfOpen};
 use postern_runtime::supervise::{Shutdown, Supervisor};
 use postern_runtime::workers::Workers;
@@ -67,6 +69,8 @@ pub struct RelaySettings {
     pub pool: PoolSettings,
     /// What the relay's tasks hang on. When it stops, every node is told to go, and joined links go on until it aborts.
     pub supervisor: Supervisor,
+    /// Where refusals are kept, for `explain`.
+    pub refusals: RefusalLog,
 }
 
 /// The relay.
@@ -94,6 +98,7 @@ impl Relay {
             enforced: watch::Sender::new(0),
             drops: Drops::default(),
             metrics: Metrics::default(),
+            refusals: settings.refusals,
             supervisor: settings.supervisor,
             workers: Workers::start()?,
         });
@@ -216,6 +221,7 @@ struct Shared {
     enforced: watch::Sender<u64>,
     drops: Drops,
     metrics: Metrics,
+    refusals: RefusalLog,
     supervisor: Supervisor,
     workers: Arc<Workers>,
 }
@@ -232,6 +238,24 @@ impl Shared {
 
     fn trust(&self) -> Arc<TrustState> {
         Arc::clone(&self.trust.borrow())
+    }
+
+    /// Keeps a refusal under the id that the node knows, too.
+    fn note(&self, session: SessionId, number: u32, peer: Option<Identifier>, reason: Refusal) {
+        let Some((code, meaning)) = reason.code() else { return };
+        let id = RefusalId::of_request(session.as_bytes(), number);
+        tracing::info!(refusal = %id, by = "relay", code, peer = peer.map(tracing::field::display), %reason, "refused");
+        let what = if number == CLOSING { "the session" } else { "a request of the session" };
+        let record = RefusalRecord {
+            node: "servers".to_owned(),
+            peer,
+            code: code.to_owned(),
+            meaning: meaning.to_owned(),
+            told: Some(reason.to_string()),
+            reason: format!("{what}: {reason}"),
+            ..RefusalRecord::new(id, "relay", self.clock.now())
+        };
+        self.refusals.note(peer, &record);
     }
 
     fn is_draining(&self) -> bool {

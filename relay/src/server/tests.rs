@@ -80,6 +80,7 @@ impl Rig {
         let (trust, receiver) = watch::channel(authority.trust(&[]));
         let key = StaticKey::generate();
         let relay = Relay::start(RelaySettings {
+            refusals: Default::default(),
             trust: receiver,
             statics: Arc::new({
                 let key = key.clone();

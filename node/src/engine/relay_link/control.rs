@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use postern_proto::address::HostPort;
 use postern_proto::handshake::Label;
-use postern_proto::link::{FromRelay, Hello, MAX_CONTROL_MESSAGE, ToRelay};
+use postern_proto::id::RefusalId;
+use postern_proto::link::{CLOSING, FromRelay, Hello, MAX_CONTROL_MESSAGE, Refusal, ToRelay};
 use postern_proto::name::RelayName;
 use postern_proto::preface::Service;
 use postern_proto::weight::Weight;
@@ -22,6 +23,7 @@ use tracing::{debug, error, info, warn};
 
 use super::super::credentials::jittered;
 use super::super::metrics::LinkKind;
+use super::super::refusals::By;
 use super::super::revocation;
 use super::super::shared::Shared;
 use super::data::PARKED_FLOOR;
@@ -188,10 +190,13 @@ impl RelayLink {
                             }
                         }
                         FromRelay::MoreLinks { count } => self.park_more(shared, &session, usize::from(count).max(PARKED_FLOOR)),
-                        FromRelay::Closing { reason } => return format!("the relay closed the link: {reason}"),
+                        FromRelay::Closing { reason } => {
+                             note_refused(shared, self, &session, CLOSING, reason, "the session of this node");
+                            return format!("the relay closed the link: {reason}");
+                        }
                         FromRelay::Statement { statement } => revocation::take_from_relay(shared, &statement),
                         other => {
-                            control.handle(self, other);
+                            control.handle(shared, self, &session, other);
                             shared.changed();
                         }
                     }
@@ -308,11 +313,12 @@ impl ControlLink {
         self.next
     }
 
-    fn handle(&mut self, link: &RelayLink, message: FromRelay) {
+    fn handle(&mut self, shared: &Shared, link: &RelayLink, session: &Session, message: FromRelay) {
         match message {
             // Said unasked, of something that was granted before.
             FromRelay::Answer { request: 0, refused: Some(refusal) } => {
                 error!(relay = %link.address(), reason = %refusal, "the relay took something back");
+                note_refused(shared, link, session, 0, refusal, "what it had granted");
             }
             FromRelay::Answer { request, .. } if self.leaving.remove(&request) => self.tell_held(link),
             FromRelay::Answer { request, refused } => {
@@ -322,7 +328,10 @@ impl ControlLink {
                 }
                 match refused {
                     None => info!(relay = %link.address(), %name, "registered the relay name"),
-                    Some(refusal) => warn!(relay = %link.address(), %name, %refusal, "the relay refused the relay name"),
+                    Some(refusal) => {
+                        warn!(relay = %link.address(), %name, %refusal, "the relay refused the relay name");
+                        note_refused(shared, link, session, request, refusal, &format!("the relay name `{name}`"));
+                    }
                 }
             }
             FromRelay::Instances { name, instances } => {
@@ -338,4 +347,12 @@ impl ControlLink {
             | FromRelay::Closing { .. } => {}
         }
     }
+}
+
+/// Keeps what the relay refused under the id that it knows, too: both make it of the session and the request.
+fn note_refused(shared: &Shared, link: &RelayLink, session: &Session, request: u32, refusal: Refusal, what: &str) {
+    let Some((code, _)) = refusal.code() else { return };
+    let id = RefusalId::of_request(session.link.id.as_bytes(), request);
+    let reason = format!("the relay at {} refused {what}: {refusal}", link.address());
+    shared.refusals.told(By::Relay, id, shared.trust.now(), code, reason);
 }

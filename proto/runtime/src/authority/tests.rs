@@ -103,7 +103,7 @@ async fn answers_find_their_calls_in_any_order() {
     let ((info, policies, audit), ()) = tokio::join!(asks, answers);
     assert!(matches!(info, Ok(Answer::ProjectInfo { .. })));
     assert!(matches!(policies, Ok(Answer::Policies { .. })));
-    assert!(matches!(audit, Err(AuthorityError::Refused(Refusal::NotAMember))));
+    assert!(matches!(audit, Err(AuthorityError::Refused(Refusal::NotAMember, _))));
     assert!(matches!(pushed.recv().await, Some(Answer::Heartbeat { .. })));
 }
 
@@ -127,7 +127,7 @@ async fn an_enrolment_waits_for_its_decision() {
             session
         });
         match client {
-            Err(AuthorityError::Refused(Refusal::TicketRevoked)) => assert!(refused),
+            Err(AuthorityError::Refused(Refusal::TicketRevoked, _)) => assert!(refused),
             Ok((_client, mut pushed)) => {
                 assert!(!refused);
                 assert!(matches!(pushed.recv().await, Some(Answer::ProjectInfo { statement, .. }) if statement == [5]));
@@ -172,7 +172,7 @@ async fn the_end_of_the_session_reaches_everybody() {
         next_call(&mut server).await;
         reply(&mut server, 0, Answer::Refused(Refusal::NotAMember)).await;
     });
-    let refused = |error: &AuthorityError| matches!(error, AuthorityError::Refused(Refusal::NotAMember));
+    let refused = |error: &AuthorityError| matches!(error, AuthorityError::Refused(Refusal::NotAMember, _));
     assert!(refused(&waiting.unwrap_err()));
     assert!(refused(&client.ended().await));
     assert!(refused(&client.call(Request::ProjectInfo).await.unwrap_err()));

@@ -3,6 +3,8 @@
 pub use crate::vault::PROTECTION;
 
 pub(super) const HOME_JSON: &str = "home.json";
+/// What was refused lately, by whatever runs in the home or to it: the file that is written, and the one before.
+pub(super) const REFUSALS: [&str; 2] = ["refusals.jsonl", "refusals.1.jsonl"];
 pub(super) const IDENTITIES: &str = "identities";
 pub(super) const NODES: &str = "nodes";
 pub(super) const AUTHORITY: &str = "authority";
@@ -116,7 +118,7 @@ mod tests {
             (SERVERS, servers::ALL),
             (LOCAL, &[LOCAL_ISSUER]),
         ];
-        let mut paths = vec![HOME_JSON.to_owned(), PROTECTION.to_owned()];
+        let mut paths = [HOME_JSON, PROTECTION, REFUSALS[0], REFUSALS[1]].map(str::to_owned).to_vec();
         for (folder, files) in folders {
             // What SQLite puts beside its file stands there without a folder.
             paths.extend(files.iter().map(|file| match file.contains(".db-") {

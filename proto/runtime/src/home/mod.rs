@@ -7,6 +7,7 @@ mod nodes;
 mod own_servers;
 mod place;
 mod protect;
+mod refusals;
 mod reset;
 
 use std::path::Path;
@@ -25,6 +26,7 @@ pub use nodes::{NodeHome, fixed_file};
 pub use own_servers::{Advertise, OwnServers};
 pub use place::{NoPlace, locate};
 pub use protect::Protecting;
+pub use refusals::{RefusalLog, RefusalRecord};
 
 /// An open home, whose owner and mode were checked.
 #[derive(Debug)]

@@ -36,7 +36,7 @@ impl Home {
                 remove_if_empty(&self.dir, name)?;
             }
         }
-        remove_known(&self.dir, &[layout::HOME_JSON, layout::PROTECTION])?;
+        remove_known(&self.dir, &[layout::HOME_JSON, layout::PROTECTION, layout::REFUSALS[0], layout::REFUSALS[1]])?;
         Ok(self.dir.entries()?.into_iter().map(|entry| self.path().join(entry.name)).collect())
     }
 }
