@@ -110,9 +110,9 @@ fn both_sides_find_a_refusal_by_one_id() {
 /// The id in a text such as `logged it as R5f0c1d2e3a4b5c6d`.
 #[track_caller]
 fn id_in(text: &str) -> String {
-    let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+    let mut words = text.split(|c: char| !c.is_ascii_alphanumeric());
     let is_id = |word: &&str| word.len() == 17 && word.starts_with('R') && word[1..].bytes().all(|b| b.is_ascii_hexdigit());
-    words.filter(is_id).next_back().unwrap_or_else(|| panic!("no id in {text}")).to_owned()
+    words.rfind(is_id).unwrap_or_else(|| panic!("no id in {text}")).to_owned()
 }
 
 #[test]
