@@ -1,6 +1,7 @@
 //! The audit, from a user's side: what it tells, that no change of it stays hidden from `audit verify` or from a node that has seen it.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -317,4 +318,40 @@ fn both_nodes_write_down_the_same_streams() {
     assert_eq!(differs["only_here"].as_array().unwrap().len() + differs["not_compared"].as_u64().unwrap() as usize, 1);
     portal.vendor.file("theirs.jsonl", "nothing\n");
     portal.vendor.fails(&["audit", "reconcile", file.to_str().unwrap()], 1).says("AUDIT_NO_STREAMS");
+}
+
+#[test]
+fn the_log_of_streams_goes_to_a_syslog_too() {
+    let echo = EchoServer::start();
+    let home = TestHome::new(POSTERN);
+    let place = home.scratch().join("syslog");
+    let socket = UnixDatagram::bind(&place).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let create = |syslog: &str| home.invoke(["node", "create", "n"]).env("POSTERN_SYSLOG", syslog).run();
+    create("/dev/log").exits(78).says("POSTERN_SYSLOG");
+    create(&format!("unix:{}", place.display())).success();
+    home.ok(&["tcp-outlet", "create", "--to", &echo.address().port().to_string()]);
+    let inlet = home.ok(&["tcp-inlet", "create", "--to", "/node/n/service/outlet"]);
+    eventually(PATIENCE, "bytes through the portal", || echoes(inlet.as_str(), b"twelve bytes").ok());
+
+    // The same lines as in the file, whatever comes first.
+    let mut sent = Vec::new();
+    for _ in 0..2 {
+        let mut message = [0; 4_096];
+        let length = socket.recv(&mut message).unwrap();
+        let text = std::str::from_utf8(&message[..length]).unwrap();
+        let (header, json) = text.split_at(text.find(" - {").unwrap() + 3);
+        assert!(header.starts_with("<134>1 20") && header.contains(" postern ") && header.contains(" stream "), "{header}");
+        sent.push(json.parse::<Value>().unwrap());
+    }
+    let written = eventually(PATIENCE, "the lines in the file", || Some(streams(&home, "n")).filter(|lines| lines.len() >= 2));
+    assert!(sent.iter().all(|line| written.contains(line)), "{sent:?}\n{written:?}");
+
+    // A syslog that has gone away keeps nobody waiting.
+    drop(socket);
+    fs::remove_file(&place).unwrap();
+    for _ in 0..20 {
+        echoes(inlet.as_str(), b"twelve bytes").unwrap();
+    }
+    eventually(PATIENCE, "the lines in the file", || (streams(&home, "n").len() >= 42).then_some(()));
 }

@@ -33,11 +33,15 @@ use crate::engine::{Engine, Settings};
 use crate::http::Local;
 use crate::keeper::Keeper;
 use crate::store::{Specs, Stored};
+use crate::stream_log::syslog;
 
 /// How long live streams get to finish once the node is told to stop. Container runtimes kill after 10 s.
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long the rest gets after that.
 const END: Duration = Duration::from_secs(2);
+
+/// The variable that names a syslog.
+const SYSLOG: &str = "POSTERN_SYSLOG";
 
 /// How a node starts.
 #[derive(Debug, Clone, Copy, Default)]
@@ -177,6 +181,7 @@ impl Daemon {
             local_issuer: if without_project { Some(local_issuer(&home)?) } else { None },
             listener: stored.options.tcp_listener_address.clone(),
             max_staleness: stored.options.max_staleness,
+            syslog: syslog()?,
             clock: Arc::clone(&clock),
             supervisor: supervisor.clone(),
         })
@@ -256,6 +261,15 @@ impl Daemon {
         if let Err(error) = self.keeper.node().dir().remove(node::CONTROL_SOCKET) {
             tracing::warn!(%error, "the control socket stays behind");
         }
+    }
+}
+
+/// Where the log of streams is sent, too, as the environment says: a matter of the machine, not of the node.
+fn syslog() -> Result<Option<syslog::Target>, Fault> {
+    let Some(text) = std::env::var_os(SYSLOG).filter(|text| !text.is_empty()) else { return Ok(None) };
+    match text.to_string_lossy().parse() {
+        Ok(target) => Ok(Some(target)),
+        Err(error) => Err(Fault::new(code::CONFIGURATION, format!("{SYSLOG} is wrong")).because(format!("{error}"))),
     }
 }
 

@@ -5,6 +5,7 @@
 //! and a line says how many are missing.
 
 mod line;
+pub mod syslog;
 mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ use postern_runtime::clock::Clock;
 use tokio::sync::mpsc;
 
 pub use self::line::{Decision, Entry, Lost, Side, StreamLine};
+pub use self::syslog::Syslog;
 pub use self::writer::{FILES, Writer};
 
 /// Lines that wait to be written: what a busy node ends in a tenth of a second. A waiting line has about 400 bytes.
@@ -38,6 +40,8 @@ pub struct StreamLog {
     /// How many refusals of each peer are still written one by one.
     refusals: Arc<Mutex<Buckets<Option<Identifier>>>>,
     clock: Arc<Clock>,
+    /// Where lines are sent beside the file.
+    syslog: Option<Syslog>,
 }
 
 /// A stream that is not over: what will be written of it. In an allocation of its own, because whatever carries a stream waits for long
@@ -56,8 +60,20 @@ impl StreamLog {
         let (lines, queue) = mpsc::channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
         let refusals = Buckets::new(REFUSALS, REFUSAL_EVERY, MAX_PEERS, Instant::now());
-        let log = Self { lines, lost: Arc::clone(&lost), refusals: Arc::new(Mutex::new(refusals)), clock: Arc::clone(&clock) };
+        let log = Self {
+            lines,
+            lost: Arc::clone(&lost),
+            refusals: Arc::new(Mutex::new(refusals)),
+            clock: Arc::clone(&clock),
+            syslog: None,
+        };
         (log, Writer::new(queue, lost, clock))
+    }
+
+    /// The same log, which sends its lines to `syslog`, too.
+    #[must_use]
+    pub fn with_syslog(self, syslog: Syslog) -> Self {
+        Self { syslog: Some(syslog), ..self }
     }
 
     /// A connection of an application begins, through the inlet or outlet `name` of this node's identity `own`.
@@ -72,6 +88,9 @@ impl StreamLog {
         let wanted = line.decision == Decision::Allowed || {
             self.refusals.lock().unwrap_or_else(PoisonError::into_inner).take(line.peer(), Instant::now())
         };
+        if let Some(syslog) = self.syslog.as_ref().filter(|_| wanted) {
+            syslog.send(&line);
+        }
         // Full, or closed because the node is at its end.
         if !wanted || self.lines.try_send(line).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
@@ -82,6 +101,12 @@ impl StreamLog {
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Lines that a syslog was not sent; `None` where there is none.
+    #[must_use]
+    pub fn not_sent(&self) -> Option<u64> {
+        self.syslog.as_ref().map(Syslog::lost)
     }
 }
 

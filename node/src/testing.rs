@@ -34,6 +34,7 @@ pub async fn engine(path: &std::path::Path, name: &NodeName, supervisor: &Superv
         local_issuer: Some(SecretBytes::random()),
         listener: None,
         max_staleness: Default::default(),
+        syslog: None,
         clock,
         supervisor: supervisor.clone(),
     };

@@ -72,7 +72,7 @@ pub use self::trust::Freshness;
 
 use self::inlet::Inlet;
 use self::shared::Shared;
-use crate::stream_log::StreamLog;
+use crate::stream_log::{StreamLog, Syslog, syslog};
 use postern_runtime::home::RefusalLog;
 
 /// Most connections that one inlet serves at once; further ones wait in the kernel's queue. All inlets together serve as many as
@@ -106,6 +106,8 @@ pub struct Settings {
     /// Where peers may connect without a relay. Without it, only nodes of the same machine find this one.
     pub listener: Option<HostPort>,
     pub max_staleness: MaxStaleness,
+    /// A syslog that is sent the log of streams, too.
+    pub syslog: Option<syslog::Target>,
     pub clock: Arc<Clock>,
     pub supervisor: Supervisor,
 }
@@ -140,7 +142,13 @@ impl Engine {
         let open_files = open_files::raise_limit();
         let acceptor = Acceptor::new(bind(&address).await?, SocketKind::Link, MAX_DIRECT_PATHS.min(open_files / 4));
         let bound = acceptor.local_addr()?;
-        let (stream_log, writer) = StreamLog::new(Arc::clone(&settings.clock));
+        let (mut stream_log, writer) = StreamLog::new(Arc::clone(&settings.clock));
+        let mut sender = None;
+        if let Some(target) = &settings.syslog {
+            let (syslog, sends) = Syslog::new(target.clone());
+            stream_log = stream_log.with_syslog(syslog);
+            sender = Some(sends);
+        }
         let refusals = match RefusalLog::start(&settings.home, &settings.supervisor) {
             Ok(log) => Refusals::new(log, settings.node_home.name().to_string()),
             Err(error) => {
@@ -153,6 +161,9 @@ impl Engine {
         match shared.node_home.dir().try_clone() {
             Ok(dir) => shared.supervisor.spawn("log of streams", writer.run(dir, shared.stop.child_token())),
             Err(error) => tracing::error!(%error, "the log of streams cannot be written"),
+        }
+        if let Some(sender) = sender {
+            shared.supervisor.spawn("syslog", sender.run(shared.stop.child_token()));
         }
         presence::publish(&shared, bound);
         info!(listener = %bound, instance = %shared.trust.instance, "node started");

@@ -36,6 +36,7 @@ impl TestHome {
             local_issuer: Some(SecretBytes::new(seed.as_slice().try_into().unwrap())),
             listener: None,
             max_staleness: Default::default(),
+            syslog: None,
             clock: Arc::new(clock),
             supervisor: Supervisor::new(),
         };
