@@ -103,10 +103,10 @@ impl StreamLog {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Lines that a syslog was not sent; `None` where there is none.
+    /// Lines that the syslog was not sent; 0 where there is none.
     #[must_use]
-    pub fn not_sent(&self) -> Option<u64> {
-        self.syslog.as_ref().map(Syslog::lost)
+    pub fn not_sent(&self) -> u64 {
+        self.syslog.as_ref().map_or(0, Syslog::lost)
     }
 }
 

@@ -49,7 +49,7 @@ postern_runtime::metrics! {
     EXPIRES: Gauge "postern_node_credential_expiry_timestamp_seconds" [], "When the node's credential expires, in Unix time. It is renewed every hour. Absent where the node has none.";
     AUDIT_FAULT: Gauge "postern_node_audit_fault" [], "1 where the authority's audit log is not the one that this node has seen; else 0. Absent in a home without a project.";
     LINES_LOST: Counter "postern_node_stream_lines_lost_total" [], "Lines of the log of streams that the disk did not take.";
-    LINES_NOT_SENT: Counter "postern_node_syslog_lines_lost_total" [], "Lines of the log of streams that the syslog was not sent: it was away, or took too little. The file has them. Absent without `POSTERN_SYSLOG`.";
+    LINES_NOT_SENT: Counter "postern_node_syslog_lines_lost_total" [], "Lines of the log of streams that the syslog was not sent: it was away, or took too little. The file has them.";
     LINKS: Counter "postern_node_links_opened_total" [LINK], "Links that were opened.";
     PARKED: Gauge "postern_node_links_parked" [], "Links that wait at relays for a peer now.";
     CHANNELS: Gauge "postern_node_channels" [], "Channels with peers now, those that are about to be replaced among them.";
@@ -327,9 +327,7 @@ pub fn expose(shared: &Shared, out: &mut Exposition) {
         out.put(&AUDIT_FAULT, &[], u64::from(status.audit_fault.is_some()));
     }
     out.put(&LINES_LOST, &[], shared.stream_log.lost());
-    if let Some(lost) = shared.stream_log.not_sent() {
-        out.put(&LINES_NOT_SENT, &[], lost);
-    }
+    out.put(&LINES_NOT_SENT, &[], shared.stream_log.not_sent());
     if let Some(expires) = status.credential_expires {
         out.put(&EXPIRES, &[], expires.as_unix());
     }
