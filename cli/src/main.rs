@@ -18,6 +18,7 @@ mod reference;
 mod servers;
 mod source;
 mod stop;
+mod when;
 
 use std::process::ExitCode;
 

@@ -42,6 +42,39 @@ pub enum Action {
 }
 
 impl Action {
+    /// All of them.
+    pub const ALL: [Self; 29] = [
+        Self::CreateProject,
+        Self::ChangeProject,
+        Self::RecoverProject,
+        Self::PrepareKey,
+        Self::ActivateKey,
+        Self::RetireKey,
+        Self::BootstrapAdministrator,
+        Self::AdmitRelay,
+        Self::AdvertiseRelay,
+        Self::IssueTicket,
+        Self::RevokeTicket,
+        Self::ListTickets,
+        Self::RedeemTicket,
+        Self::ReuseTicket,
+        Self::ListMembers,
+        Self::DeleteMember,
+        Self::RevokeMember,
+        Self::UpdateMember,
+        Self::Acknowledge,
+        Self::ShowEnforcement,
+        Self::ChangeIdentity,
+        Self::IssueCredentials,
+        Self::ClaimRelayName,
+        Self::ReleaseRelayName,
+        Self::SetPolicy,
+        Self::ListPolicies,
+        Self::ListAudit,
+        Self::ProveAudit,
+        Self::ProjectInfo,
+    ];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -7,13 +7,13 @@ use std::process::ExitCode;
 
 use postern_node::control::explain::RefusalDocument;
 use postern_proto::id::RefusalId;
-use postern_proto::time::{Timestamp, parse_timestamp};
 use postern_runtime::home::Home;
 
 use crate::context::Context;
 use crate::error::CliError;
 use crate::node_choice::answer_if_running;
 use crate::output::table;
+use crate::when::When;
 
 /// Most refusals that are listed.
 const MAX_LISTED: usize = 50;
@@ -41,20 +41,16 @@ pub struct Args {
     /// What it would reach: /RELAY/OUTLET, or a route as `tcp-inlet create --to` takes it
     #[arg(long, value_name = "ROUTE", requires = "from")]
     to: Option<String>,
-    /// The time at which credentials are looked at, such as 2027-01-01T00:00:00Z; policies are those of now [default: now]
-    #[arg(long, value_name = "TIME", requires = "from", value_parser = time)]
-    at: Option<Timestamp>,
-}
-
-fn time(text: &str) -> Result<Timestamp, String> {
-    parse_timestamp(text).ok_or_else(|| format!("`{text}` is not a time such as 2027-01-01T00:00:00Z, nor seconds of Unix time"))
+    /// When credentials are looked at: a time like 2027-01-01T00:00:00Z, or how long ago, like 24h; policies are those of now [default: now]
+    #[arg(long, value_name = "WHEN", requires = "from")]
+    at: Option<When>,
 }
 
 pub fn run(context: &Context, args: &Args) -> Result<ExitCode, CliError> {
     let home = context.home()?;
     match (&args.id, &args.from, &args.to) {
         (Some(id), ..) => known(context, &home, *id),
-        (None, Some(from), Some(to)) => way::run(context, &home, from, to, args.at),
+        (None, Some(from), Some(to)) => way::run(context, &home, from, to, args.at.map(|when| when.at(context.now()))),
         _ => recent(context, &home),
     }
 }

@@ -5,22 +5,22 @@ mod log;
 mod proof;
 mod reconcile;
 mod verify;
-mod when;
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use postern_authority::store::Action;
 use postern_proto::audit::AuditRow;
 use postern_proto::id::Identifier;
 use postern_proto::time::Timestamp;
 use serde::Serialize;
 
-use self::when::When;
 use super::project_member;
 use crate::authority::Session;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::output::{Versioned, inert, table};
+use crate::when::When;
 
 /// See what was done at the authority, and prove that nobody changed it since
 #[derive(Debug, Subcommand)]
@@ -89,7 +89,7 @@ pub struct ListArgs {
     #[arg(long, value_name = "MEMBER")]
     actor: Option<String>,
     /// Only this act, such as issue-ticket or redeem-ticket
-    #[arg(long, value_name = "ACTION")]
+    #[arg(long, value_name = "ACTION", value_parser = Action::ALL.map(Action::as_str), hide_possible_values = true)]
     action: Option<String>,
     /// Only what was done to this: a ticket, an identifier, a relay name
     #[arg(long, value_name = "SUBJECT")]
