@@ -8,7 +8,6 @@ use clap::Subcommand;
 use postern_proto::id::Identifier;
 use postern_proto::identity::{ChangeReason, Identity};
 use postern_proto::name::IdentityName;
-use postern_proto::time::Timestamp;
 use postern_relay::RelayHome;
 use postern_runtime::authority::AuthorityError;
 use postern_runtime::home::{Home, IdentityHome};
@@ -111,7 +110,7 @@ struct Document {
     /// How often its key was replaced.
     changes: u64,
     /// When its key expires.
-    expires_at: Timestamp,
+    expires_at: String,
     /// Whether its key is sealed under a passphrase.
     protected: bool,
 }
@@ -121,7 +120,7 @@ struct Document {
 struct RelayDocument {
     identifier: Identifier,
     changes: u64,
-    expires_at: Timestamp,
+    expires_at: String,
 }
 
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
@@ -189,7 +188,7 @@ fn show(context: &Context, home: &Home, name: Option<IdentityName>) -> Result<()
             ("identifier", document.identifier.to_string()),
             ("default", mark(document.is_default)),
             ("changes", document.changes.to_string()),
-            ("expires", document.expires_at.to_string()),
+            ("expires", document.expires_at.clone()),
             ("protected", mark(document.protected)),
         ])
     })
@@ -202,7 +201,7 @@ fn document(home: &Home, identity: &IdentityHome) -> Result<Versioned<Document>,
         identifier: loaded.identifier(),
         is_default: home.default_identity()?.as_ref() == Some(identity.name()),
         changes: loaded.history().sequence(),
-        expires_at: loaded.history().expires(),
+        expires_at: loaded.history().expires().to_string(),
         protected: home.is_protected()?,
     }))
 }
@@ -237,7 +236,7 @@ fn rotate_relay(context: &Context, home: &Home, reason: ChangeReason) -> Result<
         tell(context, home, &changed, &trust.membership)?;
     }
     let (identifier, history) = (changed.identifier(), changed.history());
-    let document = RelayDocument { identifier, changes: history.sequence(), expires_at: history.expires() };
+    let document = RelayDocument { identifier, changes: history.sequence(), expires_at: history.expires().to_string() };
     context.output().created(identifier, &Versioned::new(document))
 }
 

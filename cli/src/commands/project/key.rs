@@ -3,7 +3,6 @@
 use clap::Subcommand;
 use postern_proto::authority::{Answer, KeyState, Request, RingKey};
 use postern_proto::id::KeyId;
-use postern_proto::time::Timestamp;
 use serde::Serialize;
 
 use crate::args::Yes;
@@ -46,13 +45,13 @@ pub enum Command {
 pub struct Document {
     pub key: KeyId,
     pub state: KeyState,
-    pub not_before: Timestamp,
-    pub not_after: Timestamp,
+    pub not_before: String,
+    pub not_after: String,
 }
 
 impl Document {
     pub fn of(key: &RingKey) -> Self {
-        Self { key: key.id, state: key.state, not_before: key.not_before, not_after: key.not_after }
+        Self { key: key.id, state: key.state, not_before: key.not_before.to_string(), not_after: key.not_after.to_string() }
     }
 }
 
@@ -80,7 +79,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
             let documents: Vec<_> = refresh(context)?.iter().map(Document::of).map(Versioned::new).collect();
             context.output().list(&documents, || {
                 let row = |document: &Versioned<Document>| {
-                    vec![document.key.to_string(), document.state.as_str().to_owned(), document.not_after.to_string()]
+                    vec![document.key.to_string(), document.state.as_str().to_owned(), document.not_after.clone()]
                 };
                 table(&["KEY", "STATE", "UNTIL"], &documents.iter().map(row).collect::<Vec<_>>())
             })
