@@ -252,12 +252,14 @@ impl Keeper {
 
     #[must_use]
     pub fn outlets(&self) -> Vec<OutletDocument> {
-        self.engine.status().outlets.iter().map(OutletDocument::new).collect()
+        let seen = self.seen.borrow();
+        self.engine.status().outlets.iter().map(|outlet| OutletDocument::new(outlet, &seen.specs)).collect()
     }
 
     #[must_use]
     pub fn inlets(&self) -> Vec<InletDocument> {
-        self.engine.status().inlets.iter().map(InletDocument::running).collect()
+        let seen = self.seen.borrow();
+        self.engine.status().inlets.iter().map(|inlet| InletDocument::running(inlet, &seen.specs)).collect()
     }
 
     #[must_use]

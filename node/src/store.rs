@@ -74,15 +74,20 @@ impl Specs {
         all
     }
 
+    /// The policy of the resource `name` itself, which was made with `allow`.
+    #[must_use]
+    pub fn own_policy<'a>(&'a self, name: &str, allow: Option<&'a Expr>) -> Option<&'a Expr> {
+        self.policy(&PolicyTarget::Resource(name.to_owned())).map(|policy| &policy.expression).or(allow)
+    }
+
     /// The resources that nothing closes to any member of the project, as `TYPE NAME`.
     #[must_use]
     pub fn open_to_every_member(&self) -> Vec<String> {
         self.governed()
             .filter(|(kind, name, allow)| {
-                let named = self.policy(&PolicyTarget::Resource((*name).to_owned())).map(|policy| &policy.expression);
                 let of_type = self.policy(&PolicyTarget::ResourceType(*kind)).map(|policy| &policy.expression);
                 let setting = Resource { resource_type: *kind, name, allow: *allow }.setting();
-                named.or(*allow).or(of_type).is_none_or(|in_force| in_force.is_always_true(&setting))
+                self.own_policy(name, *allow).or(of_type).is_none_or(|in_force| in_force.is_always_true(&setting))
             })
             .map(|(kind, name, _)| format!("{kind} {name}"))
             .collect()

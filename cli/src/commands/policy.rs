@@ -190,8 +190,16 @@ fn change_or_show(context: &Context, command: Command) -> Result<(), CliError> {
             let name = target.name()?;
             let node = existing(&home, at.at.as_ref())?;
             confirm(context, &format!("Delete the policy of `{name}`?"), yes.yes)?;
-            ask(context, &node, async |client| client.delete_policy(&name).await)?;
+            let left = ask(context, &node, async |client| {
+                client.delete_policy(&name).await?;
+                // Where it was of something that is not there, nothing is left to be told.
+                Ok(client.policy(&name).await.ok())
+            })?;
             context.output().say(format_args!("deleted the policy of `{name}`"));
+            if let Some(left) = left {
+                let now = left.note.as_deref().unwrap_or(&left.expression);
+                context.output().say(format_args!("now in force for `{name}`: {now} ({})", source(left.source)));
+            }
             Ok(())
         }
     }

@@ -345,8 +345,8 @@ impl NodeDocument {
             open_to_every_member: specs.open_to_every_member(),
             policy_findings: findings(specs, &|_| Vec::new()),
             guardrails: Vec::new(),
-            inlets: specs.inlets.iter().map(InletDocument::stopped).collect(),
-            outlets: specs.outlets.iter().map(OutletDocument::new).collect(),
+            inlets: specs.inlets.iter().map(|inlet| InletDocument::stopped(inlet, specs)).collect(),
+            outlets: specs.outlets.iter().map(|outlet| OutletDocument::new(outlet, specs)).collect(),
             relays: specs.relays.iter().map(|spec| RelayDocument::stopped(name, spec)).collect(),
             policies: specs.own_policies().iter().map(PolicyDocument::own).collect(),
         }
@@ -370,8 +370,8 @@ impl NodeDocument {
             open_to_every_member: specs.open_to_every_member(),
             policy_findings: findings(specs, &|resource| engine.guardrails(resource)),
             guardrails: GuardrailDocument::of_engine(engine),
-            inlets: status.inlets.iter().map(InletDocument::running).collect(),
-            outlets: status.outlets.iter().map(OutletDocument::new).collect(),
+            inlets: status.inlets.iter().map(|inlet| InletDocument::running(inlet, specs)).collect(),
+            outlets: status.outlets.iter().map(|outlet| OutletDocument::new(outlet, specs)).collect(),
             relays: status.relays.iter().map(|relay| RelayDocument::running(&facts.name, relay)).collect(),
             policies: specs.own_policies().iter().map(PolicyDocument::own).collect(),
         }
@@ -379,7 +379,7 @@ impl NodeDocument {
 }
 
 impl InletDocument {
-    fn new(spec: &InletSpec, reason: Option<String>) -> Self {
+    fn new(spec: &InletSpec, specs: &Specs, reason: Option<String>) -> Self {
         Self {
             api_version: ApiVersion,
             bind_addr: spec.from.to_string(),
@@ -388,7 +388,7 @@ impl InletDocument {
             status: if reason.is_none() { Connection::Up } else { Connection::Down },
             to: spec.to.first().outlet.to_string(),
             via: via(spec.to.first()),
-            allow: spec.allow.as_ref().map(ToString::to_string),
+            allow: specs.own_policy(spec.alias.as_str(), spec.allow.as_ref()).map(ToString::to_string),
             resume_timeout: spec.resume_timeout.to_string(),
             disclose: spec.disclose,
             reason,
@@ -397,15 +397,15 @@ impl InletDocument {
     }
 
     #[must_use]
-    pub fn stopped(spec: &InletSpec) -> Self {
-        Self::new(spec, Some(STOPPED.to_owned()))
+    pub fn stopped(spec: &InletSpec, specs: &Specs) -> Self {
+        Self::new(spec, specs, Some(STOPPED.to_owned()))
     }
 
     #[must_use]
-    pub fn running(status: &InletStatus) -> Self {
+    pub fn running(status: &InletStatus, specs: &Specs) -> Self {
         let reason = status.failure.as_ref().map(|failure| failure.reason.clone());
         let outlets = status.outlets.iter().map(ShareDocument::running).collect();
-        Self { outlets, ..Self::new(&status.spec, reason) }
+        Self { outlets, ..Self::new(&status.spec, specs, reason) }
     }
 }
 
@@ -438,13 +438,13 @@ impl ShareDocument {
 
 impl OutletDocument {
     #[must_use]
-    pub fn new(spec: &OutletSpec) -> Self {
+    pub fn new(spec: &OutletSpec, specs: &Specs) -> Self {
         Self {
             api_version: ApiVersion,
             to: spec.to.to_string(),
             name: spec.name.to_string(),
             worker_address: format!("/service/{}", spec.name),
-            allow: spec.allow.as_ref().map(ToString::to_string),
+            allow: specs.own_policy(spec.name.as_str(), spec.allow.as_ref()).map(ToString::to_string),
             resume_timeout: spec.resume_timeout.to_string(),
             disclose: spec.disclose,
         }

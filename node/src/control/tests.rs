@@ -158,8 +158,19 @@ async fn the_policy_in_force() {
     client.create_policy(&new).await.unwrap();
     assert_eq!(client.policy(&of("db")).await.unwrap().expression, "(= subject.c \"true\")");
     assert_eq!(client.policies().await.unwrap().len(), 2);
+    let shown = |outlets: Vec<crate::control::document::OutletDocument>| {
+        outlets.into_iter().find(|outlet| outlet.name == "db").and_then(|outlet| outlet.allow)
+    };
+    assert_eq!(shown(client.outlets().await.unwrap()).as_deref(), Some("(= subject.c \"true\")"), "what is in force");
     client.delete_policy(&of("db")).await.unwrap();
-    assert_eq!(client.policy(&of("db")).await.unwrap().source, PolicySource::Type, "the `allow` it was made with is gone, too");
+    let made_with = client.policy(&of("db")).await.unwrap();
+    assert_eq!(
+        (made_with.source, made_with.expression.as_str()),
+        (PolicySource::Own, "(= subject.a \"true\")"),
+        "it is not open now"
+    );
+    client.delete_policy(&of("db")).await.unwrap();
+    assert_eq!(client.policy(&of("db")).await.unwrap().source, PolicySource::Type);
     assert_eq!(code_of(client.delete_policy(&of("db")).await).0, "NOT_FOUND");
     assert_eq!(code_of(client.policy(&of("nothing")).await).0, "NOT_FOUND");
     client.delete_policy(&of("tcp-outlet")).await.unwrap();

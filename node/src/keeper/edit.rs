@@ -34,7 +34,7 @@ impl Keeper {
                 Ok(spec)
             })
             .await?;
-        Ok(OutletDocument::new(&spec))
+        Ok(OutletDocument::new(&spec, &self.seen.borrow().specs))
     }
 
     /// # Errors
@@ -70,7 +70,9 @@ impl Keeper {
     pub fn inlet(&self, alias: &Alias) -> Result<InletDocument, Fault> {
         let status = self.engine.status();
         let found = status.inlets.iter().find(|inlet| inlet.spec.alias == *alias);
-        found.map(InletDocument::running).ok_or_else(|| Fault::not_found("inlet", alias))
+        found
+            .map(|inlet| InletDocument::running(inlet, &self.seen.borrow().specs))
+            .ok_or_else(|| Fault::not_found("inlet", alias))
     }
 
     /// # Errors
@@ -162,7 +164,8 @@ impl Keeper {
         Ok(document)
     }
 
-    /// Removes the policy of a resource or a type; for a resource also the `allow` that it was created with.
+    /// Removes the policy of a resource or a type. What it was in the place of is in force again: for a resource the `allow` that it was
+    /// made with, and only where that is what there is to remove, the policy of its type.
     ///
     /// # Errors
     /// Where there is none.
@@ -176,7 +179,7 @@ impl Keeper {
             let before = specs.policies.len();
             specs.policies.retain(|policy| policy.target != *target);
             let mut found = specs.policies.len() < before;
-            if matches!(target, PolicyTarget::Resource(_)) {
+            if !found && matches!(target, PolicyTarget::Resource(_)) {
                 let outlets =
                     specs.outlets.iter_mut().filter(|outlet| outlet.name.as_str() == name).map(|outlet| &mut outlet.allow);
                 let inlets = specs.inlets.iter_mut().filter(|inlet| inlet.alias.as_str() == name).map(|inlet| &mut inlet.allow);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use postern_proto::secret::random_array;
+use postern_runtime::daemon::Signals;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -25,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// Watch two companies reach each other on this machine, with real processes
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Leave everything running, and print how to look at it and how to end it
+    /// Leave everything running until the command is ended (Ctrl-C), and print how to look at it
     #[arg(long)]
     keep: bool,
 }
@@ -60,20 +61,22 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result<(), CliError> {
             other?
         }
     };
-    if args.keep {
-        let home = stage.root.join("customer");
-        context.output().say(format!(
-            "\nEverything still runs. Look around, for instance:\n  POSTERN_HOME={} postern status",
-            home.display()
-        ));
-        context
-            .output()
-            .say("Note: the wire tap and the stand-in services ended with this command, so make the portals' peers your own.");
-        context
-            .output()
-            .say(format!("End it:\n  for h in {}/*; do POSTERN_HOME=$h postern reset -y; done", stage.root.display()));
+    if context.output().wants_json() {
+        context.output().show(&Versioned::new(report), String::new)?;
     }
-    if context.output().wants_json() { context.output().show(&Versioned::new(report), String::new) } else { Ok(()) }
+    if args.keep {
+        context.output().say(format!(
+            "\nEverything runs until you end this command (Ctrl-C). Look around meanwhile, for instance:\n  POSTERN_HOME={} postern status",
+            stage.root.join("customer").display()
+        ));
+        let stopped = context.block_on(async {
+            Signals::new()?.next().await;
+            Ok::<_, std::io::Error>(())
+        });
+        stage.clear();
+        stopped??;
+    }
+    Ok(())
 }
 
 fn play(stage: &Stage<'_>, began: Instant) -> Result<Report, CliError> {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use postern_node::control::explain::{ExplainDocument, ExplainRequest, StepDocument};
 use postern_node::engine::Stage;
 use postern_proto::id::Identifier;
-use postern_proto::name::NodeName;
+use postern_proto::name::{IdentityName, NodeName};
 use postern_proto::spec::{PeerRoute, Route};
 use postern_proto::time::Timestamp;
 use postern_runtime::home::Home;
@@ -148,7 +148,7 @@ fn not_a_way(text: &str) -> CliError {
         .try_this("write /RELAY/OUTLET, or /node/NODE/service/OUTLET for a node of this home")
 }
 
-/// The member that is meant: an identifier, a node of this home, or a member's name.
+/// The member that is meant: an identifier, a node or an identity of this home, or a member's name.
 fn member(context: &Context, home: &Home, text: &str) -> Result<Identifier, CliError> {
     if let Ok(identifier) = text.parse() {
         return Ok(identifier);
@@ -162,5 +162,14 @@ fn member(context: &Context, home: &Home, text: &str) -> Result<Identifier, CliE
             return Ok(identity.load()?.identifier());
         }
     }
-    project_member::identifier_of(context, text)
+    if let Ok(name) = name.parse::<IdentityName>()
+        && let Some(identity) = home.identity(&name)?
+    {
+        return Ok(identity.load()?.identifier());
+    }
+    project_member::identifier_of(context, text).map_err(|error| match error.code.as_str() {
+        // Only who administers members sees their names.
+        "NOT_PERMITTED" => error.try_this("give the member's identifier, which `postern identity show` prints in its home"),
+        _ => error,
+    })
 }

@@ -40,7 +40,12 @@ pub fn run(context: &Context, file: &str, variables: &[String], at: Option<&Node
     let specs = match (&cases.config, &cases.configuration) {
         (Some(config), _) => of_config(config)?,
         (None, Some(path)) => of_config(&load(path, &read(path)?, &variables, None).map_err(fault)?)?,
-        (None, None) => Stored::load(&existing(&context.home()?, at)?)?.specs,
+        (None, None) => {
+            context
+                .output()
+                .say("note: these are the policies of the node; those of the project narrow them and are not looked at here");
+            Stored::load(&existing(&context.home()?, at)?)?.specs
+        }
     };
     let documents: Vec<_> = cases.cases.iter().map(|case| Versioned::new(document(&specs, case))).collect();
     let missed = documents.iter().filter(|document| !document.ok).count();

@@ -67,7 +67,13 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
             let expression = canonical("allow", &allow)?;
             let applies_to = applies_to.map(|text| canonical("for", &text)).transpose()?;
             let session = Session::open(context)?;
+            let replaced = rows(context, &session)?
+                .into_iter()
+                .find(|row| row.resource_type == resource_type && row.applies_to == applies_to && row.expression != expression);
             set(context, &session, &resource_type, Some(&expression), applies_to.as_deref())?;
+            if let Some(replaced) = replaced {
+                context.output().say(format_args!("in the place of {}: write `A and B` for both", replaced.expression));
+            }
             let nodes = applies_to.as_ref().map_or_else(|| "all nodes".to_owned(), |nodes| format!("nodes where {nodes}"));
             context.output().say(format_args!("{resource_type} of {nodes} is allowed only where {expression}"));
             context
@@ -96,6 +102,11 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
             confirm(context, &format!("Delete the policy of the project for {resource_type}{whose}?"), yes.yes)?;
             set(context, &session, &resource_type, None, applies_to.as_deref())?;
             context.output().say(format_args!("deleted the policy of the project for {resource_type}{whose}"));
+            if !rows(context, &session)?.iter().any(|row| row.resource_type == resource_type) {
+                context
+                    .output()
+                    .say(format_args!("no policy of the project is left for {resource_type}: those of the nodes decide alone"));
+            }
             Ok(())
         }
     }
