@@ -193,7 +193,7 @@ fn a_stolen_identity_is_worth_nothing_once_its_key_was_replaced() {
     assert!(pings(&mut stream), "streams go on\n{}", home.node_log("vendor"));
     eventually(PATIENCE, "new connections", || echoes(portal.inlet, b"new").ok());
     let identifier = home.json(&["identity", "show", "default"])["identifier"].as_str().expect("text").to_owned();
-    assert_eq!(change_rows(admin, &identifier), [("ok".to_owned(), "compromised".to_owned())]);
+    assert_eq!(change_rows(admin, &identifier), [("ok".to_owned(), "compromised; 0 of its tickets revoked".to_owned())]);
 }
 
 #[test]

@@ -111,11 +111,11 @@ impl Authority {
         let mut write = store.write().await?;
         let existing = project::load(&mut write).await?;
         let keys = Keys::open_or_create(dir, existing.is_some(), now)?;
+        let restored = dir.contains(RESTORED).map_err(KeysError::from)?;
         match existing {
-            Some(existing) => update(&mut write, &existing, &keys, &settings, now).await?,
+            Some(existing) => update(&mut write, &existing, &keys, &settings, (now, restored)).await?,
             None => create(&mut write, &keys, &settings, now).await?,
         }
-        let restored = dir.contains(RESTORED).map_err(KeysError::from)?;
         if let Some(project) = project::load(&mut write).await?
             && !restored
         {
@@ -133,7 +133,7 @@ impl Authority {
         }
         // Whoever connects is told what the log is from the first moment on.
         authority.service.checkpoint().await?;
-        authority.server.keep_checkpoints();
+        authority.server.keep_up();
         Ok(authority)
     }
 
@@ -249,11 +249,23 @@ async fn create(write: &mut Write, keys: &Keys, settings: &Settings, now: Timest
     write.audit(&Entry::ok(now, None, Action::CreateProject, made.id).because(made.name.to_string())).await
 }
 
-async fn update(write: &mut Write, known: &Project, keys: &Keys, settings: &Settings, now: Timestamp) -> Result<(), OpenError> {
+async fn update(
+    write: &mut Write,
+    known: &Project,
+    keys: &Keys,
+    settings: &Settings,
+    (now, restored): (Timestamp, bool),
+) -> Result<(), OpenError> {
     if known.authority != keys.identity.identifier() || known.static_key != keys.static_key.public() {
         return Err(ServiceError::OtherKeys.into());
     }
-    let ring = key_ring(&known.key_ring, keys, settings, now);
+    let mut before = known.key_ring.clone();
+    if restored {
+        // The database may be from before a key was retired, perhaps because it was stolen. Of the keys that are trusted, each has its seed in
+        // the file until it is retired.
+        before.retain(|key| keys.signing.get(key.id).is_some());
+    }
+    let ring = key_ring(&before, keys, settings, now);
     // Whoever starts without addresses (a tool on the database) leaves those that are known.
     let addresses = if settings.addresses.is_empty() { &known.addresses } else { &settings.addresses };
     if ring != known.key_ring || *addresses != known.addresses {
@@ -275,7 +287,9 @@ fn key_ring(known: &[RingKey], keys: &Keys, settings: &Settings, now: Timestamp)
     let Some(active) = keys.signing.active(known).or_else(|| keys.signing.first()) else { return known.to_vec() };
     let current = active.key_id();
     let state = |key: RingKey| match key.state {
-        _ if key.id == current => Some(key.in_state(KeyState::Active)),
+        KeyState::Active if key.id == current => Some(key),
+        // It signs again, so it is good for longer than for what it had signed.
+        _ if key.id == current => Some(RingKey { not_after: now.plus(SIGNING_KEY_LIFETIME), ..key.in_state(KeyState::Active) }),
         KeyState::Active => Some(replaced(key, now, settings.credential_lifetime)),
         // Nobody can sign with it any more.
         KeyState::Prepared if keys.signing.get(key.id).is_none() => None,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postern_proto::authority::{Refusal, RelayPermission, Role, VoidEntry};
 use postern_proto::id::{Identifier, StaticPublic, TicketId};
-use postern_proto::identity::Identity;
+use postern_proto::identity::{History, Identity};
 use postern_proto::name::IdentityName;
 use postern_proto::secret::SecretBytes;
 use postern_proto::time::Timestamp;
@@ -12,7 +12,7 @@ use postern_proto::time::Timestamp;
 use crate::act::ActError;
 use crate::failpoint;
 use crate::rules;
-use crate::store::{Action, Entry, Member, Store, Write, grants, members, project, relay_names};
+use crate::store::{Action, Entry, Member, Store, StoreError, Write, grants, members, project, relay_names};
 
 /// Who wants to join: what the handshake and the identity proved, and the name that it gives itself.
 #[derive(Debug, Clone)]
@@ -88,12 +88,13 @@ pub async fn redeem(
         (false, true) => return Err(not_for("a member, and this is a relay server: ask for one made with --relay-server")),
         _ => {}
     }
-    if let Some(revoked) = members::find_revoked(&mut write, newcomer.identifier).await?
-        && taken.epoch < revoked.epoch
-    {
-        let reason =
-            format!("this identity was revoked at {}; only a ticket issued after that admits it again", revoked.revoked_at);
-        return Err(Refusal::NotPermitted { reason }.into());
+    if let Some(revoked) = members::find_revoked(&mut write, newcomer.identifier).await? {
+        if taken.epoch < revoked.epoch {
+            let reason =
+                format!("this identity was revoked at {}; only a ticket issued after that admits it again", revoked.revoked_at);
+            return Err(Refusal::NotPermitted { reason }.into());
+        }
+        not_back(newcomer, &revoked.member)?;
     }
     if !write.insert_use(ticket, newcomer.identifier, now).await? {
         let reason = "this identity was removed from the project after it joined with this ticket; ask for a new one";
@@ -120,6 +121,19 @@ pub async fn redeem(
     write.commit().await?;
     failpoint::hit("redeem-committed");
     Ok(Redeemed::Joined(member))
+}
+
+/// One that comes back has at least the changes of its identity that are known of it: a key that it replaced, because others had it, lets
+/// nobody in.
+fn not_back(newcomer: &Newcomer, known: &Member) -> Result<(), ActError> {
+    if newcomer.history == known.history {
+        return Ok(());
+    }
+    let seen = History::decode(&known.history)
+        .map_err(|error| StoreError::Damaged { what: format!("the history of {}: {error}", known.identifier) })?;
+    let shown = History::decode(&newcomer.history).map_err(|error| Refusal::Invalid { reason: error.to_string() })?;
+    shown.succeeds(&seen).map_err(|error| Refusal::NotPermitted { reason: error.to_string() })?;
+    Ok(())
 }
 
 fn not_for(whom: &str) -> ActError {

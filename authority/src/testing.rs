@@ -133,7 +133,7 @@ impl Person {
     }
 
     pub fn caller(&self) -> Caller {
-        Caller { identifier: self.id(), static_key: self.key.public() }
+        Caller { identifier: self.id(), static_key: self.key.public(), sequence: self.identity.history().sequence() }
     }
 }
 

@@ -33,7 +33,7 @@ impl Server {
         if attestation.static_key != remote {
             return Err(invalid("the identity attests another static key than the one of this connection".to_owned()));
         }
-        let caller = Caller { identifier: history.identifier(), static_key: remote };
+        let caller = Caller { identifier: history.identifier(), static_key: remote, sequence: history.sequence() };
         if let Some(enrolment) = &hello.enrolment {
             self.enrol(&caller, &history, enrolment, address).await?;
         }

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use self::limits::Failures;
 use self::metrics::Metrics;
 use self::registry::Registry;
-use crate::service::Service;
+use crate::service::{PUBLISH_AGAIN, Service};
 
 /// Half-open handshakes in all, and from one /24 or /56. One is a handshake state and at most 4 KiB, for at most 5 s.
 const MAX_HALF_OPEN: usize = 1_024;
@@ -119,10 +119,12 @@ impl Server {
         }
     }
 
-    /// Has the audit log signed for as long as the server runs.
-    pub(crate) fn keep_checkpoints(&self) {
+    /// Has the audit log signed, and all that is decided published, for as long as the server runs.
+    pub(crate) fn keep_up(&self) {
         let (service, stopping) = (self.0.service.clone(), self.0.stopping.clone());
-        self.0.running.spawn(async move { service.keep_checkpoints(stopping).await });
+        self.0.running.spawn(async move {
+            tokio::join!(service.keep_checkpoints(stopping.clone()), service.keep_published(PUBLISH_AGAIN, stopping));
+        });
     }
 
     /// How many sessions there are.

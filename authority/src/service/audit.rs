@@ -10,7 +10,7 @@ use postern_proto::statement;
 use tokio_util::sync::CancellationToken;
 
 use super::tickets::no_project;
-use super::{Caller, Service, ServiceError, kept, member, page_of};
+use super::{Caller, Service, ServiceError, calling, kept, page_of};
 use crate::ActError;
 use crate::failpoint;
 use crate::store::audit_log;
@@ -43,7 +43,7 @@ impl SignedCheckpoint {
 impl Service {
     pub(super) async fn list_audit(&self, caller: &Caller, after: u64) -> Result<Answer, ActError> {
         let mut read = self.0.store.read().await?;
-        let caller = member(&mut read, caller.identifier).await?;
+        let caller = calling(&mut read, caller).await?;
         crate::rules::administrators_only(&caller, "read the audit")?;
         let (rows, more) = page_of(audit_log::list(&mut read, after, PAGE_ROWS).await?, PAGE_ROWS);
         Ok(Answer::Audit { rows, more })
@@ -51,7 +51,7 @@ impl Service {
 
     pub(super) async fn list_checkpoints(&self, caller: &Caller, after: u64) -> Result<Answer, ActError> {
         let mut read = self.0.store.read().await?;
-        let caller = member(&mut read, caller.identifier).await?;
+        let caller = calling(&mut read, caller).await?;
         crate::rules::administrators_only(&caller, "read the audit")?;
         let found = audit_log::checkpoints(&mut read, after, PAGE_ROWS).await?;
         let (statements, more) = page_of(found.into_iter().map(Into::into).collect(), PAGE_ROWS);
@@ -61,7 +61,7 @@ impl Service {
     /// Hashes tell nothing of the rows, each of which holds the hash of another one: any member may see that the log only grows.
     pub(super) async fn audit_consistency(&self, caller: &Caller, from: u64, to: u64) -> Result<Answer, ActError> {
         let mut read = self.0.store.read().await?;
-        member(&mut read, caller.identifier).await?;
+        calling(&mut read, caller).await?;
         check_size(audit_log::size(&mut read).await?, to)?;
         let hashes = audit_log::proof(&mut read, &merkle::consistency(from, to)).await?;
         Ok(Answer::AuditProof { hashes })
@@ -69,7 +69,7 @@ impl Service {
 
     pub(super) async fn audit_inclusion(&self, caller: &Caller, seq: u64, size: u64) -> Result<Answer, ActError> {
         let mut read = self.0.store.read().await?;
-        let caller = member(&mut read, caller.identifier).await?;
+        let caller = calling(&mut read, caller).await?;
         crate::rules::administrators_only(&caller, "read the audit")?;
         check_size(audit_log::size(&mut read).await?, size)?;
         if seq == 0 || seq > size {

@@ -12,7 +12,7 @@ use postern_proto::sign::SigningKey;
 use postern_proto::time::Timestamp;
 
 use super::tickets::{no_key, no_project};
-use super::{BACKDATE, Caller, Service, member};
+use super::{BACKDATE, Caller, Service, calling};
 use crate::ActError;
 use crate::rules::{self, Claim, MAX_HELD_NAMES};
 use crate::store::{Action, Entry, Issued, Member, ShownTo, Write, project, relay_names};
@@ -36,7 +36,7 @@ impl Service {
             return Err(Refusal::Invalid { reason: format!("a credential names at most {MAX_HELD_NAMES} relay names") }.into());
         }
         let mut write = self.0.store.write().await?;
-        let holder = member(&mut write, caller.identifier).await?;
+        let holder = calling(&mut write, caller).await?;
         rules::no_relay_server(&holder)?;
         self.may_write(&holder)?;
         for name in names {
@@ -57,7 +57,7 @@ impl Service {
     pub(super) async fn credential_before(&self, caller: &Caller, attestation: &[u8]) -> Result<Answer, ActError> {
         let invalid = |reason: String| Refusal::Invalid { reason };
         let mut write = self.0.store.write().await?;
-        let holder = member(&mut write, caller.identifier).await?;
+        let holder = calling(&mut write, caller).await?;
         rules::no_relay_server(&holder)?;
         self.may_write(&holder)?;
         let history = History::decode(&holder.history).map_err(|error| invalid(error.to_string()))?;
@@ -122,7 +122,7 @@ impl Service {
 
     pub(super) async fn claim(&self, caller: &Caller, name: &RelayName) -> Result<Answer, ActError> {
         let mut write = self.0.store.write().await?;
-        let holder = member(&mut write, caller.identifier).await?;
+        let holder = calling(&mut write, caller).await?;
         rules::no_relay_server(&holder)?;
         if self.take_name(&mut write, &holder, name).await? {
             write.commit().await?;
@@ -164,7 +164,7 @@ impl Service {
     /// Gives up a claimed name, so that others may take it. What the member's ticket granted stays its own; so only haste makes this fail.
     pub(super) async fn release(&self, caller: &Caller, name: &RelayName) -> Result<Answer, ActError> {
         let mut write = self.0.store.write().await?;
-        let holder = member(&mut write, caller.identifier).await?;
+        let holder = calling(&mut write, caller).await?;
         if write.release_name(name, holder.identifier).await? {
             self.may_write(&holder)?;
             let entry = Entry::ok(self.now(), Some(holder.identifier), Action::ReleaseRelayName, name);

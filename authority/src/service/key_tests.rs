@@ -154,6 +154,45 @@ async fn an_interrupted_change_of_keys_leaves_one_that_signs() {
 }
 
 #[tokio::test]
+async fn a_back_up_brings_no_retired_key_back() {
+    let f = Fixture::new().await;
+    let person = f.enrol("node", request()).await;
+    let (stolen, _) = credentials(&f, &person, &[]).await.unwrap();
+    let copy = f.home.path().join("copy");
+    f.authority.back_up(&copy).await.unwrap();
+    keys(&f, Request::PrepareKey).await;
+    keys(&f, Request::ActivateKey).await;
+    let ring = keys(&f, Request::RetireKey { force: true }).await;
+    f.authority.shutdown(Duration::from_secs(5)).await;
+    let database = f.home.path().join(postern_runtime::home::authority::DATABASE);
+    for rest in ["-wal", "-shm"] {
+        let mut name = database.clone().into_os_string();
+        name.push(rest);
+        let _ = std::fs::remove_file(name);
+    }
+    std::fs::rename(&copy, &database).unwrap();
+    directory(&f.home).write(crate::RESTORED, b"").unwrap();
+    let f = f.reopen().await;
+    assert_eq!(info(&f).key_ring.iter().map(|key| key.id).collect::<Vec<_>>(), [ring[0].id]);
+    assert!(matches!(verify(&f, &person, &stolen, Audience::Member), Err(CredentialError::UnknownKey(_))));
+}
+
+#[tokio::test]
+async fn a_replaced_key_that_signs_again_is_good_for_long() {
+    let f = Fixture::new().await;
+    keys(&f, Request::PrepareKey).await;
+    let ring = keys(&f, Request::ActivateKey).await;
+    let before = ring.iter().find(|key| key.state == KeyState::Replaced).unwrap();
+    // The file lost the key that signs.
+    let first = file(&f)[..32].to_vec();
+    directory(&f.home).write(SIGNING, &first).unwrap();
+    let f = f.reopen().await;
+    let again = info(&f).key_ring.into_iter().find(|key| key.state == KeyState::Active).unwrap();
+    assert_eq!(again.id, before.id);
+    assert_eq!(again.not_after, f.now().plus(SIGNING_KEY_LIFETIME));
+}
+
+#[tokio::test]
 async fn a_node_gets_credentials_for_the_static_key_before_while_its_identity_attests_it() {
     let f = Fixture::new().await;
     let mut person = f.enrol("node", request()).await;

@@ -9,7 +9,7 @@ use postern_proto::sign::SigningKey;
 use postern_proto::time::{CLOCK_TOLERANCE, Timestamp};
 
 use super::tickets::no_project;
-use super::{Caller, Service, kept, member};
+use super::{Caller, Service, calling, kept};
 use crate::ActError;
 use crate::keys::KeysError;
 use crate::rules;
@@ -112,7 +112,7 @@ impl Service {
 
     async fn begin_with_keys(&self, caller: &Caller) -> Result<(Write, Project), ActError> {
         let mut write = self.0.store.write().await?;
-        let caller = member(&mut write, caller.identifier).await?;
+        let caller = calling(&mut write, caller).await?;
         rules::administrators_only(&caller, "change the keys that sign credentials")?;
         let project = kept::load(&mut write).await?.ok_or_else(no_project)?;
         Ok((write, project))

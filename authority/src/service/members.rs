@@ -7,7 +7,7 @@ use postern_proto::authority::{Answer, Attributes, Refusal, RelayPermission, Rol
 use postern_proto::id::Identifier;
 use postern_proto::identity::History;
 
-use super::{Caller, Out, PAGE_ROWS, Service, member, page, stored};
+use super::{Caller, Out, PAGE_ROWS, Service, calling, page, stored};
 use crate::ActError;
 use crate::enrol::{self, Newcomer};
 use crate::rules::{self, Scope};
@@ -16,7 +16,7 @@ use crate::store::{Action, Connection, Entry, Member, grants, project};
 impl Service {
     pub(super) async fn list_members(&self, caller: &Caller, after: Option<Identifier>) -> Result<Answer, ActError> {
         let mut read = self.0.store.read().await?;
-        let caller = member(&mut read, caller.identifier).await?;
+        let caller = calling(&mut read, caller).await?;
         let attested_by = match rules::scope(&caller)? {
             Scope::All => None,
             Scope::Own(enroller) => Some(enroller),
@@ -40,7 +40,7 @@ impl Service {
         let hidden = action == Action::DeleteMember;
         let now = self.now();
         let mut write = self.0.store.write().await?;
-        let caller = member(&mut write, caller.identifier).await?;
+        let caller = calling(&mut write, caller).await?;
         let scope = rules::scope(&caller)?;
         // An administrator joins by its own hand; to an enroller, members of others are not there.
         let visible = |found: &Member| scope == Scope::All || scope == Scope::Own(found.attested_by);
@@ -90,7 +90,7 @@ impl Service {
     ) -> Result<Answer, ActError> {
         let now = self.now();
         let mut write = self.0.store.write().await?;
-        let by = member(&mut write, caller.identifier).await?;
+        let by = calling(&mut write, caller).await?;
         let scope = rules::scope(&by)?;
         let visible = |found: &Member| scope == Scope::All || scope == Scope::Own(found.attested_by);
         let Some(target) = stored::find(&mut write, changed).await?.filter(visible) else {
@@ -131,7 +131,7 @@ impl Service {
 
     pub(super) async fn show_enforcement(&self, caller: &Caller, epoch: u64) -> Result<Answer, ActError> {
         let mut read = self.0.store.read().await?;
-        rules::scope(&member(&mut read, caller.identifier).await?)?;
+        rules::scope(&calling(&mut read, caller).await?)?;
         let enforcers = stored::enforcers(&mut read, self.now()).await?;
         Ok(Answer::Enforcement(self.0.enforcement.report(epoch, enforcers)))
     }
@@ -214,7 +214,7 @@ impl Service {
     pub(super) async fn advertise_relay(&self, caller: &Caller, address: &HostPort) -> Result<Answer, ActError> {
         let now = self.now();
         let mut write = self.0.store.write().await?;
-        let relay = member(&mut write, caller.identifier).await?;
+        let relay = calling(&mut write, caller).await?;
         if !matches!(relay.role, Role::RelayServer { .. }) {
             return Err(Refusal::NotPermitted { reason: "only relay servers say where they are".to_owned() }.into());
         }
@@ -238,7 +238,7 @@ impl Service {
     pub(super) async fn announce_static(&self, caller: &Caller, next: &[u8]) -> Result<Answer, ActError> {
         let now = self.now();
         let mut write = self.0.store.write().await?;
-        let relay = member(&mut write, caller.identifier).await?;
+        let relay = calling(&mut write, caller).await?;
         if !matches!(relay.role, Role::RelayServer { .. }) {
             return Err(Refusal::NotPermitted { reason: "only static keys of relay servers are announced".to_owned() }.into());
         }

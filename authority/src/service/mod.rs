@@ -23,6 +23,7 @@ use postern_proto::secret::SecretBytes;
 use postern_proto::statement::StatementError;
 use postern_proto::time::{CLOCK_TOLERANCE, Timestamp};
 use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
 
 use self::burst::Bursts;
 use self::writes::Writes;
@@ -49,6 +50,9 @@ const PAGE_ROWS: u32 = 256;
 /// Longest encoded rows of one answer: half of a message, which leaves room for whatever else it says.
 const PAGE_BYTES: usize = postern_proto::authority::MAX_MESSAGE / 2;
 
+/// How soon is published what could not be published at once: as often as every session hears the time and the epoch.
+pub(crate) const PUBLISH_AGAIN: Duration = Duration::from_secs(10);
+
 /// How many removals a session may be late to notice; one that is later looks at the database itself.
 const REMOVALS: usize = 256;
 
@@ -58,6 +62,8 @@ pub struct Caller {
     pub identifier: Identifier,
     /// The static key of the handshake, which credentials are bound to.
     pub static_key: StaticPublic,
+    /// Number of the newest change of its identity, as its session began.
+    pub sequence: u64,
 }
 
 /// Whose sessions end.
@@ -269,12 +275,15 @@ impl Service {
         let known = member(&mut self.0.store.read().await?, identifier).await?;
         let encoded = history.encode();
         if known.history == encoded {
+            // Said again, in case it was not told when it was decided. Who called is a member all the same.
+            if self.has_voided().await? {
+                self.republish_or_later().await;
+            }
             return Ok(known);
         }
         let mut write = self.0.store.write().await?;
         let mut known = member(&mut write, identifier).await?;
-        let seen = History::decode(&known.history)
-            .map_err(|error| StoreError::Damaged { what: format!("the history of {identifier}: {error}") })?;
+        let seen = history_of(&known)?;
         match history.succeeds(&seen) {
             Ok(Order::Same) => {}
             Ok(Order::Newer) => {
@@ -283,23 +292,25 @@ impl Service {
                 let now = self.now();
                 let entry = Entry::ok(now, Some(identifier), Action::ChangeIdentity, identifier);
                 let stolen = history.compromised_since(&seen);
-                let mut epoch = None;
+                let (mut epoch, mut reason) = (None, "renewed".to_owned());
                 if stolen {
-                    // Whoever had the key may have got credentials by it.
+                    // Whoever had the key may have got credentials by it, and let others in.
+                    let tickets = write.revoke_tickets_of(identifier, now).await?;
+                    reason = format!("compromised; {tickets} of its tickets revoked");
                     let voided = kept::voided_before(&mut write, identifier).await?.unwrap_or(known.added_at);
                     let not_before = voided.max(now).plus(Duration::from_secs(1));
                     epoch = Some(write.void(VoidEntry { member: identifier, not_before }, false, now).await?);
                 }
-                let reason = if stolen { "compromised" } else { "renewed" };
-                write.audit(&entry.because(reason).before(change(&seen)).after(change(history))).await?;
+                write.audit(&entry.because(reason.clone()).before(change(&seen)).after(change(history))).await?;
                 write.commit().await?;
                 known.history = encoded;
                 tracing::info!(%identifier, change = history.sequence(), reason, "a member's identity has another key");
                 if let Some(epoch) = epoch {
                     self.0.enforcement.begin(epoch);
-                    self.republish().await?;
-                    // None of them hears it where nobody is connected.
+                    // First of all: the sessions of whoever has the key end, also where nothing can be published. None of them hears it
+                    // where nobody is connected.
                     let _ = self.0.removed.send(Out::Rekeyed { identifier, sequence: history.sequence() });
+                    self.republish_or_later().await;
                 }
             }
             Err(error) => return Err(Refusal::NotPermitted { reason: error.to_string() }.into()),
@@ -355,6 +366,32 @@ impl Service {
         Ok(known.epoch > self.0.published.borrow().info().epoch)
     }
 
+    /// As [`Self::republish`], where the act is done whether or not it can be told now: [`Self::keep_published`] tries again.
+    async fn republish_or_later(&self) {
+        if let Err(error) = self.republish().await {
+            tracing::error!(error = &error as &dyn std::error::Error, "what was changed could not be published; trying again");
+        }
+    }
+
+    /// Publishes until `stop` what was committed and could not be published when it was: a key that was retired and a member that was
+    /// revoked must not stay good because a disk was full for a moment, or because whoever asked for it went away.
+    pub(crate) async fn keep_published(&self, every: Duration, stop: CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+            match self.is_published().await {
+                Ok(true) => {}
+                Ok(false) => self.republish_or_later().await,
+                Err(error) => tracing::debug!(%error, "it is not known whether all is published"),
+            }
+        }
+    }
+
+    /// Whether what is published is all that the database says.
+    async fn is_published(&self) -> Result<bool, ActError> {
+        let known = kept::load(&mut self.0.store.read().await?).await?.ok_or_else(tickets::no_project)?;
+        // Every change that is published raises it.
+        Ok(known.sequence <= self.0.published.borrow().info().sequence)
+    }
+
     /// Signs the project information again if it changed, and tells every session.
     async fn republish(&self) -> Result<(), ServiceError> {
         let known = Arc::clone(&self.0.published.borrow());
@@ -374,6 +411,23 @@ impl Service {
 /// The caller as a member.
 async fn member(from: &mut impl Connection, identifier: Identifier) -> Result<Member, ActError> {
     stored::find(from, identifier).await?.ok_or(ActError::Refused(Refusal::NotAMember))
+}
+
+/// Who asks, as a member. A session that began before its identity said that a key is in other hands asks nothing any more, however far its
+/// request had come when that was said.
+async fn calling(from: &mut impl Connection, caller: &Caller) -> Result<Member, ActError> {
+    let found = member(from, caller.identifier).await?;
+    if history_of(&found)?.compromised_after(caller.sequence) {
+        let reason = "the key of this session is in other hands, its identity says: connect with the one that it has now";
+        return Err(Refusal::NotPermitted { reason: reason.to_owned() }.into());
+    }
+    Ok(found)
+}
+
+/// The changes of a member's identity, as far as they are known here.
+fn history_of(member: &Member) -> Result<History, StoreError> {
+    History::decode(&member.history)
+        .map_err(|error| StoreError::Damaged { what: format!("the history of {}: {error}", member.identifier) })
 }
 
 /// Cuts rows to what fits an answer. True where there may be more.
@@ -433,3 +487,5 @@ mod key_tests;
 mod revocation_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod theft_tests;

@@ -6,7 +6,7 @@ use postern_proto::spec::ResourceType;
 use postern_proto::statement;
 
 use super::tickets::no_project;
-use super::{Caller, Service, kept, member};
+use super::{Caller, Service, calling, kept};
 use crate::ActError;
 use crate::rules;
 use crate::store::{Action, Entry, policies};
@@ -29,7 +29,7 @@ impl Service {
     ) -> Result<Answer, ActError> {
         let now = self.now();
         let mut write = self.0.store.write().await?;
-        let caller = member(&mut write, caller.identifier).await?;
+        let caller = calling(&mut write, caller).await?;
         rules::administrators_only(&caller, "set policies of the project")?;
         let resource_type = ResourceType::ALL
             .into_iter()
@@ -70,7 +70,7 @@ impl Service {
     /// The project's policies, signed, for a node.
     pub(super) async fn guardrails(&self, caller: &Caller) -> Result<Answer, ActError> {
         let mut read = self.0.store.read().await?;
-        let caller = member(&mut read, caller.identifier).await?;
+        let caller = calling(&mut read, caller).await?;
         rules::no_relay_server(&caller)?;
         // The sequence first: rows that are newer than it are asked for again when the next one is told.
         let project = kept::load(&mut read).await?.ok_or_else(no_project)?;
@@ -82,7 +82,7 @@ impl Service {
 
     pub(super) async fn list_policies(&self, caller: &Caller) -> Result<Answer, ActError> {
         let mut read = self.0.store.read().await?;
-        let caller = member(&mut read, caller.identifier).await?;
+        let caller = calling(&mut read, caller).await?;
         // Expressions name attributes, which relays must not learn.
         rules::no_relay_server(&caller)?;
         Ok(Answer::Policies { rows: policies::list(&mut read).await? })

@@ -6,7 +6,7 @@ use postern_proto::id::ProjectId;
 use postern_proto::statement::{self, StatementError};
 
 use super::tickets::no_project;
-use super::{Caller, Service, ServiceError, kept, member};
+use super::{Caller, Service, ServiceError, calling, kept};
 use crate::ActError;
 use crate::keys::Keys;
 use crate::store::project::Void;
@@ -126,7 +126,7 @@ pub(super) async fn publish(store: &Store, keys: &Keys, known: Option<&Published
 
 impl Service {
     pub(super) async fn project_info(&self, caller: &Caller) -> Result<Answer, ActError> {
-        member(&mut self.0.store.read().await?, caller.identifier).await?;
+        calling(&mut self.0.store.read().await?, caller).await?;
         Ok(self.0.published.borrow().to_answer())
     }
 

@@ -9,7 +9,7 @@ use postern_proto::secret::SecretBytes;
 use postern_proto::sign::SigningKey;
 use postern_proto::ticket::Ticket;
 
-use super::{Caller, PAGE_ROWS, Service, member, page};
+use super::{Caller, PAGE_ROWS, Service, calling, page};
 use crate::ActError;
 use crate::rules::{self, MAX_OPEN_TICKETS, Scope};
 use crate::store::{Action, Entry, NewTicket, StoreError, grants, project, relay_names, tickets};
@@ -18,7 +18,7 @@ impl Service {
     pub(super) async fn issue_ticket(&self, caller: &Caller, request: &TicketRequest) -> Result<Answer, ActError> {
         let now = self.now();
         let mut write = self.0.store.write().await?;
-        let issuer = member(&mut write, caller.identifier).await?;
+        let issuer = calling(&mut write, caller).await?;
         let mut holders = Vec::new();
         // Bounded before it costs a query each; the rules say why it is refused.
         for permission in request.relays.iter().take(rules::MAX_RELAY_PERMISSIONS) {
@@ -88,7 +88,7 @@ impl Service {
 
     pub(super) async fn list_tickets(&self, caller: &Caller, after: Option<TicketId>) -> Result<Answer, ActError> {
         let mut read = self.0.store.read().await?;
-        let caller = member(&mut read, caller.identifier).await?;
+        let caller = calling(&mut read, caller).await?;
         let issued_by = match rules::scope(&caller)? {
             Scope::All => None,
             Scope::Own(issuer) => Some(issuer),
@@ -99,7 +99,7 @@ impl Service {
 
     pub(super) async fn revoke_ticket(&self, caller: &Caller, ticket: TicketId) -> Result<Answer, ActError> {
         let mut write = self.0.store.write().await?;
-        let caller = member(&mut write, caller.identifier).await?;
+        let caller = calling(&mut write, caller).await?;
         let scope = rules::scope(&caller)?;
         let found = tickets::find(&mut write, ticket).await?;
         // Somebody else's ticket is no more there than one that never was.

@@ -187,7 +187,14 @@ impl History {
     /// Whether a change that `old`, which this history succeeds, does not have was made because a key is in other hands.
     #[must_use]
     pub fn compromised_since(&self, old: &Self) -> bool {
-        self.later.iter().skip(old.later.len()).any(|record| record.change.reason == ChangeReason::Compromised)
+        self.compromised_after(old.sequence())
+    }
+
+    /// Whether a change behind the one of this number was made because a key is in other hands.
+    #[must_use]
+    pub fn compromised_after(&self, sequence: u64) -> bool {
+        let behind = usize::try_from(sequence).unwrap_or(usize::MAX);
+        self.later.iter().skip(behind).any(|record| record.change.reason == ChangeReason::Compromised)
     }
 
     /// The payload of `signed`, if this identity's current key signed it for `purpose`.
