@@ -1,10 +1,12 @@
 use std::time::Duration;
 
-use postern_proto::authority::{Call, Heartbeat, Hello, MAX_MESSAGE, Refusal, Reply, VoidEntry, Voiding};
+use postern_proto::authority::{Call, Heartbeat, Hello, MAX_MESSAGE, Refusal, Reply, RingKey, VoidEntry, Voiding};
 use postern_proto::handshake::Label;
 use postern_proto::id::{Identifier, TicketId};
+use postern_proto::identity::ChangeReason;
 use postern_proto::preface::Service;
 use postern_proto::secret::SecretBytes;
+use postern_proto::sign::SigningKey;
 use postern_runtime::home::Home;
 use postern_runtime::net::read_preface;
 use postern_runtime::session::{self, Accept, HANDSHAKE_DEADLINE, Session};
@@ -258,6 +260,45 @@ fn what_the_disk_does_not_take_is_in_force_and_not_acknowledged() {
         drop(keeper);
         assert!(voided(&place.home().trust().unwrap().unwrap(), 1));
     });
+}
+
+/// A disk that is full keeps no retired key alive.
+#[test]
+fn project_information_that_cannot_be_written_is_in_force_and_is_written_later() {
+    run(async {
+        let (mut server, place) = (Server::new().await, Place::new());
+        let mut keeper = adopted(place.home(), server.authority.membership()).unwrap();
+        let path = place.0.path().join("home/relay/membership");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let newer = RingKey::new(&SigningKey::generate().public(), time(), time().plus(SECOND));
+        server.authority.info.key_ring = vec![newer.clone()];
+        server.authority.info.sequence += 1;
+        let told = keeper.project_info(server.authority.project_info(), server.authority.history());
+        assert!(matches!(told, Err(KeepError::State(_))));
+        assert_eq!(keeper.trust().membership.info().key_ring[0], newer, "the retired key is believed");
+        let heartbeat = server.authority.heartbeat(time());
+        keeper.heartbeat(heartbeat.clone()).unwrap();
+        std::fs::remove_dir(&path).unwrap();
+        keeper.heartbeat(heartbeat).unwrap();
+        drop(keeper);
+        assert_eq!(place.home().trust().unwrap().unwrap().membership.info().key_ring[0], newer);
+    });
+}
+
+#[test]
+fn changes_of_the_identity_at_the_same_time_are_all_kept() {
+    let place = Place::new();
+    place.home().identity(time()).unwrap();
+    let home = Home::open(&place.0.path().join("home")).unwrap();
+    let rotate = || place.home().rotate_identity(&home, time(), ChangeReason::Renewed).map(drop);
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..8).map(|_| scope.spawn(rotate)).collect();
+        for thread in running {
+            thread.join().unwrap().unwrap();
+        }
+    });
+    assert_eq!(place.home().identity(time()).unwrap().history().sequence(), 8);
 }
 
 #[test]

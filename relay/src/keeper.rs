@@ -1,6 +1,6 @@
-//! Keeps what the relay believes up to date: each statement of the authority is verified, written down where it must not be
-//! forgotten, and acted on. What is void is acted on even where it cannot be written down; then the authority is not told that it is
-//! enforced, because a restart would undo it, and the next heartbeat tries again.
+//! Keeps what the relay believes up to date: each statement of the authority is verified, acted on, and written down where it must not be
+//! forgotten. It is acted on even where it cannot be written down: a full disk keeps no revoked member and no retired key alive. Of what is
+//! void the authority is not told then that it is enforced, because a restart would undo it. The next heartbeat tries again.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub enum KeepError {
     Statement(#[from] StatementError),
     #[error(transparent)]
     Voided(#[from] VoidedError),
-    /// Project information that cannot be written down is not acted on either: a restart would undo it.
+    /// It is in force, and a restart would undo it.
     #[error("it cannot be kept: {0}")]
     State(#[from] StateError),
 }
@@ -40,6 +40,8 @@ pub struct Keeper {
     stored: watch::Sender<u64>,
     /// The list of what is void is newer than what is written down.
     unwritten: bool,
+    /// So is the project information.
+    unwritten_info: bool,
 }
 
 impl Keeper {
@@ -47,7 +49,7 @@ impl Keeper {
     #[must_use]
     pub fn new(home: RelayHome, trust: TrustState) -> Self {
         let stored = watch::Sender::new(trust.voided.epoch());
-        Self { home, trust: watch::Sender::new(Arc::new(trust)), stored, unwritten: false }
+        Self { home, trust: watch::Sender::new(Arc::new(trust)), stored, unwritten: false, unwritten_info: false }
     }
 
     /// Where it is kept.
@@ -76,16 +78,26 @@ impl Keeper {
     /// Project information, with the history of the authority's identity.
     ///
     /// # Errors
-    /// [`KeepError`]; nothing changed then.
+    /// [`KeepError`]; nothing changed then, but with [`KeepError::State`], where it is in force and not written down.
     pub fn project_info(&mut self, statement: Vec<u8>, history: Vec<u8>) -> Result<(), KeepError> {
         let trust = self.trust();
         let mut membership = (*trust.membership).clone();
         if membership.update(history, statement)? {
-            self.home.set_membership(&membership)?;
             let mut newer = (*trust).clone();
             newer.statements.project_info = membership.statement().into();
             newer.membership = Arc::new(membership);
             self.trust.send_replace(Arc::new(newer));
+            self.unwritten_info = true;
+            self.write_info()?;
+        }
+        Ok(())
+    }
+
+    /// Writes down what the project is, where that has changed.
+    fn write_info(&mut self) -> Result<(), StateError> {
+        if self.unwritten_info {
+            self.home.set_membership(&self.trust().membership)?;
+            self.unwritten_info = false;
         }
         Ok(())
     }
@@ -156,6 +168,9 @@ impl Keeper {
         // What it says is good whether or not the disk takes now what it did not take before.
         if let Err(error) = self.write() {
             tracing::debug!(%error, "what is void is still not written down");
+        }
+        if let Err(error) = self.write_info() {
+            tracing::debug!(%error, "the project information is still not written down");
         }
         Ok(heartbeat.time)
     }

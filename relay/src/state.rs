@@ -85,11 +85,14 @@ impl RelayHome {
         }
     }
 
-    /// Replaces the key of the relay's identity by a fresh one, for `reason`; the relay takes it when it connects to the authority next.
+    /// Replaces the key of the relay's identity in `home`, its home, by a fresh one, for `reason`; the relay takes it when it connects to the
+    /// authority next.
     ///
     /// # Errors
     /// Where there is no identity, and where it cannot be read, changed or written.
-    pub fn rotate_identity(&self, now: Timestamp, reason: ChangeReason) -> Result<Identity, StateError> {
+    pub fn rotate_identity(&self, home: &Home, now: Timestamp, reason: ChangeReason) -> Result<Identity, StateError> {
+        // Of two changes at a time one would be lost, or a secret would be written as the home was before its protection changed.
+        let _changes = home.lock_changes()?;
         let secret = self.dir.read_secret(relay::IDENTITY, MAX_SMALL_FILE)?.ok_or(StateError::NoIdentity)?;
         let mut identity = Identity::from_secret_bytes(&secret)?;
         identity.rotate(now, reason)?;

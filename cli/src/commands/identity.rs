@@ -52,7 +52,8 @@ pub enum Command {
     #[command(after_help = "\
 The change is signed by the old and the new key, and told to the authority at once. Running nodes
 take the new key when they connect to the authority next. With --compromised, what was issued
-before is void: nodes of the identity get new credentials and show them to their peers.
+before is void, and its tickets are revoked: nodes of the identity get new credentials and show
+them to their peers.
 
 Examples:
   postern identity rotate
@@ -230,7 +231,7 @@ fn rotate(context: &Context, home: &Home, name: Option<IdentityName>, reason: Ch
 
 fn rotate_relay(context: &Context, home: &Home, reason: ChangeReason) -> Result<(), CliError> {
     let relay = RelayHome::open(home)?;
-    let changed = relay.rotate_identity(context.now(), reason)?;
+    let changed = relay.rotate_identity(home, context.now(), reason)?;
     context.output().say(format_args!("the relay server's identity has a new key ({})", nth(&changed)));
     if let Some(trust) = relay.trust()? {
         tell(context, home, &changed, &trust.membership)?;

@@ -141,6 +141,20 @@ impl Statics {
         Ok(())
     }
 
+    /// A moment that has not come yet is no time since when a key is shown: the clock went wrong, and is right now. It counts from now on,
+    /// or the key would be shown until that moment, which may be years away.
+    fn since_no_later_than(&self, now: Timestamp) {
+        let mut keys = self.lock();
+        if keys.since <= now {
+            return;
+        }
+        keys.since = now;
+        // It holds until this process ends in any case.
+        if let Err(error) = self.dir.write_secret(self.name, &keys.encode()) {
+            tracing::warn!(%error, "since when the static key is shown was not written");
+        }
+    }
+
     /// Replaces the key every `period`, until it is dropped. `now` tells the time.
     pub async fn keep(&self, period: Duration, now: impl Fn() -> Timestamp) {
         loop {
@@ -148,6 +162,8 @@ impl Statics {
             let left = Duration::from_secs(due.as_unix().saturating_sub(now().as_unix()));
             if !left.is_zero() {
                 tokio::time::sleep(left.min(LOOK)).await;
+                // Not before: a machine may begin with a clock that is far behind, until somebody tells it the time.
+                self.since_no_later_than(now());
                 continue;
             }
             match self.advance(now()) {
@@ -281,5 +297,19 @@ mod tests {
         assert!(begun.elapsed() >= 3 * DEFAULT_PERIOD && begun.elapsed() < 4 * DEFAULT_PERIOD);
         seen.dedup();
         assert_eq!(seen.len(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_was_ahead_keeps_no_key_for_years() {
+        let home = TempDir::new().unwrap();
+        let dir = Dir::open_or_take_over(home.path()).unwrap();
+        let statics = Statics::open(&dir, "static", NOW.plus(100 * DEFAULT_PERIOD)).unwrap();
+        let mut changes = statics.watch();
+        let begun = tokio::time::Instant::now();
+        tokio::select! {
+            () = statics.keep(DEFAULT_PERIOD, || NOW.plus(begun.elapsed())) => {}
+            changed = changes.changed() => changed.unwrap(),
+        }
+        assert!(begun.elapsed() >= DEFAULT_PERIOD && begun.elapsed() < 2 * DEFAULT_PERIOD);
     }
 }

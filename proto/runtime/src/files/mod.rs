@@ -7,7 +7,7 @@ mod dir;
 mod error;
 mod secrets;
 
-pub use dir::{Dir, Entry};
+pub use dir::{ChangeLock, Dir, Entry};
 pub use error::FileError;
 
 /// Longest file that a caller without a limit of its own should read: far above any key, membership or stored node.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use postern_proto::name::{IdentityName, NodeName};
 use serde::{Deserialize, Serialize};
 
-use crate::files::{Dir, FileError, MAX_SMALL_FILE};
+use crate::files::{ChangeLock, Dir, FileError, MAX_SMALL_FILE};
 use crate::vault::{Keys, Vault};
 
 pub use error::HomeError;
@@ -74,6 +74,14 @@ impl Home {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Waits for, and holds, the lock under which short changes to several files of the home are made, as those of its secrets.
+    ///
+    /// # Errors
+    /// Where the system cannot lock it.
+    pub fn lock_changes(&self) -> Result<ChangeLock, HomeError> {
+        Ok(self.dir.lock_changes()?)
     }
 
     /// The directory of the authority; see [`authority`] for what is in it.
