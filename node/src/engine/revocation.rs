@@ -29,7 +29,6 @@ use self::progress::Progress;
 use super::channel::RENEWAL_GRACE;
 use super::live::Enders;
 use super::shared::Shared;
-use super::trust::Domain;
 
 /// Largest file of void credentials: as many entries as [`Voided`] takes, with room.
 const MAX_VOIDED: usize = 8 * 1024 * 1024;
@@ -175,7 +174,7 @@ pub fn take_voiding(shared: &Arc<Shared>, signed: &[u8], road: Road) {
     voided.forget_expired(shared.trust.now());
     let epoch = voided.epoch();
     info!(epoch, ?road, "credentials became void");
-    shared.trust.set_domain(Domain { ring: domain.ring.clone(), voided: voided.clone() });
+    shared.trust.set_voided(domain.ring.project(), voided.clone());
     // It is acted on before it is written down: a disk takes longer than a stream lasts. It is acknowledged behind both, and told again
     // to a node that was not that far.
     let ended = enforce(shared);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use postern_proto::credential::{Audience, CredentialError, Holder, KeyRing, VerifiedCredential, Verifier, Voided};
 use postern_proto::handshake::StaticKey;
-use postern_proto::id::{Identifier, InstanceId, NodeId, StaticPublic};
+use postern_proto::id::{Identifier, InstanceId, NodeId, ProjectId, StaticPublic};
 use postern_proto::link::Instance;
 use postern_proto::name::RelayName;
 use postern_proto::spec::MaxStaleness;
@@ -181,8 +181,27 @@ impl Trust {
         &self.clock
     }
 
+    /// Believes `domain` from now on. What is known to be void of the same project stays void, whatever `domain` says: it may have been read
+    /// before that became known.
     pub fn set_domain(&self, domain: Domain) {
-        self.domain.send_replace(Some(Arc::new(domain)));
+        self.domain.send_modify(|known| {
+            let voided = match known {
+                Some(known) if known.ring.project() == domain.ring.project() => known.voided.clone(),
+                _ => domain.voided,
+            };
+            *known = Some(Arc::new(Domain { ring: domain.ring, voided }));
+        });
+    }
+
+    /// Takes `voided` for what is void in `project`. The key ring stays as it is now, which may be newer than when that was decided.
+    pub fn set_voided(&self, project: ProjectId, voided: Voided) {
+        self.domain.send_if_modified(|known| match known {
+            Some(domain) if domain.ring.project() == project => {
+                *known = Some(Arc::new(Domain { ring: domain.ring.clone(), voided }));
+                true
+            }
+            _ => false,
+        });
     }
 
     #[must_use]
@@ -346,4 +365,41 @@ impl Trust {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_proto::authority::{RingKey, VoidEntry, Voiding};
+    use postern_proto::sign::SigningKey;
+    use postern_runtime::files::Dir;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix(1_800_000_000);
+
+    /// Two tasks change the domain: one what is void, one the keys. Each read it before the other wrote it.
+    #[test]
+    fn of_two_changes_at_a_time_none_is_lost() {
+        let home = TempDir::new().unwrap();
+        let dir = Dir::open_or_take_over(home.path()).unwrap();
+        let statics = Arc::new(Statics::open(&dir, "static", NOW).unwrap());
+        let (one, project) = (Identifier::from_bytes([1; 32]), ProjectId::from_bytes([1; 16]));
+        let trust = Trust::new(one, NodeId::random(), statics, Arc::default(), MaxStaleness::default());
+        let ring = || {
+            let key = RingKey::new(&SigningKey::generate().public(), NOW, NOW.plus(Duration::from_secs(1)));
+            KeyRing::new(project, one, vec![key]).unwrap()
+        };
+        let (first, second) = (ring(), ring());
+        trust.set_domain(Domain { ring: first, voided: Voided::default() });
+        let entries = vec![VoidEntry { member: one, not_before: VoidEntry::FOR_EVER }];
+        let mut voided = Voided::default();
+        voided.apply(&Voiding { project, epoch: 1, time: NOW, entries, since: 0 }).unwrap();
+        trust.set_voided(project, voided.clone());
+        trust.set_domain(Domain { ring: second.clone(), voided: Voided::default() });
+        let known = trust.domain().unwrap();
+        assert!(known.voided.is_revoked(&one) && known.ring.has_keys_of(&second) && second.has_keys_of(&known.ring));
+        trust.set_voided(ProjectId::from_bytes([2; 16]), Voided::default());
+        assert!(trust.domain().unwrap().voided.is_revoked(&one), "of another project");
+    }
 }
