@@ -257,6 +257,62 @@ fn a_key_that_lies_open_in_a_protected_home_is_not_used() {
 }
 
 #[test]
+fn nothing_starts_in_the_background_on_open_keys_where_a_passphrase_was_given() {
+    // Somebody who can write a home takes its protection away, and puts keys of their own there.
+    let planted = |home: &TestHome, from: &TestHome| {
+        fs::remove_file(home.path().join("protection")).unwrap();
+        for (theirs, bytes) in secrets(from) {
+            let ours = home.path().join(theirs.strip_prefix(from.path()).unwrap());
+            fs::write(&ours, bytes).unwrap();
+        }
+        all_open(home);
+    };
+    let (member, other) = (TestHome::new(POSTERN), TestHome::new(POSTERN));
+    let key = key_file(&member, "key", PASSPHRASE);
+    for home in [&member, &other] {
+        home.ok(&["identity", "create", "default"]);
+        home.ok(&["node", "create", "n"]);
+        home.ok(&["node", "stop", "n"]);
+    }
+    with(&member, &key, &["identity", "protect"]).run().success();
+    planted(&member, &other);
+    with(&member, &key, &["node", "start", "n"]).run().exits(78).says("NOT_PROTECTED");
+    with(&member, &key, &["node", "create", "m"]).run().exits(78).says("NOT_PROTECTED");
+    assert_eq!(member.json(&["node", "list"]).as_array().unwrap().iter().filter(|node| node["status"] == "running").count(), 0);
+    member.ok(&["node", "start", "n"]);
+    member.ok(&["node", "stop", "n"]);
+
+    let (admin, other) = (TestHome::new(POSTERN), TestHome::new(POSTERN));
+    for home in [&admin, &other] {
+        home.ok(&["enroll"]);
+        home.ok(&["serve", "stop"]);
+    }
+    with(&admin, &key, &["identity", "protect"]).run().success();
+    planted(&admin, &other);
+    admin.fails(&["enroll", "--key-file", key.to_str().unwrap()], 78).says("NOT_PROTECTED");
+    with(&admin, &key, &["serve", "all"]).run().exits(78).says("NOT_PROTECTED");
+}
+
+#[test]
+fn a_home_that_says_that_it_changes_is_believed_by_its_passphrase_only() {
+    let home = TestHome::new(POSTERN);
+    let key = key_file(&home, "key", PASSPHRASE);
+    home.ok(&["identity", "create", "a"]);
+    let open = fs::read(home.path().join("identities/a/identity")).unwrap();
+    with(&home, &key, &["identity", "protect"]).run().success();
+    let protection = home.path().join("protection");
+    let said = fs::read_to_string(&protection).unwrap().replace("whole", "changing");
+    fs::write(&protection, said).unwrap();
+    fs::write(home.path().join("identities/a/identity"), open).unwrap();
+    with(&home, &key, &["identity", "show"])
+        .run()
+        .exits(77)
+        .says("WRONG_PASSPHRASE")
+        .says("not all keys of this home are sealed");
+    home.fails(&["identity", "show"], 78).says("NO_PASSPHRASE");
+}
+
+#[test]
 fn a_key_that_was_removed_is_overwritten_first() {
     let home = TestHome::new(POSTERN);
     home.ok(&["identity", "create", "a"]);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postern_runtime::daemon::{AttachError, Attached, Launch, StartError};
 use postern_runtime::files::Dir;
-use postern_runtime::vault::HomeKey;
+use postern_runtime::vault::{HomeKey, Opened};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -16,6 +16,12 @@ use crate::error::CliError;
 
 /// Bytes of the home key.
 const KEY: usize = 32;
+
+/// What a background process is told of its home, in the first byte: it is open, protected, or protected and not as a whole; the key follows
+/// the latter two.
+const OPEN: u8 = 0;
+const WHOLE: u8 = 1;
+const CHANGING: u8 = 2;
 
 /// What is to run in the background.
 pub struct Background<'a> {
@@ -69,25 +75,25 @@ pub fn run(context: &Context, work: impl FnOnce(&mut Option<Attached>, &[u8]) ->
 }
 
 /// What the process is told, behind the key of a protected home: a daemon that starts in the background has nobody to ask, and needs no key file.
-fn with_key(key: Option<&HomeKey>, settings: &[u8]) -> Zeroizing<Vec<u8>> {
+fn with_key(opened: Option<&Opened>, settings: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut told = Zeroizing::new(Vec::with_capacity(1 + KEY + settings.len()));
-    match key {
-        Some(key) => {
-            told.push(1);
+    match opened {
+        Some(Opened { key, whole }) => {
+            told.push(if *whole { WHOLE } else { CHANGING });
             told.extend_from_slice(key.expose_secret());
         }
-        None => told.push(0),
+        None => told.push(OPEN),
     }
     told.extend_from_slice(settings);
     told
 }
 
-fn without_key(told: &[u8]) -> Option<(Option<HomeKey>, &[u8])> {
+fn without_key(told: &[u8]) -> Option<(Option<Opened>, &[u8])> {
     match told.split_first()? {
-        (0, settings) => Some((None, settings)),
-        (1, rest) => {
+        (&OPEN, settings) => Some((None, settings)),
+        (&kind @ (WHOLE | CHANGING), rest) => {
             let (key, settings) = rest.split_first_chunk::<KEY>()?;
-            Some((Some(HomeKey::new(*key)), settings))
+            Some((Some(Opened { key: HomeKey::new(*key), whole: kind == WHOLE }), settings))
         }
         _ => None,
     }
@@ -121,12 +127,13 @@ mod tests {
 
     #[test]
     fn a_key_travels_before_the_settings() {
-        for key in [None, Some(HomeKey::new([7; KEY]))] {
+        let opened = |whole| Some(Opened { key: HomeKey::new([7; KEY]), whole });
+        for key in [None, opened(true), opened(false)] {
             let told = with_key(key.as_ref(), b"{}");
             let (arrived, settings) = without_key(&told).unwrap();
             assert!(arrived == key && settings == b"{}");
         }
-        for bad in [&b""[..], b"2", b"\x01short"] {
+        for bad in [&b""[..], b"3", b"\x01short"] {
             assert!(without_key(bad).is_none());
         }
     }

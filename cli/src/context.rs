@@ -9,10 +9,11 @@ use postern_proto::time::Timestamp;
 use postern_runtime::clock::Clock;
 use postern_runtime::home::{self, Home};
 use postern_runtime::telemetry::{self, Telemetry};
-use postern_runtime::vault::{HomeKey, Keys};
+use postern_runtime::vault::{Keys, Opened};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::args::Global;
+use crate::code;
 use crate::error::CliError;
 use crate::output::Output;
 use crate::passphrase;
@@ -25,6 +26,8 @@ pub struct Context {
     /// What opens the home, if it is protected; the same for every handle of it, so that nobody is asked twice.
     keys: OnceCell<Arc<Keys>>,
     clock: Clock,
+    /// Set once a person was told that the home is protected by halves.
+    told_half_protected: OnceCell<()>,
 }
 
 impl Context {
@@ -32,7 +35,14 @@ impl Context {
         // The convention of NO_COLOR: any value but the empty one counts.
         let no_color = global.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let output = Output::new(global.output, global.quiet, !no_color);
-        Self { global, output, runtime: OnceCell::new(), keys: OnceCell::new(), clock: Clock::new() }
+        Self {
+            global,
+            output,
+            runtime: OnceCell::new(),
+            keys: OnceCell::new(),
+            clock: Clock::new(),
+            told_half_protected: OnceCell::new(),
+        }
     }
 
     pub const fn output(&self) -> &Output {
@@ -49,7 +59,26 @@ impl Context {
     pub fn home(&self) -> Result<Home, CliError> {
         let home = self.home_as_it_is()?;
         home.protect_if_new()?;
+        // Where it cannot be told, whatever needs a key says why.
+        if self.told_half_protected.get().is_none() && home.is_half_protected().is_ok_and(|half| half) {
+            let _ = self.told_half_protected.set(());
+            self.output.warn(
+                "not all keys of this home are sealed: protecting it, or opening it for good, was interrupted. Finish it with\n  \
+                 postern identity protect, or postern identity unprotect",
+            );
+        }
         Ok(home)
+    }
+
+    /// The home, which must be there: a command that only looks makes none, and a wrong place is no empty one.
+    pub fn home_that_is(&self) -> Result<Home, CliError> {
+        let path = self.home_path()?;
+        // What cannot be looked at is an error of its own.
+        if path.try_exists().is_ok_and(|there| !there) {
+            return Err(CliError::new(code::HOME_MISSING, format!("there is no home at `{}`", path.display()))
+                .try_this("look at POSTERN_HOME and --home; or begin with `postern enroll`, or `postern node create`"));
+        }
+        self.home()
     }
 
     /// The home, made if it is missing.
@@ -68,7 +97,7 @@ impl Context {
     }
 
     /// Uses the key that this process was handed, and no other. To be called before the home is opened.
-    pub fn use_key(&self, key: Option<HomeKey>) {
+    pub fn use_key(&self, key: Option<Opened>) {
         // It was opened already only where nobody hands anything over.
         let _ = self.keys.set(Arc::new(key.map_or_else(Keys::none, Keys::handed)));
     }

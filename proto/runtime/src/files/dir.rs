@@ -262,6 +262,20 @@ impl Dir {
         Ok(File::from(fd))
     }
 
+    /// Gives the file `name` the name `other`, in the place of what had that; whether there was one.
+    ///
+    /// # Errors
+    /// Where it cannot be renamed.
+    pub fn rename(&self, name: &str, other: &str) -> Result<bool, FileError> {
+        let path = self.child_path(name)?;
+        self.child_path(other)?;
+        match rustix::fs::renameat(&self.fd, name, &self.fd, other) {
+            Ok(()) => self.sync().map(|()| true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(FileError::io("rename", &path, errno)),
+        }
+    }
+
     /// Removes the file (or socket) `name`; whether there was one. A symbolic link is removed, not followed.
     ///
     /// # Errors

@@ -113,6 +113,17 @@ impl Dir {
         self.remove(&away)
     }
 
+    /// As [`Dir::remove_secret`], for a file that nobody reads: it is overwritten where it is.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn remove_secret_in_place(&self, name: &str) -> Result<bool, FileError> {
+        if let Some(file) = self.open_to_overwrite(name)? {
+            overwrite(&file).map_err(|e| FileError::io("overwrite", &self.path().join(name), e))?;
+        }
+        self.remove(name)
+    }
+
     /// `None` where nothing is there that may be overwritten: through a second name, somebody else's file would be.
     fn open_to_overwrite(&self, name: &str) -> Result<Option<File>, FileError> {
         match self.open_file(name, OFlags::WRONLY | OFlags::NONBLOCK) {

@@ -85,6 +85,8 @@ impl Home {
 
     fn write_identity(&self, name: &IdentityName, now: Timestamp) -> Result<IdentityHome, HomeError> {
         let dir = self.dir.dir_or_create(layout::IDENTITIES)?.dir_or_create(name.as_str())?;
+        // What is left of one that was deleted, as by a process that was killed, is not this one's: least of all its membership.
+        super::reset::remove_known(&dir, identity::ALL)?;
         dir.write_new_secret(identity::IDENTITY, &Identity::generate(now).to_secret_bytes())?;
         self.change_defaults(|defaults| {
             defaults.default_identity.get_or_insert_with(|| name.clone());

@@ -12,7 +12,7 @@ use super::layout::{self, servers};
 use super::{Home, HomeError, reset};
 use crate::files::{Dir, FileError, MAX_SMALL_FILE};
 use crate::lock::{Lock, LockError};
-use crate::vault::{self, HomeKey, PROTECTION, Passphrase, Protection, State, Unlocked, VaultError};
+use crate::vault::{self, HomeKey, Opened, PROTECTION, Passphrase, Protection, State, Unlocked, VaultError};
 
 /// How a home was protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,10 +49,16 @@ impl Home {
     /// The key of a protected home, for a process that is started for it; `None` where it is not protected.
     ///
     /// # Errors
-    /// [`FileError::Vault`] where the passphrase is wrong or not known.
-    pub fn key(&self) -> Result<Option<HomeKey>, HomeError> {
-        let Some((vault, protection)) = self.protection()? else { return Ok(None) };
-        Ok(Some(vault.key(&protection)?))
+    /// [`FileError::Vault`] where the passphrase is wrong or not known, or one was given for a home that is not protected: the process that is
+    /// started knows nothing of what was given to this one.
+    pub fn key(&self) -> Result<Option<Opened>, HomeError> {
+        match self.protection()? {
+            Some((vault, protection)) => Ok(Some(vault.opened(&protection)?)),
+            None if self.keys.are_demanded() => {
+                Err(FileError::from(VaultError::NotProtected { path: self.path().join(PROTECTION) }).into())
+            }
+            None => Ok(None),
+        }
     }
 
     /// Protects a home that has no secret yet, if a passphrase was given for it.
@@ -112,6 +118,7 @@ impl Home {
         }
         step()?;
         self.dir.replace_secret(PROTECTION, &made.file(State::Whole).encode())?;
+        self.sweep()?;
         self.keys.set(Some(made.key));
         Ok(Protecting::Changed)
     }
@@ -150,9 +157,20 @@ impl Home {
                 step()?;
                 dir.replace_secret(name, &after)?;
             }
-            reset::remove_unfinished(dir, name)?;
         }
+        self.sweep()?;
         Ok(secrets.len())
+    }
+
+    /// Overwrites and removes what was left of secrets, and of the file that seals them, by processes that were killed; also where no such file is.
+    fn sweep(&self) -> Result<(), FileError> {
+        reset::remove_unfinished(&self.dir, PROTECTION)?;
+        for dir in self.folders()? {
+            for name in layout::SECRETS {
+                reset::remove_unfinished(&dir, name)?;
+            }
+        }
+        Ok(())
     }
 
     fn protection(&self) -> Result<Option<(&vault::Vault, Protection)>, HomeError> {
@@ -160,8 +178,8 @@ impl Home {
         Ok(vault.protection()?.map(|protection| (vault, protection)))
     }
 
-    /// All secrets of the home.
-    fn secrets(&self) -> Result<Vec<Secret>, HomeError> {
+    /// The folders of the home in which secrets can be.
+    fn folders(&self) -> Result<Vec<Dir>, FileError> {
         let mut folders = Vec::new();
         for parent in [layout::IDENTITIES, layout::NODES] {
             let Some(parent) = self.dir.dir(parent)? else { continue };
@@ -174,8 +192,13 @@ impl Home {
         for folder in [layout::AUTHORITY, layout::RELAY, layout::LOCAL] {
             folders.extend(self.dir.dir(folder)?);
         }
+        Ok(folders)
+    }
+
+    /// All secrets of the home.
+    fn secrets(&self) -> Result<Vec<Secret>, HomeError> {
         let mut secrets = Vec::new();
-        for dir in folders {
+        for dir in self.folders()? {
             for name in layout::SECRETS {
                 if dir.contains(name)? {
                     secrets.push(Secret { dir: dir.try_clone()?, name });

@@ -165,3 +165,86 @@ fn what_runs_is_not_changed_under_its_feet() {
     drop(runs);
     home.protect(&passphrase("the passphrase")).unwrap();
 }
+
+#[test]
+fn who_brings_a_passphrase_hands_no_open_home_on() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("home");
+    filled(&path);
+    assert!(open(&path, None).key().unwrap().is_none());
+    let given = || Home::open_with(&path, Arc::new(Keys::given(|| Ok(Some(passphrase("the passphrase")))))).unwrap();
+    assert!(matches!(given().key(), Err(HomeError::File(FileError::Vault(VaultError::NotProtected { .. })))));
+    given().protect(&passphrase("the passphrase")).unwrap();
+    assert!(given().key().unwrap().unwrap().whole);
+}
+
+#[test]
+fn that_a_home_changes_counts_only_where_its_passphrase_says_so() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("home");
+    let home = filled(&path);
+    home.protect(&passphrase("the passphrase")).unwrap();
+    let handed = open(&path, Some("the passphrase")).key().unwrap().unwrap();
+    let daemon = Home::open_with(&path, Arc::new(Keys::handed(handed))).unwrap();
+    // Somebody who can write the home says that it changes, and puts another key in the place of one.
+    let whole = std::fs::read_to_string(path.join(PROTECTION)).unwrap();
+    std::fs::write(path.join(PROTECTION), whole.replace("whole", "changing")).unwrap();
+    let planted = path.join("identities/a/identity");
+    std::fs::write(&planted, postern_proto::identity::Identity::generate(NOW).to_secret_bytes()).unwrap();
+    let load = |home: &Home| match home.identity(&"a".parse().unwrap()).unwrap().unwrap().load() {
+        Err(HomeError::File(FileError::Vault(fault))) => Some(fault),
+        _ => None,
+    };
+    assert!(matches!(load(&open(&path, Some("the passphrase"))), Some(VaultError::WrongPassphrase)));
+    assert!(matches!(load(&open(&path, None)), Some(VaultError::NoPassphrase)));
+    // Nor where the home was opened before.
+    assert!(matches!(load(&home), Some(VaultError::NotSealed { .. })));
+    assert!(matches!(load(&daemon), Some(VaultError::NotSealed { .. })));
+}
+
+#[test]
+fn what_killed_processes_left_of_secrets_is_gone_once_the_home_is_whole() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("home");
+    let home = filled(&path);
+    // Of a ticket that was redeemed, of an identity that is no more, and of one that is there.
+    std::fs::remove_file(path.join("nodes/n/ticket")).unwrap();
+    std::fs::remove_file(path.join("identities/b/identity")).unwrap();
+    let left = ["nodes/n/.ticket", "identities/b/.identity", "identities/a/.identity", ".protection"]
+        .map(|start| path.join(format!("{start}.0123456789abcdef.new")));
+    let leave = || {
+        left.iter().for_each(|left| {
+            std::fs::write(left, "an open secret").unwrap();
+            std::fs::set_permissions(left, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        });
+        left.each_ref().map(|left| std::fs::File::open(left).unwrap())
+    };
+    let are_gone = |held: [std::fs::File; 4]| {
+        for (left, held) in left.iter().zip(held) {
+            assert!(!left.exists(), "{}", left.display());
+            assert_eq!(std::io::read_to_string(held).unwrap(), "\0".repeat(14), "{} was overwritten", left.display());
+        }
+    };
+    let held = leave();
+    home.protect(&passphrase("the passphrase")).unwrap();
+    are_gone(held);
+    let held = leave();
+    home.protect(&passphrase("another one")).unwrap();
+    are_gone(held);
+}
+
+#[test]
+fn what_protects_a_home_is_read_beside_a_change_of_it() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("home");
+    let home = filled(&path);
+    home.protect(&passphrase("the passphrase")).unwrap();
+    let text = std::fs::read(path.join(PROTECTION)).unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| (0..50).for_each(|_| home.dir.replace_secret(PROTECTION, &text).unwrap()));
+        let reader = open(&path, None);
+        while !writer.is_finished() {
+            assert!(!reader.is_half_protected().unwrap());
+        }
+    });
+}

@@ -81,6 +81,8 @@ pub struct RefusalLog(Option<Arc<Inner>>);
 struct Inner {
     lines: mpsc::Sender<Vec<u8>>,
     lost: AtomicU64,
+    /// Those since the last one that was said in the log of the process.
+    unsaid: AtomicU64,
     peers: Mutex<Buckets<Option<Identifier>>>,
 }
 
@@ -114,18 +116,23 @@ impl RefusalLog {
                 }
             }
         });
-        Ok(Self(Some(Arc::new(Inner { lines, lost: AtomicU64::new(0), peers }))))
+        Ok(Self(Some(Arc::new(Inner { lines, lost: AtomicU64::new(0), unsaid: AtomicU64::new(0), peers }))))
     }
 
-    /// Keeps a refusal of `peer`, unless there were too many of it just now.
-    pub fn note(&self, peer: Option<Identifier>, record: &impl Serialize) {
-        let Some(inner) = &self.0 else { return };
-        let wanted = inner.peers.lock().unwrap_or_else(PoisonError::into_inner).take(peer, Instant::now());
-        let line = line_of(record);
+    /// Keeps a refusal of `peer`, unless there were too many of it just now: all strangers, `None`, count as one. Where it is one to be said in
+    /// the log of the process, too, how many before it were not.
+    pub fn note(&self, peer: Option<Identifier>, record: &impl Serialize) -> Option<u64> {
+        let Some(inner) = &self.0 else { return Some(0) };
+        if !inner.peers.lock().unwrap_or_else(PoisonError::into_inner).take(peer, Instant::now()) {
+            inner.lost.fetch_add(1, Ordering::Relaxed);
+            inner.unsaid.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
         // Full, or closed because the process ends.
-        if !wanted || line.is_none_or(|line| inner.lines.try_send(line).is_err()) {
+        if line_of(record).is_none_or(|line| inner.lines.try_send(line).is_err()) {
             inner.lost.fetch_add(1, Ordering::Relaxed);
         }
+        Some(inner.unsaid.swap(0, Ordering::Relaxed))
     }
 
     /// How many were not kept since the process started.
@@ -161,8 +168,7 @@ impl Home {
             let _lock = self.dir.lock_changes()?;
             // Another process may have put it aside meanwhile.
             if self.dir.append(REFUSALS[0])?.metadata().map_err(fault)?.len() >= MAX_FILE {
-                let path = |name: &str| self.path().join(name);
-                std::fs::rename(path(REFUSALS[0]), path(REFUSALS[1])).map_err(fault)?;
+                self.dir.rename(REFUSALS[0], REFUSALS[1])?;
             }
             file = self.dir.append(REFUSALS[0])?;
         }
@@ -195,30 +201,37 @@ mod tests {
         let supervisor = Supervisor::new();
         let log = RefusalLog::start(&home, &supervisor).unwrap();
         let (one, other) = (Identifier::from_bytes([1; 32]), Identifier::from_bytes([2; 32]));
-        for _ in 0..10 * BURST {
-            log.note(Some(one), &RefusalRecord::new(RefusalId::random(), "relay", Timestamp::from_unix(1)));
-        }
+        let said = (0..10 * BURST)
+            .filter(|_| log.note(Some(one), &RefusalRecord::new(RefusalId::random(), "relay", Timestamp::from_unix(1))).is_some())
+            .count();
+        assert_eq!(said, BURST as usize, "nor does it fill the log of the process");
         let last =
             RefusalRecord { peer: Some(other), ..RefusalRecord::new(RefusalId::random(), "authority", Timestamp::from_unix(2)) };
-        log.note(Some(other), &last);
+        assert_eq!(log.note(Some(other), &last), Some(u64::from(9 * BURST)));
         supervisor.shutdown(Duration::from_secs(5)).await;
         let lines = home.refusals().unwrap();
         assert_eq!(lines.len(), BURST as usize + 1);
         assert_eq!(log.lost(), u64::from(9 * BURST));
         let read: serde_json::Value = serde_json::from_slice(lines.last().unwrap()).unwrap();
         assert_eq!(read["id"], last.id.to_string());
-        RefusalLog::default().note(None, &last);
+        assert_eq!(RefusalLog::default().note(None, &last), Some(0));
     }
 
     #[test]
     fn the_file_is_put_aside_when_it_is_long() {
         let place = tempfile::tempdir().unwrap();
         let home = Home::open(&place.path().join("home")).unwrap();
+        // The home is the one that was opened, wherever it was moved to, and whatever stands where it was.
+        let moved = place.path().join("moved");
+        std::fs::rename(home.path(), &moved).unwrap();
+        std::fs::create_dir(home.path()).unwrap();
+        std::fs::write(home.path().join(REFUSALS[0]), "of somebody else").unwrap();
         let long = vec![b'x'; 512 * 1024];
         for _ in 0..20 {
             home.append_refusal(&long).unwrap();
         }
-        let lengths = REFUSALS.map(|name| std::fs::metadata(home.path().join(name)).unwrap().len());
+        assert!(home.path().join(REFUSALS[0]).exists() && !home.path().join(REFUSALS[1]).exists());
+        let lengths = REFUSALS.map(|name| std::fs::metadata(moved.join(name)).unwrap().len());
         assert!(lengths.iter().all(|length| *length <= MAX_FILE + long.len() as u64), "{lengths:?}");
         home.note_refusal(&RefusalRecord::new(RefusalId::random(), "relay", Timestamp::from_unix(1))).unwrap();
         assert!(home.refusals().is_ok());

@@ -48,7 +48,7 @@ pub(super) fn remove_known(dir: &Dir, known: &[&str]) -> Result<(), FileError> {
     }
     // In the order given: a lock comes last.
     for name in known {
-        remove(dir, name, name)?;
+        if is_secret(name) { dir.remove_secret(name) } else { dir.remove(name) }?;
     }
     Ok(())
 }
@@ -57,16 +57,16 @@ pub(super) fn remove_known(dir: &Dir, known: &[&str]) -> Result<(), FileError> {
 pub(super) fn remove_unfinished(dir: &Dir, name: &str) -> Result<(), FileError> {
     for entry in dir.entries()? {
         if !entry.is_dir && Dir::is_unfinished_write(&entry.name, name) {
-            remove(dir, &entry.name, name)?;
+            // Nobody reads it, so it keeps its name until it is gone: a crash leaves nothing under a name that nobody looks for.
+            if is_secret(name) { dir.remove_secret_in_place(&entry.name) } else { dir.remove(&entry.name) }?;
         }
     }
     Ok(())
 }
 
-/// Removes the file `file`, which is of the kind that `name` says.
-fn remove(dir: &Dir, file: &str, name: &str) -> Result<(), FileError> {
-    let secret = layout::SECRETS.contains(&name) || name == layout::PROTECTION;
-    if secret { dir.remove_secret(file) } else { dir.remove(file) }.map(drop)
+/// Whether files of that name are overwritten before they are removed.
+fn is_secret(name: &str) -> bool {
+    layout::SECRETS.contains(&name) || name == layout::PROTECTION
 }
 
 /// Removes the directory `name`, unless something of somebody else is in it.

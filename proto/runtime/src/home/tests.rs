@@ -66,6 +66,23 @@ fn a_node_keeps_what_it_was_given_and_its_keys() {
 }
 
 #[test]
+fn a_new_identity_takes_nothing_of_one_that_was_half_deleted() {
+    let (_scratch, home) = home();
+    // A process was killed between the two files of it; and one that wrote another.
+    let left = home.path().join("identities/a");
+    home.create_identity(&"a".parse().unwrap(), NOW).unwrap();
+    home.create_identity(&"b".parse().unwrap(), NOW).unwrap();
+    for (name, text) in [("membership", "of the one before"), (".identity.0123456789abcdef.new", "its key")] {
+        fs::write(left.join(name), text).unwrap();
+        fs::set_permissions(left.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    fs::remove_file(left.join("identity")).unwrap();
+    let made = home.create_identity(&"a".parse().unwrap(), NOW).unwrap();
+    assert!(made.membership().unwrap().is_none());
+    assert_eq!(fs::read_dir(left).unwrap().count(), 1);
+}
+
+#[test]
 fn reset_keeps_what_it_did_not_make() {
     let (_scratch, home) = home();
     let node = home.create_node(&"n1".parse().unwrap(), b"{}").unwrap();

@@ -5,10 +5,18 @@ use std::sync::{Mutex, PoisonError};
 
 use postern_proto::secret::SecretBytes;
 
-use super::{Passphrase, PassphraseError, Protection, ProtectionError, Unlocked, VaultError};
+use super::{Passphrase, PassphraseError, Protection, ProtectionError, State, Unlocked, VaultError};
 
 /// Seals the secrets of a home.
 pub type HomeKey = SecretBytes<32>;
+
+/// What a passphrase opened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Opened {
+    pub key: HomeKey,
+    /// Whether all secrets of the home were sealed then: one that is not was put there by somebody else, whatever the home says later.
+    pub whole: bool,
+}
 
 /// Reads the passphrase, or asks for it; `None` where nobody is there to be asked.
 type Source = Box<dyn Fn() -> Result<Option<Passphrase>, PassphraseError> + Send + Sync>;
@@ -17,7 +25,7 @@ type Source = Box<dyn Fn() -> Result<Option<Passphrase>, PassphraseError> + Send
 pub struct Keys {
     source: Option<Source>,
     demanded: bool,
-    unlocked: Mutex<Option<HomeKey>>,
+    unlocked: Mutex<Option<Opened>>,
 }
 
 impl fmt::Debug for Keys {
@@ -47,8 +55,8 @@ impl Keys {
 
     /// The home key itself, handed over by the process that started this one.
     #[must_use]
-    pub const fn handed(key: HomeKey) -> Self {
-        Self { source: None, demanded: true, unlocked: Mutex::new(Some(key)) }
+    pub const fn handed(opened: Opened) -> Self {
+        Self { source: None, demanded: true, unlocked: Mutex::new(Some(opened)) }
     }
 
     /// Whether the home must be a protected one.
@@ -69,20 +77,26 @@ impl Keys {
     }
 
     /// The home key of a home that is protected so.
-    pub(super) fn unlocked(&self, protection: &Protection) -> Result<HomeKey, VaultError> {
+    pub(super) fn unlocked(&self, protection: &Protection) -> Result<Opened, VaultError> {
         // Held while somebody is asked, so that nobody is asked twice.
         let mut unlocked = self.unlocked.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(key) = &*unlocked {
-            return Ok(key.clone());
+        if let Some(opened) = &*unlocked {
+            return Ok(opened.clone());
         }
         let key = unlock(protection, &self.passphrase()?)?.key;
-        *unlocked = Some(key.clone());
-        Ok(key)
+        let opened = Opened { key, whole: protection.state() == State::Whole };
+        *unlocked = Some(opened.clone());
+        Ok(opened)
     }
 
-    /// Remembers the key of a home that was protected just now, or forgets it.
+    /// Whether the home was whole when it was opened.
+    pub(super) fn opened_whole(&self) -> bool {
+        self.unlocked.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|opened| opened.whole)
+    }
+
+    /// Remembers the key of a home that was protected just now, as a whole, or forgets it.
     pub(crate) fn set(&self, key: Option<HomeKey>) {
-        *self.unlocked.lock().unwrap_or_else(PoisonError::into_inner) = key;
+        *self.unlocked.lock().unwrap_or_else(PoisonError::into_inner) = key.map(|key| Opened { key, whole: true });
     }
 }
 

@@ -17,7 +17,7 @@ mod protection;
 mod seal;
 
 pub(crate) use keys::unlock;
-pub use keys::{HomeKey, Keys};
+pub use keys::{HomeKey, Keys, Opened};
 pub use passphrase::{Passphrase, PassphraseError};
 pub use protection::ProtectionError;
 pub(crate) use protection::{Protection, State, Unlocked};
@@ -75,13 +75,19 @@ impl Vault {
 
     /// What protects the home, as it stands on disk now.
     pub(crate) fn protection(&self) -> Result<Option<Protection>, FileError> {
-        let Some(bytes) = self.root.read(PROTECTION, MAX_PROTECTION)? else { return Ok(None) };
+        // Beside a command that replaces it, and overwrites what was there.
+        let Some(bytes) = self.root.read_as_it_is(PROTECTION, MAX_PROTECTION)? else { return Ok(None) };
         let fault = |source| VaultError::Protection { path: self.root.path().join(PROTECTION), source };
         Ok(Some(Protection::decode(&bytes).map_err(fault)?))
     }
 
     /// The home key.
     pub(crate) fn key(&self, protection: &Protection) -> Result<HomeKey, FileError> {
+        Ok(self.opened(protection)?.key)
+    }
+
+    /// The home key, and whether the home was whole when it was opened.
+    pub(crate) fn opened(&self, protection: &Protection) -> Result<Opened, FileError> {
         Ok(self.keys.unlocked(protection)?)
     }
 
@@ -94,9 +100,16 @@ impl Vault {
                 seal::open(&key, place, &bytes).ok_or_else(|| VaultError::Damaged { path: path() })
             }
             (true, None) => Err(VaultError::Lost { path: path() }),
-            (false, Some(protection)) if protection.state() == State::Whole => Err(VaultError::NotSealed { path: path() }),
+            (false, Some(protection)) if protection.state() == State::Whole || self.keys.opened_whole() => {
+                Err(VaultError::NotSealed { path: path() })
+            }
+            (false, Some(protection)) => {
+                // That the home changes counts only where the passphrase says that nobody else wrote it.
+                self.key(&protection)?;
+                Ok(bytes)
+            }
             (false, None) if self.keys.are_demanded() => Err(VaultError::NotProtected { path: path() }),
-            (false, _) => Ok(bytes),
+            (false, None) => Ok(bytes),
         };
         Ok(opened?)
     }
