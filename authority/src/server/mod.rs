@@ -152,7 +152,6 @@ impl Server {
         }
         let id = RefusalId::of_request(session, number);
         let (code, meaning) = refusal.code();
-        tracing::info!(refusal = %id, by = "authority", code, peer = peer.map(tracing::field::display), action, reason = %refusal, "refused");
         let record = RefusalRecord {
             node: "servers".to_owned(),
             peer,
@@ -162,7 +161,11 @@ impl Server {
             reason: format!("{action}: {refusal}"),
             ..RefusalRecord::new(id, "authority", self.0.service.now())
         };
-        self.0.refusals.note(peer, &record);
+        // Whoever is refused again and again does not fill the log.
+        if let Some(unlogged) = self.0.refusals.note(peer, &record) {
+            let peer = peer.map(tracing::field::display);
+            tracing::info!(refusal = %id, by = "authority", code, peer, action, reason = %refusal, unlogged, "refused");
+        }
     }
 
     fn failures<T>(&self, of: impl FnOnce(&mut Failures) -> T) -> T {

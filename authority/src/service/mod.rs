@@ -259,9 +259,9 @@ impl Service {
     pub async fn recognise(&self, identifier: Identifier, history: &History) -> Result<Member, Refusal> {
         match self.recognise_or_fail(identifier, history).await {
             Ok(member) => Ok(member),
-            // No act, and whoever knows the authority's address can do it: it is not worth a row.
+            // No act, and whoever knows the authority's address can do it: it is not worth a row, nor a line of each.
             Err(ActError::Refused(refusal @ Refusal::NotAMember)) => {
-                tracing::info!(%identifier, "an identity that is no member called");
+                tracing::debug!(%identifier, "an identity that is no member called");
                 Err(refusal)
             }
             Err(error) => {
@@ -334,7 +334,6 @@ impl Service {
                 Refusal::Internal
             }
             ActError::Refused(refusal) => {
-                tracing::info!(actor = ?actor, %action, subject, reason = %refusal, "refused");
                 self.audit_refusal(actor, action, subject, &refusal).await;
                 refusal
             }
@@ -346,6 +345,8 @@ impl Service {
         let noted = self.0.bursts.lock().unwrap_or_else(PoisonError::into_inner).note(actor, action, at);
         let Some(left_out) = noted else { return };
         let mut reason = refusal.to_string();
+        // No line where there is no row: whoever is refused again and again does not fill the log.
+        tracing::info!(actor = ?actor, %action, subject, %reason, left_out, "refused");
         if left_out > 0 {
             reason.push_str(&format!(" (and {left_out} more since the last row)"));
         }

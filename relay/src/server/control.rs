@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use postern_proto::credential::{Audience, Holder, VerifiedCredential};
+use postern_proto::credential::{Audience, CredentialError, Holder, VerifiedCredential};
 use postern_proto::handshake::{Label, StaticKey};
 use postern_proto::id::{Identifier, SessionId, StaticPublic};
 use postern_proto::link::{CLOSING, FromRelay, Hello, MAX_CONTROL_MESSAGE, Refusal, ToRelay};
@@ -86,9 +86,10 @@ async fn admit(shared: &Arc<Shared>, link: Link) -> Result<Box<Admitted<'_>>, Dr
     let Ok(Hello { credential, node_id, instance }) = minicbor::decode(&hello) else { return Err(DropReason::Handshake) };
     let credential = match verify(shared, &credential, remote_static) {
         Ok(credential) => credential,
-        Err(reason) => {
+        Err(error) => {
+            let reason = Refusal::BadCredential;
             shared.with(|registry, _| registry.count_refusal(reason));
-            shared.note(links.id, CLOSING, None, reason);
+            shared.note_because(links.id, CLOSING, None, reason, &format!("{reason}: {error}"));
             conversation.close(Some(reason)).await;
             return Err(DropReason::Closed);
         }
@@ -118,13 +119,8 @@ impl Admitted<'_> {
     }
 }
 
-fn verify(shared: &Shared, credential: &[u8], remote_static: StaticPublic) -> Result<VerifiedCredential, Refusal> {
-    let verified =
-        shared.trust().verifier(shared.clock.now()).verify(credential, Audience::Relay, Holder::Handshake(remote_static));
-    verified.map_err(|error| {
-        tracing::info!(%error, "a credential was refused");
-        Refusal::BadCredential
-    })
+fn verify(shared: &Shared, credential: &[u8], remote_static: StaticPublic) -> Result<VerifiedCredential, CredentialError> {
+    shared.trust().verifier(shared.clock.now()).verify(credential, Audience::Relay, Holder::Handshake(remote_static))
 }
 
 struct Conversation {
@@ -266,6 +262,10 @@ impl Served<'_> {
         match minicbor::decode::<ToRelay>(message) {
             Ok(ToRelay::Renew { credential }) => {
                 let verified = verify(self.shared, &credential, self.remote_static);
+                if let Err(error) = &verified {
+                    // That its session ended for it is noted where it ends.
+                    tracing::debug!(%error, "a newer credential was refused");
+                }
                 self.shared.with(|registry, now| match verified {
                     Ok(newer) if registry.peer(self.id).is_some_and(|peer| peer.identifier == newer.subject()) => {
                         registry.handle_renewed(now, self.id, newer);

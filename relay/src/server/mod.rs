@@ -242,9 +242,13 @@ impl Shared {
 
     /// Keeps a refusal under the id that the node knows, too.
     fn note(&self, session: SessionId, number: u32, peer: Option<Identifier>, reason: Refusal) {
+        self.note_because(session, number, peer, reason, &reason.to_string());
+    }
+
+    /// As [`Shared::note`], with more than the node is told. Whoever is refused again and again does not fill the log.
+    fn note_because(&self, session: SessionId, number: u32, peer: Option<Identifier>, reason: Refusal, why: &str) {
         let Some((code, meaning)) = reason.code() else { return };
         let id = RefusalId::of_request(session.as_bytes(), number);
-        tracing::info!(refusal = %id, by = "relay", code, peer = peer.map(tracing::field::display), %reason, "refused");
         let what = if number == CLOSING { "the session" } else { "a request of the session" };
         let record = RefusalRecord {
             node: "servers".to_owned(),
@@ -252,10 +256,12 @@ impl Shared {
             code: code.to_owned(),
             meaning: meaning.to_owned(),
             told: Some(reason.to_string()),
-            reason: format!("{what}: {reason}"),
+            reason: format!("{what}: {why}"),
             ..RefusalRecord::new(id, "relay", self.clock.now())
         };
-        self.refusals.note(peer, &record);
+        if let Some(unlogged) = self.refusals.note(peer, &record) {
+            tracing::info!(refusal = %id, by = "relay", code, peer = peer.map(tracing::field::display), reason = why, unlogged, "refused");
+        }
     }
 
     fn is_draining(&self) -> bool {
