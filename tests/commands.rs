@@ -473,7 +473,8 @@ fn tickets_and_members() {
     assert_eq!(project.json(&["ticket", "show", id])["status"], "revoked");
     not_found(home.run(&["project", "show", "no-such-project"]));
 
-    for reserved in ["ockam-role=enroller", "ockam-relay=x", "postern-x"] {
+    project.fails(&["project", "ticket", "--attribute", "relay=foo"], 2).says("RESERVED_ATTRIBUTE").says("--relay NAME");
+    for reserved in ["ockam-role=enroller", "role=enroller", "ockam-relay=x", "postern-x"] {
         project.fails(&["project", "ticket", "--attribute", reserved], 2);
     }
     project.fails(&["project", "ticket", "--attribute", "ockam-role=enroller"], 2).says("--enroller");
@@ -610,4 +611,38 @@ fn one_line_of_shell_joins_two_commands() {
     let piped = shell.invoke(["-c", &script]).env("POSTERN_HOME", project.path()).run().success();
     let reply = eventually(PATIENCE, "the answer", || http_get(piped.line(), "/").ok());
     assert_eq!(reply.text(), "piped");
+}
+
+#[test]
+fn a_home_that_is_not_there_is_no_empty_one() {
+    let home = TestHome::new(POSTERN);
+    for arguments in [&["status"][..], &["status", "--watch"]] {
+        home.fails(arguments, 78).says("HOME_MISSING").says("POSTERN_HOME");
+    }
+    assert!(!home.path().exists(), "a look makes nothing");
+    home.ok(&["identity", "create"]);
+    home.ok(&["status"]);
+}
+
+#[test]
+fn an_identity_whose_history_is_full_says_so() {
+    let home = TestHome::new(POSTERN);
+    home.ok(&["identity", "create"]);
+    let left = || home.json(&["identity", "show"])["changes_left"].as_u64().unwrap();
+    let before = left();
+    home.ok(&["identity", "rotate"]);
+    assert_eq!(left(), before - 1);
+    (0..left()).for_each(|_| drop(home.ok(&["identity", "rotate"])));
+    assert_eq!(left(), 0);
+    home.fails(&["identity", "rotate"], 78).says("HISTORY_FULL").says("another identity");
+}
+
+#[test]
+fn servers_that_are_told_elsewhere_are_said_to_be() {
+    let home = TestHome::new(POSTERN);
+    let odd = "and others are told 127.0.0.1:9";
+    home.run(&["enroll", "--advertise", "127.0.0.1:9"]).success().says(odd);
+    assert!(home.run(&["status", "--output", "plain"]).stdout.contains(odd));
+    let healed = home.run(&["enroll", "--advertise", "127.0.0.1"]).success();
+    assert!(!healed.stderr.contains(odd), "{healed:?}");
 }

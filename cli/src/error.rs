@@ -12,6 +12,7 @@ use postern_authority::keys::KeysError;
 use postern_runtime::files::FileError;
 
 use postern_proto::id::RefusalId;
+use postern_proto::identity::RotateError;
 
 use crate::code;
 
@@ -157,6 +158,8 @@ impl From<postern_relay::state::StateError> for CliError {
         match error {
             StateError::Home(error) => error.into(),
             StateError::File(error) => error.into(),
+            StateError::Rotate(RotateError::Full) => Self::from_error(code::HISTORY_FULL, &error)
+                .try_this("delete the folder `relay` of the home, and let the relay join again with a new ticket"),
             other => Self::from_error(code::RELAY_STATE, &other),
         }
     }

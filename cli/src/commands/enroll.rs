@@ -72,6 +72,12 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         settings.advertise = Some(advertise.clone());
     }
 
+    if let Some(odd) = settings.told_elsewhere() {
+        context
+            .output()
+            .warn(format_args!("{odd}: unless something leads from there to here, nobody finds them (--advertise HOST[:PORT])"));
+    }
+
     let running = Lock::holder(&servers, files::LOCK)?.is_some();
     let changed = kept.as_ref() != Some(&settings);
     if running && changed {

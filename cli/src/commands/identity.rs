@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use postern_proto::id::Identifier;
-use postern_proto::identity::{ChangeReason, Identity};
+use postern_proto::identity::{ChangeReason, Identity, MAX_CHANGES};
 use postern_proto::name::IdentityName;
+use postern_proto::time::Timestamp;
 use postern_relay::RelayHome;
 use postern_runtime::authority::AuthorityError;
 use postern_runtime::home::{Home, IdentityHome};
@@ -110,6 +111,8 @@ struct Document {
     is_default: bool,
     /// How often its key was replaced.
     changes: u64,
+    /// How often it can still be.
+    changes_left: usize,
     /// When its key expires.
     expires_at: String,
     /// Whether its key is sealed under a passphrase.
@@ -121,6 +124,7 @@ struct Document {
 struct RelayDocument {
     identifier: Identifier,
     changes: u64,
+    changes_left: usize,
     expires_at: String,
 }
 
@@ -155,7 +159,7 @@ fn create(context: &Context, home: &Home, name: Option<IdentityName>) -> Result<
         None if home.default_identity()?.is_none() => home.default_identity_or_create(context.now())?,
         None => home.create_identity(&random_name(home)?, context.now())?,
     };
-    let document = document(home, &created)?;
+    let document = document(home, &created, context.now())?;
     context.output().say(format_args!("made the identity `{}`", document.name));
     context.output().created(document.identifier, &document)
 }
@@ -168,7 +172,8 @@ fn random_name(home: &Home) -> Result<IdentityName, CliError> {
 }
 
 fn list(context: &Context, home: &Home) -> Result<(), CliError> {
-    let documents: Vec<_> = home.identities()?.iter().map(|identity| document(home, identity)).collect::<Result<_, _>>()?;
+    let documents: Vec<_> =
+        home.identities()?.iter().map(|identity| document(home, identity, context.now())).collect::<Result<_, _>>()?;
     context.output().list(&documents, || {
         let row = |document: &Versioned<Document>| {
             vec![document.name.to_string(), document.identifier.to_string(), mark(document.is_default)]
@@ -182,26 +187,27 @@ fn mark(is_default: bool) -> String {
 }
 
 fn show(context: &Context, home: &Home, name: Option<IdentityName>) -> Result<(), CliError> {
-    let document = document(home, &named(home, name)?)?;
+    let document = document(home, &named(home, name)?, context.now())?;
     context.output().show(&document, || {
         fields(&[
             ("name", document.name.to_string()),
             ("identifier", document.identifier.to_string()),
             ("default", mark(document.is_default)),
-            ("changes", document.changes.to_string()),
+            ("changes", format!("{} ({} left)", document.changes, document.changes_left)),
             ("expires", document.expires_at.clone()),
             ("protected", mark(document.protected)),
         ])
     })
 }
 
-fn document(home: &Home, identity: &IdentityHome) -> Result<Versioned<Document>, CliError> {
+fn document(home: &Home, identity: &IdentityHome, now: Timestamp) -> Result<Versioned<Document>, CliError> {
     let loaded = identity.load()?;
     Ok(Versioned::new(Document {
         name: identity.name().clone(),
         identifier: loaded.identifier(),
         is_default: home.default_identity()?.as_ref() == Some(identity.name()),
         changes: loaded.history().sequence(),
+        changes_left: changes_left(&loaded, now),
         expires_at: loaded.history().expires().to_string(),
         protected: home.is_protected()?,
     }))
@@ -225,7 +231,7 @@ fn rotate(context: &Context, home: &Home, name: Option<IdentityName>, reason: Ch
     if let Some(membership) = identity.membership()? {
         tell(context, home, &changed, &membership)?;
     }
-    let document = document(home, &identity)?;
+    let document = document(home, &identity, context.now())?;
     context.output().created(document.identifier, &document)
 }
 
@@ -237,8 +243,19 @@ fn rotate_relay(context: &Context, home: &Home, reason: ChangeReason) -> Result<
         tell(context, home, &changed, &trust.membership)?;
     }
     let (identifier, history) = (changed.identifier(), changed.history());
-    let document = RelayDocument { identifier, changes: history.sequence(), expires_at: history.expires().to_string() };
+    let document = RelayDocument {
+        identifier,
+        changes: history.sequence(),
+        changes_left: changes_left(&changed, context.now()),
+        expires_at: history.expires().to_string(),
+    };
     context.output().created(identifier, &Versioned::new(document))
+}
+
+/// How often the key can still be replaced. Changes differ in length, and a history is bounded in bytes: they are tried on a copy.
+fn changes_left(identity: &Identity, now: Timestamp) -> usize {
+    let Ok(mut copy) = Identity::from_secret_bytes(&identity.to_secret_bytes()) else { return 0 };
+    (0..MAX_CHANGES).take_while(|_| copy.rotate(now, ChangeReason::Renewed).is_ok()).count()
 }
 
 /// Which key it is that `identity` has now.

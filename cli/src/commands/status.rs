@@ -26,7 +26,7 @@ use crate::servers::Settings;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Every portal is tried, up to its target. The exit code is 0 only if all of them work, the relay
-names of this home are up, and what was set up here runs.
+names of this home are up, and what was set up here runs; where there is no home, it is 78.
 With --watch it goes on until Ctrl-C, and then exits 0; piped, each look is one line of JSON.
 
 Examples:
@@ -65,6 +65,9 @@ struct ServersDocument {
     address: HostPort,
     advertised: HostPort,
     status: NodeState,
+    /// For persons: what `address` and `advertised` say together.
+    #[serde(skip)]
+    told_elsewhere: Option<String>,
 }
 
 /// One look at all that there is.
@@ -75,7 +78,7 @@ struct Look {
 }
 
 pub fn run(context: &Context, args: &Args) -> Result<ExitCode, CliError> {
-    let home = context.home()?;
+    let home = context.home_that_is()?;
     if args.watch {
         return watch::run(context, &home, args.interval);
     }
@@ -136,6 +139,7 @@ fn servers_of(home: &Home) -> Result<Vec<ServersDocument>, CliError> {
         pid: holder.and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()),
         status: if holder.is_some() { NodeState::Running } else { NodeState::Stopped },
         advertised: settings.advertised(),
+        told_elsewhere: settings.told_elsewhere(),
         address: settings.listen,
     }])
 }
@@ -185,6 +189,9 @@ fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
                 NodeState::Stopped => "; start it: postern serve",
             }
         ));
+        if let Some(odd) = &servers.told_elsewhere {
+            text.push_str(&format!("note: {odd}\n"));
+        }
     }
     for node in &document.nodes {
         let hint = match node.status {

@@ -72,6 +72,18 @@ impl Settings {
         OwnServers { listen: self.listen.clone(), advertise: self.advertise.clone() }.advertised()
     }
 
+    /// What is odd about the address that others are told, where it leads here only if something else forwards it.
+    pub fn told_elsewhere(&self) -> Option<String> {
+        let (listen, told) = (&self.listen, self.advertised());
+        if listen.is_loopback() && !told.is_loopback() {
+            return Some(format!(
+                "the servers listen on {listen}, where only this machine reaches them, and others are told {told}"
+            ));
+        }
+        (listen.port() != told.port())
+            .then(|| format!("the servers listen on port {}, and others are told {told}", listen.port()))
+    }
+
     /// What is kept, if servers were ever started in this home.
     pub fn load(home: &Home) -> Result<Option<Self>, CliError> {
         if !home.has_servers()? {
@@ -92,6 +104,21 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_leads_elsewhere_is_told() {
+        let with = |listen: &str, advertise: Option<&str>| {
+            let mut settings = Settings::new(Roles::All);
+            settings.listen = listen.parse().unwrap();
+            settings.advertise = advertise.map(|told| told.parse().unwrap());
+            settings.told_elsewhere()
+        };
+        assert!(with("127.0.0.1:4000", None).is_none() && with("0.0.0.0:4000", Some("gate.example")).is_none());
+        assert!(
+            with("127.0.0.1:4001", Some("127.0.0.1:4000")).unwrap().contains("port 4001, and others are told 127.0.0.1:4000")
+        );
+        assert!(with("127.0.0.1:4000", Some("gate.example")).unwrap().contains("only this machine"));
+    }
 
     #[test]
     fn what_is_kept_says_where_the_servers_are() {

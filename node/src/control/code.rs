@@ -22,6 +22,7 @@ crate::codes! {
     CONTROL_VERSION: Failure, "The node answered something that this version of the command does not know.";
     HOME_UNSAFE: Configuration, "Others could read or change the home, which holds keys. The error has the `chmod` line to run.";
     STORAGE: Failure, "A file of the home cannot be read or written.";
+    HISTORY_FULL: Configuration, "The identity has replaced its key as often as one can. A new identity, which joins with a new ticket, takes its place.";
     NO_PASSPHRASE: Configuration, "The keys of the home are protected, and nobody gave the passphrase: no key file, no credential, no terminal to ask at.";
     WRONG_PASSPHRASE: Denied, "What was given is not the passphrase of this home.";
     KEY_FILE: Configuration, "The key file cannot be read, can be read by others, or holds no passphrase.";

@@ -10,6 +10,7 @@ use crate::config::{Problems, VariableError};
 use crate::engine::EngineError;
 use crate::store::StoreError;
 use postern_proto::authority::Refusal;
+use postern_proto::identity::RotateError;
 use postern_proto::ticket::TicketError;
 use postern_runtime::authority::AuthorityError;
 use postern_runtime::enrol::EnrolError;
@@ -329,6 +330,8 @@ impl From<HomeError> for Fault {
             HomeError::NodeExists(name) => Self::exists("a node", name),
             HomeError::IdentityExists(name) => Self::exists("an identity", name),
             HomeError::NodeLocked { .. } | HomeError::ServersLocked { .. } => Self::new(code::RUNNING, error.to_string()),
+            HomeError::Rotate { source: RotateError::Full, .. } => Self::new(code::HISTORY_FULL, error.to_string())
+                .try_this("make another identity and let it join with a new ticket; then remove this one from the project"),
             error => Self::new(code::STORAGE, error.to_string()),
         }
     }

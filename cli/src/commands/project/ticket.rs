@@ -120,12 +120,16 @@ fn attribute(text: &str) -> Result<(&str, Option<&str>), CliError> {
     let (key, value) = text.split_once('=').map_or((text, None), |(key, value)| (key, Some(value)));
     let pointer = match key {
         "ockam-role" => Some("for who may make tickets, use --enroller or --administrator"),
-        "ockam-relay" => Some("for relay names, use --relay NAME"),
+        "ockam-relay" | "relay" => Some("for relay names, use --relay NAME"),
+        // Other values are as good as any attribute's, and policies may ask for them.
+        "role" if matches!(value, Some("enroller" | "administrator")) => {
+            Some("for who may make tickets, use --enroller or --administrator")
+        }
         _ if key.starts_with(RESERVED) => Some("choose another name: those that begin with `postern-` are reserved"),
         _ => None,
     };
     if let Some(pointer) = pointer {
-        return Err(CliError::new(code::RESERVED_ATTRIBUTE, format!("the attribute `{key}` cannot be given")).try_this(pointer));
+        return Err(CliError::new(code::RESERVED_ATTRIBUTE, format!("the attribute `{text}` cannot be given")).try_this(pointer));
     }
     if key.is_empty() {
         return Err(CliError::new(code::INVALID_ATTRIBUTE, "an attribute needs a name: write NAME or NAME=VALUE"));
@@ -204,6 +208,11 @@ mod tests {
         assert_eq!(of("--attribute ockam-role=enroller"), Err("RESERVED_ATTRIBUTE".into()));
         assert_eq!(of("--attribute ockam-relay=x"), Err("RESERVED_ATTRIBUTE".into()));
         assert_eq!(of("--attribute postern-x"), Err("RESERVED_ATTRIBUTE".into()));
+        for confused in ["role=enroller", "role=administrator", "relay=foo", "relay"] {
+            assert_eq!(of(&format!("--attribute {confused}")), Err("RESERVED_ATTRIBUTE".into()), "{confused}");
+        }
+        assert_eq!(of("--enroller --may-grant role=administrator").unwrap_err(), "RESERVED_ATTRIBUTE");
+        assert_eq!(of("--attribute role=ops").unwrap().attributes["role"], "ops");
         assert_eq!(of("--attribute a --attribute a=b"), Err("ATTRIBUTE_TWICE".into()));
         // No expression could name these.
         assert_eq!(of("--attribute é=1"), Err("INVALID_ATTRIBUTE".into()));
