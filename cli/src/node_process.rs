@@ -71,6 +71,6 @@ pub fn reload(home: &Home, identity: &IdentityName) -> Result<(), CliError> {
 
 /// Runs a node as this process until it is told to stop.
 pub fn foreground(home: Home, name: &NodeName, start: Start, ready: impl FnOnce(&NodeDocument)) -> Result<(), CliError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = postern_runtime::workers::runtime()?;
     Ok(runtime.block_on(daemon::run(home, name, start, ready))?)
 }

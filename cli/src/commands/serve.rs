@@ -98,7 +98,7 @@ fn serve_in_background(context: &Context, attached: &mut Option<Attached>) -> Re
     let home = context.home()?;
     let settings = Settings::load(&home)?
         .ok_or_else(|| CliError::new(code::SERVER_SETTINGS, "the servers of this home were never set up"))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = postern_runtime::workers::runtime()?;
     runtime.block_on(servers::run(&home, settings, None, |ready| {
         if let Some(attached) = attached.take() {
             attached.ready(ready);
@@ -119,7 +119,7 @@ fn serve(context: &Context, args: &Args) -> Result<(), CliError> {
         Some(argument) => Some(source::ticket(context, argument, args.ticket.is_some())?.ticket),
         None => None,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = postern_runtime::workers::runtime()?;
     runtime.block_on(servers::run(&home, settings, ticket, |ready| {
         if let Some(metrics) = &ready.metrics {
             context.output().say(format_args!("metrics at http://{metrics}/metrics"));
