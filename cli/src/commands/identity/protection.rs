@@ -1,12 +1,15 @@
 //! `identity protect` and `unprotect`: the keys of the home, at rest.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use postern_proto::secret::SecretBytes;
+use postern_proto::secret::{SecretBytes, random_array};
 use postern_runtime::files::FileError;
 use postern_runtime::home::{Home, Protecting};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use crate::args::Yes;
@@ -58,19 +61,45 @@ pub fn protect(context: &Context, home: &Home, new_key_file: Option<PathBuf>, ge
     Ok(())
 }
 
-/// Makes a key file with 256 random bits, unless one is there.
+/// Makes a key file with 256 random bits, unless one is there. It is on the disk, with its name, before anything is sealed under it.
 fn make(context: &Context, path: &Path) -> Result<(), CliError> {
-    if path.exists() {
-        return Ok(());
-    }
-    let fault =
-        |error: std::io::Error| CliError::from_error(code::UNWRITABLE_FILE, &error).why(format!("making `{}`", path.display()));
     let random = SecretBytes::<32>::random();
     let line = Zeroizing::new(format!("{}\n", *Zeroizing::new(hex::encode(random.expose_secret()))));
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fault)?;
-    file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(fault)?;
-    context.output().say(format_args!("made the key file {}", path.display()));
+    let made = make_by(path, |file| file.write_all(line.as_bytes()))
+        .map_err(|error| CliError::from_error(code::UNWRITABLE_FILE, &error).why(format!("making `{}`", path.display())))?;
+    if made {
+        context.output().say(format_args!("made the key file {}", path.display()));
+    }
     Ok(())
+}
+
+/// Makes the file `path` with what `fill` writes; `false` where it is there. It has its name once it is whole: a process that was killed would
+/// leave an empty one, which is no key file, and which is never replaced.
+fn make_by(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<bool> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let made = !path.exists() && {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
+        name.push(format!(".{}.new", hex::encode(random_array::<8>())));
+        let unfinished = parent.join(name);
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+        let named = fill(&mut file).and_then(|()| file.sync_all()).and_then(|()| {
+            match renameat_with(CWD, &unfinished, CWD, path, RenameFlags::NOREPLACE) {
+                Ok(()) => Ok(true),
+                // Somebody else made one meanwhile, which may seal something already.
+                Err(Errno::EXIST) => Ok(false),
+                Err(errno) => Err(errno.into()),
+            }
+        });
+        if !matches!(named, Ok(true)) {
+            // The first error is the one to report.
+            let _ = std::fs::remove_file(&unfinished);
+        }
+        named?
+    };
+    let synced = File::open(parent).and_then(|parent| parent.sync_all());
+    // Also of one that is there, as far as that can be: whoever made it may have been killed before.
+    if made { synced.map(|()| true) } else { Ok(false) }
 }
 
 /// Opens the home for good.
@@ -83,4 +112,36 @@ pub fn unprotect(context: &Context, home: &Home, yes: Yes) -> Result<(), CliErro
     home.unprotect()?;
     context.output().say("the keys of this home need no passphrase any more");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_file_has_its_name_once_it_is_whole() {
+        let scratch = tempfile::tempdir().unwrap();
+        let place = scratch.path();
+        let path = place.join("key");
+        let broken = make_by(&path, |file| {
+            assert!(!path.exists(), "whoever is killed now leaves no key file");
+            file.write_all(b"ha")?;
+            Err(io::Error::other("no room"))
+        });
+        assert!(broken.is_err() && std::fs::read_dir(place).unwrap().count() == 0);
+        assert!(make_by(&path, |file| file.write_all(b"whole\n")).unwrap());
+        assert!(!make_by(&path, |file| file.write_all(b"another\n")).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"whole\n");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        // Two at a time: the one that is there stays.
+        let other = place.join("other");
+        let late = make_by(&other, |file| {
+            std::fs::write(&other, "first")?;
+            file.write_all(b"second")
+        });
+        assert!(!late.unwrap() && std::fs::read(&other).unwrap() == b"first");
+        assert_eq!(std::fs::read_dir(place).unwrap().count(), 2);
+    }
 }
