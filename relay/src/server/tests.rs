@@ -608,6 +608,8 @@ fn a_stop_tells_every_node_and_leaves_nothing_running() {
         let (outlet, inlet) = (Node::new(), Node::new());
         let (mut callee, mut caller) = (rig.connect(&outlet, &[]).await, rig.connect(&inlet, &[]).await);
         let mut parked = rig.data(&mut callee, Frame::Park).await;
+        // Else the dial may be first, and the node is asked for a link.
+        rig.until(|status| status.counts.parked == 1).await;
         let mut dialled = rig.data(&mut caller, join_to(&outlet)).await;
         assert_eq!((dialled.answer().await, parked.answer().await), (joined(&outlet), joined(&inlet)));
         let relay = rig.relay.clone();
