@@ -30,8 +30,14 @@ fn identities() {
     assert_eq!(home.document("identity list"), json!([]));
     let identifier = home.postern("identity create").success().line().to_owned();
     assert!(identifier.starts_with('P') && identifier.len() == 65, "{identifier}");
-    let expected = json!({"api_version": "1", "name": "default", "identifier": identifier, "is_default": true});
-    assert_eq!(home.document("identity show"), expected);
+    let expected = home.document("identity show");
+    let of = |key: &str| &expected[key];
+    assert_eq!((of("api_version"), of("name"), of("identifier")), (&json!("1"), &json!("default"), &json!(identifier)));
+    assert_eq!((of("is_default"), of("protected"), of("changes")), (&json!(true), &json!(false), &json!(0)));
+    assert!(
+        of("changes_left").as_u64() >= Some(1) && of("expires_at").as_str().is_some_and(|at| at.ends_with('Z')),
+        "{expected}"
+    );
     assert_eq!(home.document("identity show default"), expected);
     assert_eq!(home.document("identity list"), json!([expected]));
 
