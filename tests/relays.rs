@@ -35,11 +35,14 @@ fn a_relay_that_is_killed_delays_no_connection() {
         println!("{when}: the longest of 50 took {longest:?}");
     };
     connections("with two relays");
+    let connected = format!("connected to the relay relay={}", second.address);
     second.kill();
     connections("with one");
     portal.vendor.registered_at("vendor", 1);
     second.start();
     portal.vendor.registered_at("vendor", 2);
+    let again = || (portal.customer.node_log("customer").matches(&connected).count() == 2).then_some(());
+    eventually(PATIENCE, "the customer's node is connected to it again, too", again);
     // The other's process is the authority's, too.
     portal.project.kill(portal.project.servers_pid());
     connections("with the other");
