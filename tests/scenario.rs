@@ -154,11 +154,13 @@ fn verbatim_on_one_host() {
         return;
     }
     let host = Namespace::new("host");
-    for (address, name) in [("127.0.0.1", "http-server"), ("127.0.0.2", "github.local"), ("127.0.0.3", "jira.local")] {
+    // No names of this machine itself: an outlet does not follow those.
+    for (address, name) in [("10.77.0.1", "http-server"), ("10.77.0.2", "github.local"), ("10.77.0.3", "jira.local")] {
+        host.ip(&["address", "add", address, "dev", "lo"]).expect("an address of the host's own");
         host.add_hosts(&[(address, name)]).expect("a file below /etc/netns");
     }
-    let _vendors = http_server(&host, "127.0.0.1:80", FROM_VENDOR);
-    let _customers = http_server(&host, "127.0.0.2:80", FROM_CUSTOMER);
+    let _vendors = http_server(&host, "10.77.0.1:80", FROM_VENDOR);
+    let _customers = http_server(&host, "10.77.0.2:80", FROM_CUSTOMER);
     let [administrator, vendor, customer] = [(); 3].map(|()| Machine::new(&host));
     play(ADMINISTRATOR, &administrator, &vendor, &customer);
 }
