@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::line::{Decision, StreamLine};
+use super::writer::GATHER;
 
 /// Lines that wait for the syslog; a line has about 600 bytes.
 const QUEUE: usize = 2_048;
@@ -180,6 +181,9 @@ impl Sender {
                     backoff.reset();
                     if std::mem::take(&mut failing) {
                         info!(syslog = %self.target, "the syslog takes lines again");
+                    }
+                    if self.queue.is_empty() {
+                        let _ = stop.run_until_cancelled(tokio::time::sleep(GATHER)).await;
                     }
                 }
                 Err(error) => {

@@ -24,7 +24,10 @@ pub const MAX_FILE: u64 = 16 * 1024 * 1024;
 pub const FILES: [&str; 5] = layout::node::STREAMS;
 
 /// Lines that are written by one call.
-const BATCH: usize = 256;
+const BATCH: usize = 1_024;
+
+/// How long lines gather behind one that was written: writing each by itself would wake a task, a thread and the disk for every stream.
+pub const GATHER: Duration = Duration::from_millis(100);
 
 /// How long lines of streams that end with the node may take to come.
 const LAST_LINES: Duration = Duration::from_millis(200);
@@ -88,6 +91,10 @@ impl Writer {
                     warn!("the log of streams is written again");
                 }
             }
+            if received < BATCH && !closing {
+                // `stop` is looked at above.
+                let _ = stop.run_until_cancelled(tokio::time::sleep(GATHER)).await;
+            }
         }
     }
 }
@@ -146,12 +153,8 @@ impl Target {
 
     /// Each file takes the name of the next older one.
     fn rotate(&self) -> io::Result<()> {
-        let path = |name: &str| self.dir.path().join(name);
         for pair in FILES.windows(2).rev() {
-            match std::fs::rename(path(pair[0]), path(pair[1])) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            self.dir.rename(pair[0], pair[1]).map_err(io::Error::other)?;
         }
         Ok(())
     }
