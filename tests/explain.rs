@@ -1,10 +1,9 @@
 //! Why something was refused: ids that both sides know, what each side is told, and decisions step by step.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Read;
 use std::time::{Duration, Instant};
 
-use postern_test_support::{EchoServer, PATIENCE, Project, TestHome, Value, connect, echoes, eventually};
+use postern_test_support::{EchoServer, PATIENCE, Project, TestHome, Value, echoes, eventually, live};
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
 
@@ -333,23 +332,11 @@ fn a_decision_step_by_step() {
     pair.project.run(&["explain", "--from", &from, "--to", "/other/e"]).exits(1).says("at either end");
 }
 
-/// A connection through the portal on which bytes have passed.
-#[track_caller]
-fn live(address: &str) -> TcpStream {
-    eventually(PATIENCE, "a live connection", || {
-        let mut stream = connect(address).ok()?;
-        stream.write_all(b"alive").ok()?;
-        let mut back = [0; 5];
-        stream.read_exact(&mut back).ok()?;
-        Some(stream)
-    })
-}
-
 #[test]
 fn guardrails_narrow_and_no_node_can_widen_them() {
     let pair = Pair::new(&["--allow", "a"]);
     pair.passes();
-    let mut open = live(&pair.inlet);
+    let mut open = live(pair.inlet.as_str());
     let of_type = ["--resource-type", "tcp-outlet"];
     let project_policy =
         |home: &TestHome, verb: &str, rest: &[&str]| home.run(&[&["project", "policy", verb][..], &of_type, rest].concat());

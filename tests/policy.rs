@@ -1,11 +1,11 @@
 //! Who may use what, from a user's side: attributes, policies on both ends, their changes on live nodes, and reasons that can be read.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use postern_test_support::{
-    EchoServer, HttpServer, Outcome, PATIENCE, Project, Reserved, TestHome, Value, connect, echoes, eventually, http_get, json,
+    EchoServer, HttpServer, Outcome, PATIENCE, Project, Reserved, TestHome, Value, echoes, eventually, http_get, json, live,
 };
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
@@ -65,18 +65,6 @@ fn portal(home: &TestHome, alias: &str) -> Value {
     let status = home.run(&["status"]).json();
     let portals = status["portals"].as_array().unwrap();
     portals.iter().find(|portal| portal["inlet"] == alias).unwrap_or_else(|| panic!("{alias} is not in {status}")).clone()
-}
-
-/// A connection through the portal on which bytes have passed.
-#[track_caller]
-fn live(address: &str) -> TcpStream {
-    eventually(PATIENCE, "a live connection", || {
-        let mut stream = connect(address).ok()?;
-        stream.write_all(b"alive").ok()?;
-        let mut back = [0; 5];
-        stream.read_exact(&mut back).ok()?;
-        Some(stream)
-    })
 }
 
 /// Waits for the end of the connection, which must be an error: only the peer's own end is clean.
@@ -242,7 +230,7 @@ fn a_changed_type_policy_cuts_at_once() {
     let of_type = ["--resource-type", "tcp-outlet"];
     passes(&pair.inlet);
 
-    let open = live(&pair.inlet);
+    let open = live(pair.inlet.as_str());
     pair.policy(&of_type, "b");
     is_cut(open, Instant::now());
     let seen = pair.echo.accepted();
@@ -271,7 +259,7 @@ fn a_changed_type_policy_cuts_at_once() {
 #[test]
 fn a_changed_policy_of_an_inlet_cuts_at_once() {
     let pair = Pair::new(&["a"]);
-    let open = live(&pair.inlet);
+    let open = live(pair.inlet.as_str());
     pair.peer.ok(&["policy", "create", "--resource", "i", "--allow", "nobody-has-this"]);
     is_cut(open, Instant::now());
     let seen = pair.echo.accepted();

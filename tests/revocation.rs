@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use postern_test_support::{
-    EchoServer, PATIENCE, Portal, Project, RelayServer, Reserved, TcpServer, TestHome, Value, connect, echoes, eventually,
+    EchoServer, PATIENCE, Portal, Project, RelayServer, Reserved, TcpServer, TestHome, Value, connect, echoes, eventually, live,
+    pings,
 };
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
@@ -29,19 +30,6 @@ fn identifier(home: &TestHome) -> String {
 /// Revokes the member of `home`, and gives the document that is printed.
 fn revoke(project: &Project, home: &TestHome) -> Value {
     project.json(&["project-member", "revoke", &identifier(home), "-y", "--wait", "--output", "json"])
-}
-
-/// A stream through `inlet` that has echoed.
-fn live(inlet: impl std::net::ToSocketAddrs + Copy) -> TcpStream {
-    eventually(PATIENCE, "bytes", || {
-        let mut stream = connect(inlet).ok()?;
-        pings(&mut stream).then_some(stream)
-    })
-}
-
-fn pings(stream: &mut TcpStream) -> bool {
-    let mut back = [0; 4];
-    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut back).is_ok() && back == *b"ping"
 }
 
 /// How long until `stream` breaks. It must be a reset: a clean end would say that all was sent.

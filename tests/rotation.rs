@@ -1,24 +1,10 @@
 //! Replacing keys between real processes: nobody is cut off, what was away follows, and what is retired or rolled back is refused.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-
-use postern_test_support::{EchoServer, PATIENCE, Portal, Project, RelayServer, TestHome, Value, connect, echoes, eventually};
+use postern_test_support::{
+    EchoServer, PATIENCE, Portal, Project, RelayServer, TestHome, Value, echoes, eventually, live, pings,
+};
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
-
-/// A stream through `inlet` that has echoed.
-fn live(inlet: impl std::net::ToSocketAddrs + Copy) -> TcpStream {
-    eventually(PATIENCE, "bytes", || {
-        let mut stream = connect(inlet).ok()?;
-        pings(&mut stream).then_some(stream)
-    })
-}
-
-fn pings(stream: &mut TcpStream) -> bool {
-    let mut back = [0; 4];
-    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut back).is_ok() && back == *b"ping"
-}
 
 /// The keys that sign credentials as `home` has heard, with their states.
 fn keys(home: &TestHome) -> Vec<(String, String)> {

@@ -4,6 +4,8 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use crate::poll::{PATIENCE, eventually};
+
 /// A peer that says nothing for this long is taken for dead.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -15,6 +17,24 @@ pub fn connect(address: impl ToSocketAddrs) -> io::Result<TcpStream> {
     stream.set_write_timeout(Some(SILENCE))?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// A connection to an echo service on which bytes have come back. Waits until there is one.
+///
+/// # Panics
+/// Where there is none within [`PATIENCE`].
+#[track_caller]
+pub fn live(address: impl ToSocketAddrs + Copy) -> TcpStream {
+    eventually(PATIENCE, "a live connection", || {
+        let mut stream = connect(address).ok()?;
+        pings(&mut stream).then_some(stream)
+    })
+}
+
+/// Whether four bytes come back on a connection to an echo service.
+pub fn pings(stream: &mut TcpStream) -> bool {
+    let mut back = [0; 4];
+    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut back).is_ok() && back == *b"ping"
 }
 
 /// Sends `bytes` and requires them back; then an end of the stream, which is clean.

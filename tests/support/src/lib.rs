@@ -20,7 +20,7 @@ mod run;
 mod servers;
 mod terminal;
 
-pub use client::{HttpReply, connect, echoes, http_get};
+pub use client::{HttpReply, connect, echoes, http_get, live, pings};
 pub use endings::{ENDINGS, Ending, EndingServer, NOBODY, Patience, nobody_there};
 pub use home::TestHome;
 pub use inspect::{command_lines, contains, descriptors, files_below, found_in_memory, resident};
