@@ -32,7 +32,7 @@ fn said(ring: &[RingKey]) -> String {
 impl Service {
     /// Makes the next key and tells everybody of it.
     pub(super) async fn prepare_key(&self, caller: &Caller) -> Result<Answer, ActError> {
-        let (mut write, project) = self.begin_with_keys(caller).await?;
+        let (write, project) = self.begin_with_keys(caller).await?;
         let now = self.now();
         let mut ring = project.key_ring.clone();
         if ring.iter().any(|key| key.state == KeyState::Prepared) {
@@ -50,8 +50,7 @@ impl Service {
         let subject = entry.id;
         ring.push(entry);
         let entry = Entry::ok(now, Some(caller.identifier), Action::PrepareKey, subject);
-        change_ring(&mut write, &project, &ring, entry).await?;
-        write.commit().await?;
+        change_ring(write, &project, &ring, entry).await?;
         self.republish().await?;
         tracing::info!(key = %subject, "a key to sign credentials was prepared");
         Ok(Answer::SigningKeys { keys: ring })
@@ -59,7 +58,7 @@ impl Service {
 
     /// The prepared key signs from here on.
     pub(super) async fn activate_key(&self, caller: &Caller) -> Result<Answer, ActError> {
-        let (mut write, project) = self.begin_with_keys(caller).await?;
+        let (write, project) = self.begin_with_keys(caller).await?;
         let now = self.now();
         let prepared = project.key_ring.iter().find(|key| key.state == KeyState::Prepared);
         let next = prepared.ok_or_else(|| Refusal::NotFound { what: "a prepared key; prepare one first".to_owned() })?.id;
@@ -74,8 +73,7 @@ impl Service {
             })
             .collect();
         let entry = Entry::ok(now, Some(caller.identifier), Action::ActivateKey, next);
-        change_ring(&mut write, &project, &ring, entry).await?;
-        write.commit().await?;
+        change_ring(write, &project, &ring, entry).await?;
         self.republish().await?;
         tracing::info!(key = %next, "another key signs credentials");
         Ok(Answer::SigningKeys { keys: ring })
@@ -96,8 +94,7 @@ impl Service {
             }
         }
         let entry = Entry::ok(now, Some(caller.identifier), Action::RetireKey, first);
-        change_ring(&mut write, &project, &ring, entry).await?;
-        write.commit().await?;
+        change_ring(write, &project, &ring, entry).await?;
         // It is in no ring any more, so it signs nothing; now nobody can have it either.
         if let Err(error) = self.0.keys.signing.keep(&ring) {
             tracing::error!(
@@ -119,11 +116,12 @@ impl Service {
     }
 }
 
-/// Writes the new ring, with its row in the audit: `entry` says whose act it is.
-async fn change_ring(write: &mut Write, project: &Project, ring: &[RingKey], entry: Entry) -> Result<(), StoreError> {
+/// Commits the new ring, with its row in the audit: `entry` says whose act it is.
+async fn change_ring(mut write: Write, project: &Project, ring: &[RingKey], entry: Entry) -> Result<(), StoreError> {
     write.update_project(&project.addresses, ring).await?;
     write.raise_sequence(entry.at).await?;
-    write.audit(&entry.before(said(&project.key_ring)).after(said(ring))).await
+    write.audit(&entry.before(said(&project.key_ring)).after(said(ring))).await?;
+    write.commit().await
 }
 
 fn unwritten(error: KeysError) -> StoreError {

@@ -1,43 +1,38 @@
 //! A channel: the end-to-end session between two nodes. Streams take their keys from it; its control stream carries both sides'
 //! credentials.
 
+mod control;
+mod handshake;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use minicbor::{Decode, Encode};
 use postern_proto::channel::{ChannelSecret, Side as Part};
 use postern_proto::credential::VerifiedCredential;
-use postern_proto::handshake::{Finished, HandshakeError, Initiator, KeyExchange, Label, Responder};
-use postern_proto::id::{ChannelId, CredentialId, Identifier, InstanceId, NodeId, RefusalId, StaticPublic};
-use postern_proto::path::{
-    AttachHead, ChannelMessage, ChannelMessageError, ChannelMessages, Open, OpenHead, frame_channel_message,
-};
-use postern_proto::record::{self, HEADER_LEN, Header, Kind, MAX_BODY, OVERHEAD, PREFIX_LEN, ResetCode};
+use postern_proto::handshake::{Finished, HandshakeError, KeyExchange};
+use postern_proto::id::{ChannelId, Identifier, InstanceId, NodeId, RefusalId, StaticPublic};
+use postern_proto::path::{AttachHead, ChannelMessageError, Open, OpenHead};
+use postern_proto::record::{self, ResetCode};
 use postern_proto::replay::{NotOnce, OnceWindow};
-use postern_proto::stream::{Attachment, ControlKeys, Outbox, Received, Side, Stream, StreamError, StreamKeys};
-use postern_runtime::bucket::Bucket;
-use postern_runtime::session::preferred_choice;
-use tokio::sync::{Notify, watch};
+use postern_proto::stream::{Attachment, ControlKeys, Side, Stream, StreamError, StreamKeys};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
 
-use super::attach::{self, RESUME_TIMEOUT};
+pub use self::control::{Control, ControlEvent};
+pub use self::handshake::{answer, dial};
+use super::attach::RESUME_TIMEOUT;
 use super::link::{Link, LinkError};
 use super::live::{Event, Signal};
-use super::shared::Shared;
-use super::trust::{OwnCredentials, PublishedPeer, Trust, TrustError};
+use super::trust::{Trust, TrustError};
 
 /// A handshake that takes longer is given up (`docs/protocol/handshake.md`).
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A peer whose credential became void, because its member was changed, has so long to show its newer one before its streams end.
 pub const RENEWAL_GRACE: Duration = Duration::from_secs(1);
-
-/// A channel that carried no stream for so long is closed.
-const IDLE_CLOSE: Duration = Duration::from_secs(300);
 
 /// New streams go to a new channel after so long, so that old secrets go away.
 const GENERATION: Duration = Duration::from_secs(3600);
@@ -50,30 +45,6 @@ const MAX_IDLE_PATHS: usize = 256;
 
 /// Most ended streams that a channel remembers, and most resets that wait to be said.
 const MAX_ENDED: usize = 4096;
-
-/// Messages of a control stream that make work (credentials, and requests for ours) at once, and one more a second after. A peer
-/// renews hourly.
-const COSTLY_MESSAGES: u32 = 8;
-
-/// Refusals that a peer may tell of at once, and then one more in this time: as many as somebody looks at. What is told beyond is not heard;
-/// each costs a look through those that are kept.
-const TOLD_REFUSALS: u32 = 256;
-const TOLD_EVERY: Duration = Duration::from_millis(50);
-
-/// How long a small write on a control stream may take; paths are always read, so only a dead one is slower.
-const WRITE_DEADLINE: Duration = Duration::from_secs(15);
-
-/// Payload of handshake message 3 of a channel.
-#[derive(Debug, Encode, Decode)]
-#[cbor(map)]
-struct ChannelHello {
-    #[cbor(n(0), with = "minicbor::bytes")]
-    credential: Vec<u8>,
-    #[n(1)]
-    node_id: NodeId,
-    #[n(2)]
-    instance: InstanceId,
-}
 
 /// Why a channel was not made, or broke.
 #[derive(Debug, thiserror::Error)]
@@ -498,388 +469,6 @@ impl Channel {
 
     fn forget_idle(&self, older_than: Duration) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| path.since.elapsed() < older_than);
-    }
-}
-
-/// Makes a channel to `peer` over a fresh path, which becomes the path of its control stream.
-///
-/// The peer's credential arrives as the first message of the control stream; it must be of the identity that look-up named.
-///
-/// # Errors
-/// [`ChannelError`].
-pub async fn dial(trust: &Trust, peer: &PublishedPeer, mut link: Link) -> Result<(Arc<Channel>, Control), ChannelError> {
-    let own = trust.own().ok_or(ChannelError::NoCredential)?;
-    // The key that the credentials are for: a newer one has none for a moment.
-    let key = trust.key_of(&own).ok_or(ChannelError::NoCredential)?;
-    let (initiator, offer) = Initiator::new(Label::Channel, preferred_choice(), &key, peer.static_key)?;
-    write_handshake(&mut link, &offer).await?;
-    let (answered, _) = initiator.read_answer(&read_handshake(&mut link).await?)?;
-    let hello = ChannelHello { credential: own.member.bytes().to_vec(), node_id: trust.node_id, instance: trust.instance };
-    let (message, finished) = answered.finish(&minicbor::to_vec(&hello).map_err(|_| ChannelError::Unexpected)?)?;
-    write_handshake(&mut link, &message).await?;
-    let stream = Stream::new(Side::Opener, StreamKeys::derive(&finished.secret, 0, Part::Initiator));
-    let mut wire = Wire::new(link, stream);
-    let credential = match tokio::time::timeout(HANDSHAKE_DEADLINE, wire.receive()).await {
-        Ok(Ok(ChannelMessage::Credential { credential })) => trust.verify_member(&credential, finished.remote_static)?,
-        Ok(Ok(_)) => return Err(ChannelError::Unexpected),
-        Ok(Err(error)) => return Err(error),
-        Err(_) => return Err(LinkError::Timeout.into()),
-    };
-    if credential.subject() != peer.identifier {
-        return Err(ChannelError::Mispaired { expected: peer.identifier, found: credential.subject() });
-    }
-    let control = Control { wire, own: trust.watch_own(), shown: Some(own.member.id()) };
-    Ok((Channel::new(Part::Initiator, finished, key.public(), (peer.node_id, peer.instance), credential), control))
-}
-
-/// Answers the handshake whose first message is `offer`. `joined` is whom the relay says that it joined, if a relay did.
-///
-/// # Errors
-/// [`ChannelError`].
-pub async fn answer(
-    trust: &Trust,
-    offer: &[u8],
-    joined: Option<(Identifier, InstanceId)>,
-    mut link: Link,
-) -> Result<(Arc<Channel>, Control), ChannelError> {
-    // Without a credential of its own, this node has nothing to answer with.
-    trust.own().ok_or(ChannelError::NoCredential)?;
-    let statics = trust.statics.all();
-    let responder = match Responder::read_offer(Label::Channel, offer, &statics.iter().collect::<Vec<_>>()) {
-        Ok(responder) => responder,
-        Err(error) => {
-            if let Some(reply) = error.reply() {
-                write_handshake(&mut link, &reply).await?;
-            }
-            return Err(error.into());
-        }
-    };
-    drop(statics);
-    let own_static = responder.local_static();
-    let (answered, message) = responder.answer(&[])?;
-    write_handshake(&mut link, &message).await?;
-    let (finished, payload) = answered.read_final(&read_handshake(&mut link).await?)?;
-    let hello: ChannelHello = minicbor::decode(&payload).map_err(|_| ChannelError::Unexpected)?;
-    let credential = trust.verify_member(&hello.credential, finished.remote_static)?;
-    if let Some((expected, _)) = joined.filter(|joined| *joined != (credential.subject(), hello.instance)) {
-        return Err(ChannelError::Mispaired { expected, found: credential.subject() });
-    }
-    let mut stream = Stream::new(Side::Acceptor, StreamKeys::derive(&finished.secret, 0, Part::Responder));
-    stream.accept();
-    let wire = Wire::new(link, stream);
-    let control = Control { wire, own: trust.watch_own(), shown: None };
-    Ok((Channel::new(Part::Responder, finished, own_static, (hello.node_id, hello.instance), credential), control))
-}
-
-async fn write_handshake(link: &mut Link, body: &[u8]) -> Result<(), LinkError> {
-    let mut frame = Header { kind: Kind::Handshake, length: body.len() }.to_bytes().to_vec();
-    frame.extend_from_slice(body);
-    link.write_all(&frame, HANDSHAKE_DEADLINE).await
-}
-
-async fn read_handshake(link: &mut Link) -> Result<Vec<u8>, ChannelError> {
-    let (header, frame) = link.read_frame(HANDSHAKE_DEADLINE).await?;
-    if header.kind != Kind::Handshake {
-        return Err(ChannelError::Unexpected);
-    }
-    Ok(frame[HEADER_LEN..].to_vec())
-}
-
-/// The control stream of a channel.
-pub struct Control {
-    wire: Wire,
-    own: watch::Receiver<Option<Arc<OwnCredentials>>>,
-    /// The credential of this side that the peer has.
-    shown: Option<CredentialId>,
-}
-
-/// A control stream's messages on the path that they travel on.
-struct Wire {
-    link: Link,
-    stream: Stream,
-    messages: ChannelMessages,
-    /// What the peer has not acknowledged, to be said again on another path.
-    outbox: Outbox<Vec<u8>>,
-}
-
-/// What happened on a control stream that others have to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ControlEvent {
-    /// The peer showed a newer credential.
-    Renewed,
-    /// The peer's credential is past its time.
-    Expired,
-    /// The peer's policy refused this node where no reject says so: `stream` was cut, or none was opened.
-    Refused { id: RefusalId, stream: Option<u64>, reason: String },
-}
-
-impl Control {
-    /// Runs the control stream until the channel is closed, by either side or because it was idle. Where this side
-    /// dialled the channel, it brings it to another path when the one that it has is lost.
-    ///
-    /// # Errors
-    /// [`ChannelError`]: the channel is closed for new streams; live ones go on.
-    pub async fn run(
-        mut self,
-        shared: &Arc<Shared>,
-        channel: &Channel,
-        mut event: impl FnMut(ControlEvent),
-    ) -> Result<(), ChannelError> {
-        let ended = loop {
-            let ended = self.serve(&shared.trust, channel, &mut event).await;
-            let Err(ChannelError::Link(error)) = ended else { break ended };
-            debug!(channel = %channel.id(), %error, "the control stream lost its path");
-            if Box::pin(self.recover(shared, channel)).await.is_none() {
-                break Err(ChannelError::Link(error));
-            }
-        };
-        channel.close();
-        channel.forget_idle(Duration::ZERO);
-        match &ended {
-            Ok(()) => debug!(channel = %channel.id(), "channel closed"),
-            Err(error) => debug!(channel = %channel.id(), %error, "channel lost"),
-        }
-        ended
-    }
-
-    async fn serve(
-        &mut self,
-        trust: &Trust,
-        channel: &Channel,
-        event: &mut impl FnMut(ControlEvent),
-    ) -> Result<(), ChannelError> {
-        let mut used = Instant::now();
-        let mut costly = COSTLY_MESSAGES;
-        let mut told = Bucket::new(TOLD_REFUSALS, TOLD_EVERY, used.into_std());
-        let mut tick = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            self.show(trust, channel).await?;
-            tokio::select! {
-                () = channel.closed.cancelled() => {
-                    return self.wire.send(&ChannelMessage::Close).await;
-                }
-                event = channel.control.next() => {
-                    if let Event::Path(link, Some(attachment)) = event {
-                        self.wire.attached(link, attachment).await?;
-                    }
-                }
-                () = channel.resets_wait.notified() => {
-                    let resets = std::mem::take(&mut *lock(&channel.resets));
-                    for (stream, code) in resets {
-                        self.wire.send(&ChannelMessage::Reset { stream, code: code as u8 }).await?;
-                    }
-                    let refusals = std::mem::take(&mut *lock(&channel.refusals));
-                    for SaidRefusal { id, stream, reason } in refusals {
-                        self.wire.send(&ChannelMessage::Refused { id, stream, reason }).await?;
-                    }
-                }
-                () = channel.asks.notified() => self.wire.send(&ChannelMessage::WantCredential).await?,
-                message = self.wire.receive() => match message? {
-                    ChannelMessage::Credential { .. } | ChannelMessage::WantCredential if costly == 0 => {
-                        return Err(ChannelError::TooManyMessages);
-                    }
-                    ChannelMessage::Credential { credential } => {
-                        costly -= 1;
-                        let newer = match trust.verify_member(&credential, channel.credential().static_key()) {
-                            Ok(newer) => newer,
-                            // The peer has not heard yet that it is void, and will show another one when it has.
-                            Err(error) if error.wants_newer() => {
-                                debug!(peer = %channel.peer(), %error, "the peer showed a void credential");
-                                continue;
-                            }
-                            Err(error) => return Err(error.into()),
-                        };
-                        if newer.subject() != channel.peer() {
-                            return Err(TrustError::OtherIdentity { expected: channel.peer(), found: newer.subject() }.into());
-                        }
-                        info!(peer = %channel.peer(), expires = %newer.expires(), "the peer renewed its credential");
-                        *channel.credential.write().unwrap_or_else(PoisonError::into_inner) = newer;
-                        *lock(&channel.newer_wanted) = None;
-                        channel.renewed.notify_waiters();
-                        event(ControlEvent::Renewed);
-                    }
-                    ChannelMessage::WantCredential => {
-                        costly -= 1;
-                        self.shown = None;
-                    }
-                    ChannelMessage::Reset { stream, code } => channel.reset_by_peer(stream, code),
-                    ChannelMessage::Refused { .. } if !told.take(Instant::now().into_std()) => {}
-                    ChannelMessage::Refused { id, stream, reason } => {
-                        let reason = record::bounded_reason(&reason.unwrap_or_default());
-                        event(ControlEvent::Refused { id, stream, reason });
-                    }
-                    ChannelMessage::Close => return Ok(()),
-                },
-                changed = self.own.changed() => {
-                    if changed.is_err() {
-                        return Ok(());
-                    }
-                }
-                _ = tick.tick() => {
-                    costly = COSTLY_MESSAGES.min(costly + 1);
-                    channel.forget_idle(PATH_IDLE);
-                    if !lock(&channel.streams).live.is_empty() {
-                        used = Instant::now();
-                    } else if used.elapsed() > IDLE_CLOSE {
-                        channel.closed.cancel();
-                    }
-                    if channel.check(trust).is_err() {
-                        event(ControlEvent::Expired);
-                        channel.closed.cancel();
-                    }
-                    self.wire.stream.acknowledge();
-                    self.wire.flush().await?;
-                }
-            }
-        }
-    }
-
-    /// Brings the control stream to another path, or waits for one that the peer brings. `None` where there is none in time.
-    async fn recover(&mut self, shared: &Arc<Shared>, channel: &Channel) -> Option<()> {
-        let recovered = async {
-            match channel.part {
-                Part::Initiator => self.reattach(shared, channel).await,
-                Part::Responder => loop {
-                    if let Event::Path(link, Some(attachment)) = channel.control.next().await
-                        && self.wire.attached(link, attachment).await.is_ok()
-                    {
-                        return Some(());
-                    }
-                },
-            }
-        };
-        tokio::select! {
-            () = channel.closed.cancelled() => None,
-            recovered = recovered => recovered,
-            () = channel.forsaken() => None,
-        }
-    }
-
-    async fn reattach(&mut self, shared: &Arc<Shared>, channel: &Channel) -> Option<()> {
-        for attempt in 0_u32.. {
-            tokio::time::sleep(attach::delay(attempt)).await;
-            let mut link = match shared.peers.path(shared, channel).await {
-                Ok(link) => link,
-                Err(failure) => {
-                    debug!(channel = %channel.id(), %failure, "no path for the control stream yet");
-                    continue;
-                }
-            };
-            match self.wire.reattach(channel, &mut link).await {
-                Ok(()) => {
-                    debug!(channel = %channel.id(), "the control stream has another path");
-                    self.wire.link = link;
-                    return Some(());
-                }
-                Err(ChannelError::Link(error)) => debug!(channel = %channel.id(), %error, "the path was of no use"),
-                // The peer does not know the channel any more, or speaks nonsense.
-                Err(_) => return None,
-            }
-        }
-        None
-    }
-
-    /// Says what no node of ours says.
-    #[cfg(test)]
-    pub async fn say(&mut self, message: &ChannelMessage) -> Result<(), ChannelError> {
-        self.wire.send(message).await
-    }
-
-    /// Shows this side's credential, where the peer does not have the newest one.
-    async fn show(&mut self, trust: &Trust, channel: &Channel) -> Result<(), ChannelError> {
-        let Some(own) = trust.own() else { return Ok(()) };
-        let Some(member) = own.member_for(channel.own_static()).filter(|member| self.shown != Some(member.id())) else {
-            return Ok(());
-        };
-        self.shown = Some(member.id());
-        self.wire.send(&ChannelMessage::Credential { credential: member.bytes().to_vec() }).await
-    }
-}
-
-impl Wire {
-    fn new(link: Link, stream: Stream) -> Self {
-        Self { link, stream, messages: ChannelMessages::default(), outbox: Outbox::default() }
-    }
-
-    async fn send(&mut self, message: &ChannelMessage) -> Result<(), ChannelError> {
-        for body in frame_channel_message(message).chunks(MAX_BODY) {
-            let mut record = vec![0; OVERHEAD + body.len()];
-            record[PREFIX_LEN..PREFIX_LEN + body.len()].copy_from_slice(body);
-            self.stream.seal_data(&mut record)?;
-            self.outbox.push_copy(&record);
-        }
-        self.flush().await
-    }
-
-    /// Writes what waits to be written: the accept of the responder's side goes first.
-    async fn flush(&mut self) -> Result<(), ChannelError> {
-        let mut out = Vec::new();
-        self.stream.poll_transmit(&mut out)?;
-        while !self.outbox.is_written() {
-            let pending = self.outbox.pending();
-            out.extend_from_slice(pending);
-            let count = pending.len();
-            // A path that takes it only in part is lost, and all of it is said again.
-            self.outbox.advance(count);
-        }
-        if !out.is_empty() {
-            self.link.write_all(&out, WRITE_DEADLINE).await?;
-        }
-        Ok(())
-    }
-
-    /// The next message. May be given up and called again: nothing is lost between the calls.
-    async fn receive(&mut self) -> Result<ChannelMessage, ChannelError> {
-        loop {
-            if let Some(message) = self.messages.poll()? {
-                return Ok(message);
-            }
-            // Longer than any silence that a living control stream may have.
-            let (header, mut record) = self.link.read_frame(IDLE_CLOSE * 2 + GENERATION * 48).await?;
-            match self.stream.handle_record(header, &mut record)? {
-                Received::Data(body) => {
-                    let length = body.len() as u64;
-                    self.messages.push(body);
-                    self.stream.consumed(length);
-                }
-                Received::Accepted => {}
-                Received::Progress => self.outbox.acknowledge(self.stream.acknowledged()),
-                Received::Fin | Received::Rejected(_) | Received::Reset(_) | Received::Attached { .. } | Received::Finished => {
-                    return Err(ChannelError::Closed);
-                }
-            }
-        }
-    }
-
-    /// The peer has brought another path.
-    async fn attached(&mut self, link: Link, attachment: Attachment) -> Result<(), ChannelError> {
-        match self.stream.attach(attachment) {
-            Ok(received) => {
-                self.link = link;
-                self.outbox.rewind(received);
-                self.flush().await
-            }
-            // Somebody says again what was said.
-            Err(StreamError::AttachOld { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Attaches the control stream to `link`, which is to take the place of the path that was lost.
-    async fn reattach(&mut self, channel: &Channel, link: &mut Link) -> Result<(), ChannelError> {
-        let attach = self.stream.attach_number() + 1;
-        let head = AttachHead { head: OpenHead { channel: channel.id(), stream: 0 }, attach };
-        let mut out = Vec::new();
-        self.stream.seal_attach(&channel.control_keys(0, attach), head, None, &mut out)?;
-        link.write_all(&out, HANDSHAKE_DEADLINE).await?;
-        let (header, mut record) = link.read_frame(HANDSHAKE_DEADLINE).await?;
-        match self.stream.handle_record(header, &mut record)? {
-            Received::Attached { received } => {
-                self.outbox.rewind(received);
-                Ok(())
-            }
-            _ => Err(ChannelError::Unexpected),
-        }
     }
 }
 

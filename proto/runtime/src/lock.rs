@@ -188,12 +188,7 @@ fn pid_namespace() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn scratch() -> (tempfile::TempDir, Dir) {
-        let scratch = tempfile::tempdir().unwrap();
-        let dir = Dir::open_or_take_over(&scratch.path().join("d")).unwrap();
-        (scratch, dir)
-    }
+    use crate::files::scratch;
 
     #[test]
     fn one_holder_at_a_time() {

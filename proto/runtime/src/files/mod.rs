@@ -12,3 +12,11 @@ pub use error::FileError;
 
 /// Longest file that a caller without a limit of its own should read: far above any key, membership or stored node.
 pub const MAX_SMALL_FILE: usize = 1024 * 1024;
+
+/// A directory for a test; it is there as long as the first of the two.
+#[cfg(test)]
+pub(crate) fn scratch() -> (tempfile::TempDir, Dir) {
+    let scratch = tempfile::TempDir::new().expect("a directory");
+    let dir = Dir::open_or_take_over(&scratch.path().join("d")).expect("a directory of its own");
+    (scratch, dir)
+}

@@ -162,12 +162,7 @@ mod tests {
     use std::io::Read;
 
     use super::*;
-
-    fn scratch() -> (tempfile::TempDir, Dir) {
-        let scratch = tempfile::tempdir().unwrap();
-        let dir = Dir::open_or_take_over(&scratch.path().join("d")).unwrap();
-        (scratch, dir)
-    }
+    use crate::files::scratch;
 
     /// What an open descriptor of the old file still sees.
     fn seen(mut file: &File) -> Vec<u8> {

@@ -3,12 +3,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::thread;
 
 use super::*;
-
-fn home() -> (tempfile::TempDir, Dir) {
-    let scratch = tempfile::tempdir().unwrap();
-    let dir = Dir::open_or_take_over(&scratch.path().join("home")).unwrap();
-    (scratch, dir)
-}
+use crate::files::scratch;
 
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
@@ -16,7 +11,7 @@ fn mode(path: &Path) -> u32 {
 
 #[test]
 fn what_is_written_is_private_and_read_back() {
-    let (_scratch, dir) = home();
+    let (_scratch, dir) = scratch();
     dir.write("key", b"one").unwrap();
     dir.write("key", b"two").unwrap();
     assert_eq!(dir.read("key", 10).unwrap().unwrap().as_slice(), b"two");
@@ -48,7 +43,7 @@ fn an_empty_directory_is_taken_over_and_another_is_refused_with_the_line_to_run(
 
 #[test]
 fn a_file_that_others_can_read_is_refused() {
-    let (_scratch, dir) = home();
+    let (_scratch, dir) = scratch();
     dir.write("key", b"secret").unwrap();
     fs::set_permissions(dir.path().join("key"), fs::Permissions::from_mode(0o644)).unwrap();
     let error = dir.read("key", 10).unwrap_err();
@@ -58,7 +53,7 @@ fn a_file_that_others_can_read_is_refused() {
 
 #[test]
 fn what_was_put_in_the_place_of_a_file_redirects_nothing() {
-    let (scratch, dir) = home();
+    let (scratch, dir) = scratch();
     let target = scratch.path().join("target");
     fs::write(&target, "untouched").unwrap();
     fs::set_permissions(&target, fs::Permissions::from_mode(0o600)).unwrap();
@@ -90,7 +85,7 @@ fn what_was_put_in_the_place_of_a_file_redirects_nothing() {
 
 #[test]
 fn a_directory_swapped_for_a_link_while_it_is_written_to_leads_nowhere_else() {
-    let (scratch, dir) = home();
+    let (scratch, dir) = scratch();
     let elsewhere = scratch.path().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     let (path, moved) = (dir.path().to_owned(), scratch.path().join("moved"));
@@ -113,7 +108,7 @@ fn a_directory_swapped_for_a_link_while_it_is_written_to_leads_nowhere_else() {
 
 #[test]
 fn names_stay_inside() {
-    let (_scratch, dir) = home();
+    let (_scratch, dir) = scratch();
     for bad in ["", ".", "..", "a/b", "/etc/passwd", "a\0"] {
         assert!(matches!(dir.write(bad, b""), Err(FileError::Name { .. })), "{bad:?}");
         assert!(matches!(dir.read(bad, 1), Err(FileError::Name { .. })), "{bad:?}");

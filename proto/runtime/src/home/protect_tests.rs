@@ -38,6 +38,15 @@ fn filled(path: &Path) -> Home {
     home
 }
 
+/// The same, protected by `the passphrase`; it is there as long as the first of the three.
+fn protected() -> (tempfile::TempDir, PathBuf, Home) {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("home");
+    let home = filled(&path);
+    home.protect(&passphrase("the passphrase")).unwrap();
+    (place, path, home)
+}
+
 /// What all secrets are, as this process reads them.
 fn read_all(home: &Home) -> Result<Vec<Vec<u8>>, FileError> {
     let secrets = home.secrets().unwrap();
@@ -180,10 +189,7 @@ fn who_brings_a_passphrase_hands_no_open_home_on() {
 
 #[test]
 fn that_a_home_changes_counts_only_where_its_passphrase_says_so() {
-    let place = tempfile::tempdir().unwrap();
-    let path = place.path().join("home");
-    let home = filled(&path);
-    home.protect(&passphrase("the passphrase")).unwrap();
+    let (_place, path, home) = protected();
     let handed = open(&path, Some("the passphrase")).key().unwrap().unwrap();
     let daemon = Home::open_with(&path, Arc::new(Keys::handed(handed))).unwrap();
     // Somebody who can write the home says that it changes, and puts another key in the place of one.
@@ -235,10 +241,7 @@ fn what_killed_processes_left_of_secrets_is_gone_once_the_home_is_whole() {
 
 #[test]
 fn what_protects_a_home_is_read_beside_a_change_of_it() {
-    let place = tempfile::tempdir().unwrap();
-    let path = place.path().join("home");
-    let home = filled(&path);
-    home.protect(&passphrase("the passphrase")).unwrap();
+    let (_place, path, home) = protected();
     let text = std::fs::read(path.join(PROTECTION)).unwrap();
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| (0..50).for_each(|_| home.dir.replace_secret(PROTECTION, &text).unwrap()));
