@@ -1,7 +1,10 @@
 //! Services to reach through portals, in the test's process, each on a free port.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -202,6 +205,15 @@ impl SinkServer {
     }
 }
 
+/// The first port that tests set aside: below are those of well-known services.
+const FIRST_RESERVED: u16 = 20_000;
+
+/// Another one for each test, also of processes that run at once.
+fn random_of(range: &Range<u16>) -> u16 {
+    let random = RandomState::new().build_hasher().finish();
+    range.start + (random % u64::from(range.end - range.start)) as u16
+}
+
 /// A port that is taken but refuses connections, for as long as the value lives.
 #[derive(Debug)]
 pub struct Reserved {
@@ -210,21 +222,31 @@ pub struct Reserved {
 }
 
 impl Reserved {
+    /// One that no outgoing connection can have, now or once it is given up: those take their ports from a range of the system's.
+    ///
+    /// # Panics
+    /// Where nearly all ports are taken.
     #[must_use]
     pub fn new() -> Self {
+        let of_clients = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+        let first_of_clients = of_clients.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32_768);
+        let ours = FIRST_RESERVED..u16::max(first_of_clients, FIRST_RESERVED + 1_000);
+        let (socket, port) = (0..1_000).find_map(|_| Self::take(random_of(&ours))).expect("a free port");
+        Self { _socket: socket, port }
+    }
+
+    /// Takes `port` on all addresses, if it is free.
+    fn take(port: u16) -> Option<(OwnedFd, u16)> {
         let socket =
             rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
-        rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
-        let address: SocketAddr =
-            rustix::net::getsockname(&socket).ok().and_then(|any| any.try_into().ok()).expect("the address of a bound socket");
-        Self { _socket: socket, port: address.port() }
+        rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).ok().map(|()| (socket, port))
     }
 
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// Gives the port up to somebody who is to listen on it. Ports for clients are drawn from the same range, so hold it until then.
+    /// Gives the port up to somebody who is to listen on it.
     #[must_use]
     pub fn release(self) -> u16 {
         self.port
