@@ -1,9 +1,12 @@
 //! Why something was refused: ids that both sides know, what each side is told, and decisions step by step.
 
 use std::io::Read;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use postern_test_support::{EchoServer, PATIENCE, Project, TestHome, Value, echoes, eventually, live};
+use postern_test_support::{
+    EchoServer, HttpServer, PATIENCE, Project, Reserved, TestHome, Value, echoes, eventually, http_get, json, live,
+};
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
 
@@ -255,6 +258,37 @@ fn an_inlet_that_refuses_tells_the_outlets_node() {
     });
     assert_eq!(text(&theirs[0]["by"]), "peer");
     assert!(!theirs.to_string().contains("is-the-right-one"), "{theirs}");
+}
+
+/// In its own home, an outlet shows why its target was last not reached, until it is reached again.
+#[test]
+fn an_outlet_shows_its_last_failure() {
+    let pair = Pair::new(&[]);
+    let dead = Reserved::new();
+    let to = format!("127.0.0.1:{}", dead.port());
+    pair.project.ok(&["tcp-outlet", "create", "--from", "late", "--to", &to]);
+    let inlet = pair.peer.ok(&["tcp-inlet", "create", "--alias", "late", "--via", "r", "--to", "late"]);
+    let outlet = || pair.project.json(&["tcp-outlet", "show", "late"]);
+    let unreached = || pair.project.json(&["status"])["nodes"][0]["unreached"].clone();
+    assert_eq!((&outlet()["last_failure"], unreached()), (&Value::Null, json!([])), "nobody has asked for it");
+
+    echoes(inlet.as_str(), b"x").unwrap_err();
+    let last = outlet()["last_failure"].clone();
+    assert_eq!(text(&last["code"]), "TARGET_REFUSED", "{last}");
+    let unreached_now = unreached();
+    assert_eq!(unreached_now.as_array().unwrap().len(), 1, "not the outlet that works: {unreached_now}");
+    for (field, value) in [("outlet", "late"), ("to", to.as_str()), ("code", "TARGET_REFUSED"), ("reason", text(&last["reason"]))]
+    {
+        assert_eq!(unreached_now[0][field], value, "{unreached_now}");
+    }
+    let plain = pair.project.run(&["--output", "plain", "status"]).success().stdout;
+    assert!(plain.contains("tcp-outlet late") && plain.contains("TARGET_REFUSED"), "{plain}");
+    let listed = pair.project.run(&["--output", "plain", "tcp-outlet", "list"]).stdout;
+    assert!(listed.contains("TARGET_REFUSED"), "{listed}");
+
+    let _service = HttpServer::start_on(TcpListener::bind(("127.0.0.1", dead.release())).unwrap(), "here");
+    assert_eq!(http_get(inlet.as_str(), "/").unwrap().text(), "here");
+    assert_eq!((&outlet()["last_failure"], unreached()), (&Value::Null, json!([])));
 }
 
 #[test]

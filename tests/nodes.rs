@@ -551,3 +551,46 @@ fn creating_does_not_wait_longer_than_it_is_told() {
     assert!(waited.took >= Duration::from_secs(1), "{waited:?}");
     assert!(waited.stderr.contains("nobody"), "it says what waits: {waited:?}");
 }
+
+#[test]
+fn a_text_without_a_name_that_was_edited_says_what_goes_on() {
+    let project = Project::new(POSTERN);
+    let create =
+        |text: &str, flags: &[&str]| project.invoke(["node", "create", "--configuration", text]).args(flags).run().success();
+    let first = create("{relay: r, tcp-outlets: {db: {to: 5432}}}", &[]);
+    assert!(!first.stderr.contains("another text"), "{first:?}");
+    let first = first.line().to_owned();
+    // The same text means the same node, and flags do not change it.
+    let again = create("{relay: r, tcp-outlets: {db: {to: 5432}}}", &["--http-server", "--max-staleness", "60s"]);
+    assert_eq!(again.line(), first);
+    assert!(again.stderr.contains("not applied") && again.stderr.contains("--max-staleness 60s (it has 86400s)"), "{again:?}");
+    assert_eq!(project.json(&["node", "show", &first])["http_server_address"], Value::Null);
+    // Another text makes another node.
+    let edited = create("{relay: r, tcp-outlets: {db: {to: 5433}}}", &[]);
+    assert_ne!(edited.line(), first);
+    for said in [&format!("the node `{first}`, made from another text"), "the relay name `r`, the outlet `db`", "`name:`"] {
+        assert!(edited.stderr.contains(said), "{said}: {edited:?}");
+    }
+    // One that says which node it means does not, nor does one that shares nothing.
+    for text in ["{name: m, tcp-outlets: {db: {to: 1}}}", "{tcp-outlets: {wiki: {to: 1}}}"] {
+        let other = create(text, &[]);
+        assert!(!other.stderr.contains("another text"), "{other:?}");
+    }
+}
+
+/// Several at once: one of them makes the node, the others find it.
+#[test]
+fn one_text_given_at_once_makes_one_node() {
+    let home = home();
+    let at_once = |arguments: &[&str]| -> Vec<String> {
+        std::thread::scope(|scope| {
+            let runs: Vec<_> = (0..4).map(|_| scope.spawn(|| home.run(arguments).success().line().to_owned())).collect();
+            runs.into_iter().map(|run| run.join().unwrap()).collect()
+        })
+    };
+    let made = at_once(&["tcp-outlet", "create", "--to", "1"]);
+    assert_eq!(names(&home).len(), 1, "{made:?}");
+    let made = at_once(&["node", "create", "--configuration", "{tcp-outlets: {db: {to: 5432}}}"]);
+    assert_eq!(names(&home).len(), 2, "{made:?}");
+    assert!(made.iter().all(|name| *name == made[0]), "{made:?}");
+}

@@ -385,7 +385,11 @@ fn which_policy_applies_and_where_it_comes_from() {
     home.fails(&["policy", "create", "--resource-type", "nonsense", "--allow", "a"], 2);
 
     // Policies come back with the node, and starting it resets none.
-    home.ok(&["policy", "create", "--resource-type", "relay", "--allow", "e"]);
+    let of_relays = home.run(&["policy", "create", "--resource-type", "relay", "--allow", "e"]).success();
+    let of_relays = of_relays.says("decides nothing: relay names are granted by tickets");
+    assert_eq!(of_relays.line(), "(= subject.e \"true\")");
+    let listed = home.run(&["--output", "plain", "policy", "list"]).success();
+    listed.says("the policy of relay decides nothing: relay names are granted by tickets");
     home.ok(&["policy", "create", "--resource", "plain", "--allow", "f"]);
     let before = home.json(&["policy", "list"]);
     home.ok(&["node", "stop"]);

@@ -208,6 +208,55 @@ fn play(first: &str, administrator: &Machine<'_>, vendor: &Machine<'_>, customer
     }
 }
 
+/// Debian gives a machine's own name the address 127.0.1.1. Such a name is not followed, and whoever wrote it learns what to write.
+#[test]
+fn a_name_of_this_machine_says_what_to_write() {
+    if impossible() {
+        return;
+    }
+    let host = Namespace::new("host");
+    host.add_hosts(&[("127.0.1.1", "myhost"), ("10.77.0.1", "elsewhere")]).expect("a file below /etc/netns");
+    let _server = http_server(&host, "127.0.1.1:6000", FROM_VENDOR);
+    let machine = Machine::new(&host);
+    let said = |script: &str| String::from_utf8(machine.types(script).stderr).expect("text");
+    let advice = "`myhost` means this machine itself (127.0.1.1), which a name may not lead to; write `localhost:6000` or \
+                  `127.0.1.1:6000` if it is meant";
+    machine.types("postern enroll");
+    let configuration = "{name: n, http-server-port: 9100, tcp-outlets: {web: {to: 'myhost:6000'}, other: {to: 'elsewhere:1'}}}";
+    let created = said(&format!("postern node create --configuration \"{configuration}\""));
+    assert!(created.contains(advice) && !created.contains("elsewhere"), "{created}");
+    let created = said("postern tcp-outlet create --from late --to MyHost:6000");
+    assert!(created.contains("means this machine itself"), "{created}");
+    machine.types("postern relay create && postern tcp-inlet create --from 7000 --to web");
+    machine.types("! curl --fail --silent http://127.0.0.1:7000");
+
+    // The peer is told no more than before; the outlet's side all of it, in every place.
+    let json = |script: &str| -> postern_test_support::Value { machine.text(script).parse().expect("JSON") };
+    let refusals = json("postern explain");
+    let of = |by: &str| {
+        let found = refusals.as_array().expect("a list").iter().find(|refusal| refusal["by"] == by);
+        found.unwrap_or_else(|| panic!("{by}: {refusals}")).clone()
+    };
+    let (ours, theirs) = (of("this-node"), of("peer"));
+    assert_eq!((&ours["code"], &ours["told"]), (&"TARGET_NOT_FOLLOWED".into(), &"TARGET_UNREACHABLE".into()));
+    assert!(ours["reason"].as_str().is_some_and(|reason| reason.contains(advice)), "{ours}");
+    assert_eq!(theirs["code"], "TARGET_UNREACHABLE");
+    assert!(!theirs.to_string().contains("myhost"), "{theirs}");
+    let log = machine.home.node_log("n");
+    assert!(log.contains("TARGET_NOT_FOLLOWED") && log.contains("write `localhost:6000`"), "{log}");
+    let metrics = machine.text("curl --fail --silent http://127.0.0.1:9100/metrics");
+    assert!(metrics.contains("TARGET_NOT_FOLLOWED"), "{metrics}");
+    let status = json("postern status || true");
+    assert_eq!(status["portals"][0]["code"], "TARGET_UNREACHABLE");
+    let unreached = &status["nodes"][0]["unreached"][0];
+    assert_eq!((&unreached["outlet"], &unreached["code"]), (&"web".into(), &"TARGET_NOT_FOLLOWED".into()), "{status}");
+
+    // What it says to write does work.
+    machine.types("postern tcp-outlet delete web -y && postern tcp-outlet create --from web --to 127.0.1.1:6000");
+    assert_eq!(machine.text("curl http://127.0.0.1:7000"), FROM_VENDOR);
+    assert_eq!(json("postern status")["nodes"][0]["unreached"], postern_test_support::json!([]));
+}
+
 #[test]
 fn the_shortest_form_verbatim() {
     if impossible() {

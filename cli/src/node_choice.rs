@@ -58,6 +58,11 @@ pub fn existing_or_made(context: &Context, home: &Home, name: Option<&NodeName>,
     if name.is_some() || home.default_node()?.is_some() {
         return existing(home, name);
     }
+    // Held until the node runs: who comes at the same time finds it, and can ask it.
+    let _making = home.lock_making()?;
+    if home.default_node()?.is_some() {
+        return existing(home, name);
+    }
     if need == Need::Project && member(home)?.is_none() {
         return Err(CliError::no_project());
     }

@@ -18,19 +18,25 @@ pub enum FindingKind {
     Shadowed,
     /// There is nothing that it is for.
     Unused,
+    /// What it is for is not decided by policies.
+    DecidesNothing,
 }
 
 impl FindingKind {
-    /// As a person reads it.
+    /// As a person reads it, behind its subject.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::NeverTrue => "never true",
-            Self::Shadowed => "shadowed",
-            Self::Unused => "unused",
+            Self::NeverTrue => "is never true",
+            Self::Shadowed => "is shadowed",
+            Self::Unused => "is unused",
+            Self::DecidesNothing => "decides nothing",
         }
     }
 }
+
+/// Why a policy for relay names decides nothing.
+pub const GRANTED_BY_TICKETS: &str = "relay names are granted by tickets";
 
 /// Something about a policy that its author should know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +84,14 @@ pub fn findings(specs: &Specs, guardrails: &dyn Fn(&Resource<'_>) -> Vec<Rule>) 
                 let reason = "this node has no outlet or inlet of that name; it waits until one is made";
                 say(FindingKind::Unused, name.clone(), reason.to_owned());
             }
-            PolicyTarget::ResourceType(ResourceType::Relay) | PolicyTarget::Resource(_) => {}
+            PolicyTarget::ResourceType(ResourceType::Relay) => {
+                say(FindingKind::DecidesNothing, ResourceType::Relay.to_string(), GRANTED_BY_TICKETS.to_owned());
+            }
+            PolicyTarget::Resource(name) => {
+                if let Some((ResourceType::Relay, _)) = specs.resource(name) {
+                    say(FindingKind::DecidesNothing, format!("{} {name}", ResourceType::Relay), GRANTED_BY_TICKETS.to_owned());
+                }
+            }
             PolicyTarget::ResourceType(kind) => {
                 let mut of_kind = specs.governed().filter(|(other, ..)| other == kind).peekable();
                 let some = of_kind.peek().is_some();
@@ -126,6 +139,12 @@ mod tests {
         );
         // A type that no resource has yet waits for one.
         assert_eq!(found("policy: {resource-type: tcp-inlet, allow: y}"), []);
+        assert_eq!(
+            found("relay: r\npolicies: [{resource-type: relay, allow: y}, {resource: r, allow: y}]"),
+            [(FindingKind::DecidesNothing, "relay".to_owned()), (FindingKind::DecidesNothing, "relay r".to_owned())]
+        );
+        // The outlet of that name is what it is for.
+        assert_eq!(found("relay: r\ntcp-outlet: {from: r, to: 1}\npolicy: {resource: r, allow: y}"), []);
         let mut both = specs("tcp-outlet: {from: a, to: 1}\npolicy: {resource: a, allow: y}");
         both.outlets[0].allow = Some("x".parse().unwrap());
         assert_eq!(findings(&both, &|_| Vec::new())[0].kind, FindingKind::Shadowed);

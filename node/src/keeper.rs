@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::control::code;
 use crate::control::document::{
     ApiVersion, FreshnessDocument, InletDocument, NodeDocument, NodeFacts, NodeState, NodeStatusDocument, OutletDocument,
-    PolicyDocument, PolicySource, PortalDocument, RelayDocument, WaitingDocument,
+    PolicyDocument, PolicySource, PortalDocument, RelayDocument, UnreachedDocument, WaitingDocument,
 };
 use crate::control::explain::{ExplainDocument, ExplainRequest, RefusalDocument, StepDocument};
 use crate::control::fault::Fault;
@@ -217,6 +217,8 @@ impl Keeper {
             waiting: self.waiting(),
             open_to_every_member: self.seen.borrow().specs.open_to_every_member(),
             policy_findings: findings(&self.seen.borrow().specs, &|resource| self.engine.guardrails(resource)),
+            // Behind the probes: what a node asks of itself is known by now.
+            unreached: UnreachedDocument::of_engine(&self.engine.status()),
             portals,
         }
     }
@@ -253,7 +255,7 @@ impl Keeper {
     #[must_use]
     pub fn outlets(&self) -> Vec<OutletDocument> {
         let seen = self.seen.borrow();
-        self.engine.status().outlets.iter().map(|outlet| OutletDocument::new(outlet, &seen.specs)).collect()
+        self.engine.status().outlets.iter().map(|outlet| OutletDocument::running(outlet, &seen.specs)).collect()
     }
 
     #[must_use]

@@ -1,6 +1,7 @@
 //! `node`: the processes that run inlets and outlets beside an application.
 
 mod create;
+mod earlier;
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::Duration;

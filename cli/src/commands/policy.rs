@@ -8,8 +8,9 @@ use clap::Subcommand;
 use postern_node::config::resource::{PolicyArguments, policy, policy_target};
 use postern_node::control::document::{GuardrailDocument, NodeDocument, PolicyDocument, PolicySource};
 use postern_node::control::fault::Fault;
-use postern_node::findings::Finding;
+use postern_node::findings::{Finding, GRANTED_BY_TICKETS};
 use postern_proto::name::OutletName;
+use postern_proto::spec::{PolicyTarget, ResourceType};
 
 use crate::args::Yes;
 use crate::context::Context;
@@ -31,7 +32,7 @@ Examples:
   postern policy create --resource-type tcp-outlet --allow 'trusted'
   postern policy create --resource db --allow 'app = \"billing\" and not staging'")]
     Create {
-        /// The type: tcp-inlet, tcp-outlet or relay
+        /// The type: tcp-inlet or tcp-outlet. relay is taken too, and decides nothing: relay names are granted by tickets
         #[arg(long, value_name = "TYPE")]
         resource_type: Option<String>,
         /// The name of an outlet or the alias of an inlet
@@ -136,6 +137,9 @@ fn change_or_show(context: &Context, command: Command) -> Result<(), CliError> {
             let node = existing_or_made(context, &home, at.at.as_ref(), Need::Any)?;
             let made = ask(context, &node, async |client| client.create_policy(&spec).await)?;
             context.output().say(format_args!("{} is allowed where {}", subject(&made), made.expression));
+            if spec.target == PolicyTarget::ResourceType(ResourceType::Relay) {
+                context.output().warn(format_args!("a policy for the type `relay` decides nothing: {GRANTED_BY_TICKETS}"));
+            }
             if let Some(name) = &made.resource {
                 let node = super::node::document(context, &home, &node)?;
                 let known = node.inlets.iter().map(|inlet| &inlet.alias).chain(node.outlets.iter().map(|outlet| &outlet.name));
@@ -207,7 +211,7 @@ fn change_or_show(context: &Context, command: Command) -> Result<(), CliError> {
 
 /// A finding as a person reads it.
 pub fn said(finding: &Finding) -> String {
-    format!("the policy of {} is {}: {}", finding.subject, finding.kind.as_str(), finding.reason)
+    format!("the policy of {} {}: {}", finding.subject, finding.kind.as_str(), finding.reason)
 }
 
 /// What it means that nothing closes `resource`, a `TYPE NAME`.

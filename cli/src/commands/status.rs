@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use postern_node::control::document::{
     AUDIT, AUTHORITY, Connection, FreshnessDocument, NodeDocument, NodeState, NodeStatusDocument, PortalDocument,
+    UnreachedDocument,
 };
 use postern_proto::address::HostPort;
 use postern_proto::time::parse_duration;
@@ -127,6 +128,7 @@ fn stopped(node: &NodeDocument) -> NodeStatusDocument {
         waiting: Vec::new(),
         open_to_every_member: node.open_to_every_member.clone(),
         policy_findings: node.policy_findings.clone(),
+        unreached: Vec::new(),
         portals: node.inlets.iter().map(|inlet| portal(&inlet.alias)).collect(),
     }
 }
@@ -216,6 +218,10 @@ fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
                 "  {} waits at step `{}`: {} ({})\n",
                 waiting.what, waiting.step, waiting.reason, waiting.code
             ));
+        }
+        for outlet in &node.unreached {
+            let UnreachedDocument { outlet, at, code, reason, .. } = outlet;
+            text.push_str(&format!("  tcp-outlet {outlet}, when it was asked for last ({at}): {reason} ({code})\n"));
         }
     }
     for node in nodes {

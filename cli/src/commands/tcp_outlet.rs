@@ -2,9 +2,11 @@
 
 use clap::Subcommand;
 use postern_node::config::resource::{OutletArguments, outlet};
-use postern_node::control::document::OutletDocument;
+use postern_node::control::document::{OutletDocument, TargetFailureDocument};
 use postern_node::control::fault::Fault;
+use postern_proto::address::HostPort;
 use postern_proto::name::OutletName;
+use postern_runtime::net::own_name;
 
 use crate::args::Yes;
 use crate::context::Context;
@@ -73,6 +75,17 @@ pub fn parse_outlet(text: &str) -> Result<OutletName, postern_proto::name::Inval
     text.strip_prefix("/service/").unwrap_or(text).parse()
 }
 
+/// Warns of a target whose name will not be followed. Names of others are not looked up: their addresses change.
+pub fn warn_of_own_name(context: &Context, to: &HostPort) {
+    if let Some(own) = own_name(to) {
+        context.output().warn(own.warning(to));
+    }
+}
+
+fn last_failure(last: &TargetFailureDocument) -> String {
+    format!("{}: {} ({})", last.at, last.reason, last.code)
+}
+
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
     let home = context.home()?;
     match command {
@@ -85,6 +98,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                 disclose: disclose.as_deref(),
             };
             let request = outlet(arguments).map_err(|errors| Fault::usage(&errors))?;
+            warn_of_own_name(context, &request.to);
             let node = existing_or_made(context, &home, at.at.as_ref(), Need::Any)?;
             let made = ask(context, &node, async |client| client.create_outlet(&request).await)?;
             context.output().say(format_args!("the outlet `{}` of node `{}` leads to {}", made.name, node.name(), made.to));
@@ -95,9 +109,10 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
             let outlets = super::node::document(context, &home, &node)?.outlets;
             context.output().list(&outlets, || {
                 let row = |outlet: &OutletDocument| {
-                    vec![outlet.name.clone(), outlet.to.clone(), outlet.allow.clone().unwrap_or_default()]
+                    let last = outlet.last_failure.as_ref().map(last_failure).unwrap_or_default();
+                    vec![outlet.name.clone(), outlet.to.clone(), outlet.allow.clone().unwrap_or_default(), last]
                 };
-                table(&["NAME", "TO", "ALLOW"], &outlets.iter().map(row).collect::<Vec<_>>())
+                table(&["NAME", "TO", "ALLOW", "LAST FAILURE"], &outlets.iter().map(row).collect::<Vec<_>>())
             })
         }
         Command::Show { name, at } => {
@@ -113,6 +128,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                     ("allow", outlet.allow.clone().unwrap_or_default()),
                     ("resume timeout", outlet.resume_timeout.clone()),
                     ("disclose", outlet.disclose.to_string()),
+                    ("last failure", outlet.last_failure.as_ref().map(last_failure).unwrap_or_default()),
                 ])
             })
         }

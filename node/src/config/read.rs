@@ -79,7 +79,7 @@ impl Reader<'_> {
         self.problems.push(Problem::new(place, message));
     }
 
-    fn warn(&mut self, position: Position, message: String) {
+    pub(super) fn warn(&mut self, position: Position, message: String) {
         self.config.warnings.push(Warning { file: self.file.to_owned(), position, message });
     }
 

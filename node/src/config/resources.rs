@@ -5,13 +5,14 @@ use std::net::IpAddr;
 
 use postern_proto::address::HostPort;
 use postern_proto::name::OutletName;
-use postern_proto::spec::{InletSpec, PolicyTarget};
+use postern_proto::spec::{InletSpec, PolicyTarget, ResourceType};
 
 use super::keys;
 use super::problem::{Place, Problem};
 use super::read::{Arguments, Reader};
 use super::resource::{self, InletArguments, OutletArguments, OutletRequest, PolicyArguments, RelayArguments};
 use super::tree::Node;
+use crate::findings::GRANTED_BY_TICKETS;
 
 impl Reader<'_> {
     pub(super) fn outlets(&mut self, node: &Node, plural: bool) {
@@ -88,6 +89,12 @@ impl Reader<'_> {
                         };
                         let message = format!("there are two policies for {of}; the first is on line {}", first.start.line);
                         self.problems.push(Problem::new(arguments.place, message).try_this("join them with `or` or `and`"));
+                    }
+                    if spec.target == PolicyTarget::ResourceType(ResourceType::Relay) {
+                        self.warn(
+                            arguments.place.start,
+                            format!("a policy for the type `relay` decides nothing: {GRANTED_BY_TICKETS}"),
+                        );
                     }
                     self.config.policies.push(spec);
                 }

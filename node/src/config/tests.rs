@@ -228,6 +228,10 @@ fn policy_shapes() {
     }
     assert_eq!(ok("policy: {resource: db, allow: a}").policies[0].target, PolicyTarget::Resource("db".into()));
     assert!(faults("policies: [{resource-type: relay, allow: a}, {resource: relay, allow: b}]")[0].contains("two policies"));
+    assert_eq!(
+        ok("policy: {resource-type: relay, allow: a}").warnings[0].to_string(),
+        "node.yaml:1:9: a policy for the type `relay` decides nothing: relay names are granted by tickets"
+    );
     assert_eq!(suggestions("policy: {resource-type: tcp-oulet, allow: a}"), ["did you mean `tcp-outlet`?"]);
     assert!(faults("policy: {resource-type: tcp-outlet}")[0].starts_with("1:9 `allow` is missing"));
     assert!(faults("policy: {resource-type: tcp-outlet, allow: }")[0].contains("`allow` has no value"));

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::code::Code;
 use crate::engine::{
-    Engine, EngineStatus, Failure, Freshness, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus, Resource,
-    ShareStatus, code,
+    Engine, EngineStatus, Failure, Freshness, InletStatus, LastFailure, OutletStatus, PortalCheck, RelayServer, RelayState,
+    RelayStatus, Resource, ShareStatus, code,
 };
 use crate::findings::{Finding, findings};
 use crate::store::{Specs, Stored};
@@ -172,6 +172,44 @@ pub struct OutletDocument {
     pub resume_timeout: String,
     /// What a peer that is refused is told: `reason`, `code` or `nothing`.
     pub disclose: Disclose,
+    /// Why its target was not reached when it was dialled last; `null` where it was, or was not dialled yet.
+    pub last_failure: Option<TargetFailureDocument>,
+}
+
+/// A target that was not reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetFailureDocument {
+    pub at: String,
+    pub code: String,
+    pub reason: String,
+}
+
+impl TargetFailureDocument {
+    fn new(last: &LastFailure) -> Self {
+        Self { at: last.at.to_string(), code: last.failure.code.into(), reason: last.failure.reason.clone() }
+    }
+}
+
+/// An outlet whose target was not reached when it was dialled last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreachedDocument {
+    pub outlet: String,
+    pub to: String,
+    pub at: String,
+    pub code: String,
+    pub reason: String,
+}
+
+impl UnreachedDocument {
+    /// All of a running node.
+    #[must_use]
+    pub fn of_engine(status: &EngineStatus) -> Vec<Self> {
+        let unreached = |outlet: &OutletStatus| {
+            let TargetFailureDocument { at, code, reason } = TargetFailureDocument::new(outlet.last_failure.as_ref()?);
+            Some(Self { outlet: outlet.spec.name.to_string(), to: outlet.spec.to.to_string(), at, code, reason })
+        };
+        status.outlets.iter().filter_map(unreached).collect()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -285,6 +323,8 @@ pub struct NodeStatusDocument {
     pub open_to_every_member: Vec<String>,
     /// As in [`NodeDocument`].
     pub policy_findings: Vec<Finding>,
+    /// Outlets whose target was not reached when it was dialled last; a portal is looked at from its inlet's side.
+    pub unreached: Vec<UnreachedDocument>,
     pub portals: Vec<PortalDocument>,
 }
 
@@ -371,7 +411,7 @@ impl NodeDocument {
             policy_findings: findings(specs, &|resource| engine.guardrails(resource)),
             guardrails: GuardrailDocument::of_engine(engine),
             inlets: status.inlets.iter().map(|inlet| InletDocument::running(inlet, specs)).collect(),
-            outlets: status.outlets.iter().map(|outlet| OutletDocument::new(outlet, specs)).collect(),
+            outlets: status.outlets.iter().map(|outlet| OutletDocument::running(outlet, specs)).collect(),
             relays: status.relays.iter().map(|relay| RelayDocument::running(&facts.name, relay)).collect(),
             policies: specs.own_policies().iter().map(PolicyDocument::own).collect(),
         }
@@ -447,7 +487,14 @@ impl OutletDocument {
             allow: specs.own_policy(spec.name.as_str(), spec.allow.as_ref()).map(ToString::to_string),
             resume_timeout: spec.resume_timeout.to_string(),
             disclose: spec.disclose,
+            last_failure: None,
         }
+    }
+
+    #[must_use]
+    pub fn running(status: &OutletStatus, specs: &Specs) -> Self {
+        let last_failure = status.last_failure.as_ref().map(TargetFailureDocument::new);
+        Self { last_failure, ..Self::new(&status.spec, specs) }
     }
 }
 
@@ -599,7 +646,7 @@ mod tests {
                 }],
             }],
             "outlets": [{
-                "api_version": "1", "to": "127.0.0.1:5432", "name": "db", "worker_address": "/service/db", "allow": "(= subject.a \"true\")", "resume_timeout": "60s", "disclose": "code",
+                "api_version": "1", "to": "127.0.0.1:5432", "name": "db", "worker_address": "/service/db", "allow": "(= subject.a \"true\")", "resume_timeout": "60s", "disclose": "code", "last_failure": null,
             }],
             "relays": [{
                 "api_version": "1", "name": "r", "destination": "/node/n", "connection_status": "Down",

@@ -38,6 +38,7 @@ crate::codes! {
     TARGET_REFUSED: Failure, "The portal works, but nothing listens at the outlet's target.";
     TARGET_TIMEOUT: Failure, "The outlet's target did not answer in time.";
     TARGET_UNREACHABLE: Failure, "The outlet's node cannot reach the target.";
+    TARGET_NOT_FOLLOWED: Failure, "On the outlet's side: the target's name leads to this machine itself, where a name is not followed; the reason says what to write. The peer is told `TARGET_UNREACHABLE`.";
     TARGET_NAME: Failure, "The outlet's node cannot resolve the target's name.";
     BUSY: Failure, "The outlet's node has reached a limit.";
     STREAM_ID: Failure, "The two nodes disagree about a stream. A new connection tries again.";

@@ -241,9 +241,9 @@ async fn outlet_target(shared: &Shared, question: &Question, policy: Verdict) ->
     if policy == Verdict::Denied {
         return told(Verdict::Unknown, "it is not dialled for a peer that is refused".to_owned());
     }
-    match outlet_target::reach(shared, &outlet.to).await {
+    match outlet_target::reach(shared, &outlet).await {
         Ok(_) => told(Verdict::Allowed, format!("{} accepts connections", outlet.to)),
-        Err(Unreached { reject, reason }) => Told { code: Some(Failure::code_of(reject)), ..told(Verdict::Failed, reason) },
+        Err(Unreached { code, reason, .. }) => Told { code: Some(code), ..told(Verdict::Failed, reason) },
     }
 }
 

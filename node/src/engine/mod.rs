@@ -63,10 +63,11 @@ use tracing::info;
 pub use self::explain::{Asked, Question, Stage, Told, Verdict};
 pub use self::failure::{Failure, Step};
 pub use self::live::Through;
+pub use self::outlet_target::LastFailure;
 pub use self::policy::{Denial, Guardrail, Policies, PolicySource, Resource, Rule};
 use self::refusals::Refusals;
 pub use self::refusals::{By, Refusal};
-pub use self::status::{EngineStatus, InletStatus, PortalCheck, RelayServer, RelayState, RelayStatus};
+pub use self::status::{EngineStatus, InletStatus, OutletStatus, PortalCheck, RelayServer, RelayState, RelayStatus};
 pub use self::target::ShareStatus;
 pub use self::trust::Freshness;
 
@@ -203,6 +204,7 @@ impl Engine {
     /// Runs an outlet, in place of one of the same name.
     pub async fn add_outlet(&self, spec: OutletSpec) {
         info!(outlet = %spec.name, to = %spec.to, "outlet added");
+        self.shared.unreached.forget(&spec.name);
         self.shared.outlets().insert(spec.name.clone(), spec);
         self.shared.review();
         self.shared.changed();
@@ -211,6 +213,7 @@ impl Engine {
     /// Ends an outlet and its streams.
     pub async fn remove_outlet(&self, name: &OutletName) {
         self.shared.outlets().remove(name);
+        self.shared.unreached.forget(name);
         self.shared.review();
         self.shared.changed();
     }

@@ -17,7 +17,6 @@ use tracing::{debug, info, warn};
 use super::attach::RESUME_TIMEOUT;
 use super::channel::{self, Attached, Channel, ChannelError, PATH_IDLE};
 use super::code;
-use super::failure::Failure;
 use super::link::{Link, LinkError};
 use super::live::{Event, LiveGuard, Through};
 use super::metrics::{Cause, Counted};
@@ -343,9 +342,9 @@ async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<(TcpSt
     let Some(place) = place else {
         return Err(Refused::new(code::BUSY, RejectCode::Busy, "too many live streams"));
     };
-    let application = outlet_target::reach(shared, &outlet.to)
+    let application = outlet_target::reach(shared, outlet)
         .await
-        .map_err(|Unreached { reject, reason }| Refused::new(Failure::code_of(reject), reject, reason))?;
+        .map_err(|Unreached { code, reject, reason }| Refused::new(code, reject, reason))?;
     Ok((application, place))
 }
 

@@ -28,6 +28,7 @@ use super::held::Holdings;
 use super::inlet::Inlet;
 use super::live::{Enders, LiveStreams, Through};
 use super::metrics::Metrics;
+use super::outlet_target::LastFailures;
 use super::peers::Peers;
 use super::places::Places;
 use super::policy::{Denial, Policies, Resource};
@@ -73,6 +74,8 @@ pub struct Shared {
     pub witness: Witness,
     pub stream_log: StreamLog,
     outlets: Mutex<BTreeMap<OutletName, OutletSpec>>,
+    /// The outlets whose target was not reached when it was dialled last.
+    pub unreached: LastFailures,
     inlets: Mutex<BTreeMap<Alias, Arc<Inlet>>>,
     relay_specs: Mutex<BTreeMap<RelayName, RelaySpec>>,
     /// What was refused lately.
@@ -126,6 +129,7 @@ impl Shared {
             witness: Witness::default(),
             stream_log,
             outlets: Mutex::default(),
+            unreached: LastFailures::default(),
             inlets: Mutex::default(),
             relay_specs: Mutex::default(),
             refusals,

@@ -14,6 +14,7 @@ use super::code;
 use super::failure::{Failure, Step};
 use super::inlet::Inlet;
 use super::live::Through;
+use super::outlet_target::LastFailure;
 use super::relay_link::{Registration, RelayLink};
 use super::shared::Shared;
 use super::target::ShareStatus;
@@ -24,7 +25,7 @@ use super::witness::code_of;
 #[derive(Debug, Clone, Default)]
 pub struct EngineStatus {
     pub inlets: Vec<InletStatus>,
-    pub outlets: Vec<OutletSpec>,
+    pub outlets: Vec<OutletStatus>,
     pub relays: Vec<RelayStatus>,
     /// When this node's credential expires; `None` where it has none.
     pub credential_expires: Option<Timestamp>,
@@ -48,6 +49,13 @@ pub struct InletStatus {
     pub streams: usize,
     /// What each of its outlets got.
     pub outlets: Vec<ShareStatus>,
+}
+
+#[derive(Debug, Clone)]
+pub struct OutletStatus {
+    pub spec: OutletSpec,
+    /// Why its target was not reached when it was dialled last; `None` where it was, or nobody has asked for it yet.
+    pub last_failure: Option<LastFailure>,
 }
 
 #[derive(Debug, Clone)]
@@ -98,7 +106,11 @@ pub fn status(shared: &Shared) -> EngineStatus {
                 outlets: inlet.targets.status(),
             })
             .collect(),
-        outlets: shared.outlets().values().cloned().collect(),
+        outlets: shared
+            .outlets()
+            .values()
+            .map(|spec| OutletStatus { spec: spec.clone(), last_failure: shared.unreached.of(&spec.name) })
+            .collect(),
         relays: specs.into_iter().map(|spec| relay_status(shared, spec)).collect(),
         credential_expires: shared.trust.own().map(|own| own.member.expires()),
         authority_trouble: shared.authority_trouble(),

@@ -12,10 +12,13 @@ use postern_proto::address::HostPort;
 use postern_proto::name::{IdentityName, NodeName};
 use postern_proto::spec::MaxStaleness;
 use postern_proto::time::parse_duration;
+use postern_runtime::files::ChangeLock;
 use postern_runtime::home::{Home, NodeHome};
 
+use super::earlier;
 use crate::code;
 use crate::commands::identity::user_of;
+use crate::commands::tcp_outlet::warn_of_own_name;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::node_choice::free_node_name;
@@ -49,19 +52,19 @@ pub struct CreateArgs {
     foreground: bool,
     /// The identity that the node acts as; made if it is missing [default: the default identity]
     #[arg(long, value_name = "NAME")]
-    identity: Option<IdentityName>,
+    pub(super) identity: Option<IdentityName>,
     /// Listen here for peers that connect without a relay [default: only for nodes of this home]
     #[arg(long, value_name = "HOST:PORT")]
-    tcp_listener_address: Option<HostPort>,
+    pub(super) tcp_listener_address: Option<HostPort>,
     /// Serve /livez, /readyz, /metrics and /show over HTTP on this port of 127.0.0.1; 0 is a free one
     #[arg(long, value_name = "PORT")]
-    http_server_port: Option<u16>,
+    pub(super) http_server_port: Option<u16>,
     /// The same on a free port
     #[arg(long, conflicts_with = "http_server_port")]
-    http_server: bool,
+    pub(super) http_server: bool,
     /// Open no stream, and end those that live, when the authority was not heard for so long: 15s to 24h [default: 24h]
     #[arg(long, value_name = "DURATION")]
-    max_staleness: Option<MaxStaleness>,
+    pub(super) max_staleness: Option<MaxStaleness>,
     /// How long to wait until everything is up
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration, conflicts_with = "no_connection_wait")]
     connection_wait: Duration,
@@ -77,17 +80,24 @@ pub fn run(context: &Context, args: CreateArgs) -> Result<(), CliError> {
     // Only now is it known whether this process stays.
     context.start_logging(foreground)?;
     let how = How { foreground, connection_wait: if args.no_connection_wait { Duration::ZERO } else { args.connection_wait } };
+    // Held until the node runs, so that two at once make one node of one configuration, and nobody starts the other's.
+    let making = request.configured.then(|| home.lock_making()).transpose()?;
     if let Some(node) = request.made_before(&home)? {
-        return again(context, &node, how);
+        earlier::warn_of_flags(context, &node, &args)?;
+        return again(context, &node, how, making);
     }
     let name = match request.config.name.clone() {
         Some(name) => name,
         None => free_node_name(&home)?,
     };
     if let Some(node) = home.node(&name)? {
-        return same_name(context, &node, &request, how);
+        return same_name(context, &node, &request, how, &args);
     }
-    Creation::make(context, &home, &name, &request, &args)?.run(context, how)
+    if request.configured && request.config.name.is_none() {
+        earlier::warn_of_overlaps(context, &home, &request.config)?;
+    }
+    request.config.outlets.iter().for_each(|outlet| warn_of_own_name(context, &outlet.to));
+    Creation::make(context, &home, &name, &request, &args)?.run(context, how, making)
 }
 
 /// How the node is to run.
@@ -175,18 +185,18 @@ fn is_name(what: &str) -> bool {
 }
 
 /// The configuration made this node before: it runs, or is started.
-fn again(context: &Context, node: &NodeHome, how: How) -> Result<(), CliError> {
+fn again(context: &Context, node: &NodeHome, how: How, making: Option<ChangeLock>) -> Result<(), CliError> {
     if node.running()?.is_some() {
         context
             .output()
             .say(format_args!("the node `{}` runs already, from the same configuration; nothing was changed", node.name()));
         return context.output().created(node.name(), &super::document(context, &context.home()?, node)?);
     }
-    started(context, node, how)
+    started(context, node, how, making)
 }
 
 /// A node of that name is there: stopped and bare means started; anything else would lose something.
-fn same_name(context: &Context, node: &NodeHome, request: &Request, how: How) -> Result<(), CliError> {
+fn same_name(context: &Context, node: &NodeHome, request: &Request, how: How, args: &CreateArgs) -> Result<(), CliError> {
     if request.configured {
         let stored = Stored::load(node).map_err(Fault::from)?;
         let mut error =
@@ -205,13 +215,17 @@ fn same_name(context: &Context, node: &NodeHome, request: &Request, how: How) ->
         return Err(CliError::new(code::RUNNING, format!("the node `{}` exists and runs", node.name()))
             .try_this(format!("look at it: postern node show {}", node.name())));
     }
-    started(context, node, how)
+    earlier::warn_of_flags(context, node, args)?;
+    started(context, node, how, None)
 }
 
-fn started(context: &Context, node: &NodeHome, how: How) -> Result<(), CliError> {
+fn started(context: &Context, node: &NodeHome, how: How, making: Option<ChangeLock>) -> Result<(), CliError> {
     let start = Start { creating: false, connection_wait: how.connection_wait };
     if how.foreground {
-        return node_process::foreground(context.home()?, node.name(), start, |document| ready(context, document, false));
+        return node_process::foreground(context.home()?, node.name(), start, |document| {
+            drop(making);
+            ready(context, document, false);
+        });
     }
     let document = node_process::start(context, node, start)?;
     ready(context, &document, true);
@@ -282,12 +296,13 @@ impl<'a> Creation<'a> {
         Ok(creation)
     }
 
-    fn run(self, context: &Context, how: How) -> Result<(), CliError> {
+    fn run(self, context: &Context, how: How, making: Option<ChangeLock>) -> Result<(), CliError> {
         let start = Start { creating: true, connection_wait: how.connection_wait };
         if how.foreground {
             let mut came_up = false;
             let ended = node_process::foreground(context.home()?, self.node.name(), start, |document| {
                 came_up = true;
+                drop(making);
                 ready(context, document, false);
             });
             if ended.is_err() && !came_up {

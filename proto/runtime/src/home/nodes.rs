@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::layout::{self, node};
 use super::{Home, HomeError, reset};
-use crate::files::{Dir, FileError, MAX_SMALL_FILE};
+use crate::files::{ChangeLock, Dir, FileError, MAX_SMALL_FILE};
 use crate::lock::{Lock, LockError};
 use crate::statics::Statics;
 
@@ -64,6 +64,15 @@ impl Home {
         let Some(dir) = parent.dir(name.as_str())? else { return Ok(None) };
         // A process that was killed may have left the directory without its content.
         Ok(if dir.contains(node::STORED)? { Some(NodeHome { name: name.clone(), dir }) } else { None })
+    }
+
+    /// Waits for, and holds, the lock under which a command looks whether there is a node, and makes and starts one if not: two that come at
+    /// once make one. It is another one than [`Home::lock_changes`], and taken before it.
+    ///
+    /// # Errors
+    /// Where the system cannot lock it.
+    pub fn lock_making(&self) -> Result<ChangeLock, HomeError> {
+        Ok(self.dir.dir_or_create(layout::NODES)?.lock_changes()?)
     }
 
     /// Makes a node with what it is to run. The first one becomes the default.

@@ -25,7 +25,7 @@ pub enum DialError {
     #[error("cannot resolve `{host}`")]
     Dns { host: String, source: io::Error },
     /// The name resolves only to addresses that the caller does not want.
-    #[error("`{host}` resolves to {}, which a name may not lead to; write the address itself if it is meant", address.ip())]
+    #[error("{}", not_followed(host, *address))]
     Forbidden { host: String, address: SocketAddr },
     /// Something answered that nobody listens there.
     #[error("{address} refuses connections")]
@@ -70,6 +70,18 @@ impl DialError {
             Self::Dns { .. } => 0,
         }
     }
+}
+
+/// Why a name is not followed to `address`, and what to write instead.
+fn not_followed(host: &str, address: SocketAddr) -> String {
+    let ip = address.ip();
+    if ip.to_canonical().is_loopback() {
+        let local = format!("localhost:{}", address.port());
+        return format!(
+            "`{host}` means this machine itself ({ip}), which a name may not lead to; write `{local}` or `{address}` if it is meant"
+        );
+    }
+    format!("`{host}` leads to {ip}, which a name may not lead to; write `{address}` if it is meant")
 }
 
 /// Connects to `to` within `deadline`, resolution included, and sets the options of `kind`.
@@ -295,6 +307,23 @@ mod tests {
         let to = HostPort::new("localhost", listener.local_addr().unwrap().port()).unwrap();
         let refused = dial_allowed(&to, SocketKind::Application, 5 * SECOND, |address| !address.ip().is_loopback()).await;
         assert!(matches!(refused, Err(DialError::Forbidden { .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn a_name_that_is_not_followed_says_what_to_write() {
+        let said = |host: &str, address: &str| {
+            DialError::Forbidden { host: host.to_owned(), address: address.parse().unwrap() }.to_string()
+        };
+        assert_eq!(
+            said("myhost", "127.0.1.1:5432"),
+            "`myhost` means this machine itself (127.0.1.1), which a name may not lead to; write `localhost:5432` or `127.0.1.1:5432` if it is meant"
+        );
+        assert!(said("six", "[::1]:80").ends_with("write `localhost:80` or `[::1]:80` if it is meant"));
+        // Not loopback, which `localhost` would be.
+        assert_eq!(
+            said("cloud", "169.254.169.254:80"),
+            "`cloud` leads to 169.254.169.254, which a name may not lead to; write `169.254.169.254:80` if it is meant"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ pub mod dial;
 pub mod half_open;
 pub mod listen;
 mod options;
+mod own_names;
 mod preface;
 mod target;
 
@@ -11,5 +12,6 @@ pub use self::dial::{DialError, dial, dial_allowed};
 pub use self::half_open::{Evicted, HalfOpen, HalfOpenGuard, Source};
 pub use self::listen::{Accepted, Acceptor, BindError, bind};
 pub use self::options::SocketKind;
+pub use self::own_names::{OwnName, own_name};
 pub use self::preface::{PrefaceReadError, read_preface};
 pub use self::target::dial_target;

@@ -31,11 +31,11 @@ pub async fn dial_target(
 }
 
 /// Whether `to` names the place that it is itself.
-fn is_named(to: &HostPort) -> bool {
+pub(super) fn is_named(to: &HostPort) -> bool {
     to.as_socket_addr().is_some() || to.host().eq_ignore_ascii_case("localhost")
 }
 
-fn is_of_this_place(address: SocketAddr) -> bool {
+pub(super) fn is_of_this_place(address: SocketAddr) -> bool {
     match address.ip() {
         IpAddr::V4(address) => is_of_this_place_v4(address),
         IpAddr::V6(address) => match v4_within(address) {
