@@ -1,12 +1,13 @@
 //! Projects with several relays, and relay names with several nodes, between real processes.
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use postern_test_support::{
     EchoServer, PATIENCE, Portal, Project, RelayServer, Reserved, TcpServer, TestHome, Value, connect, echoes, eventually, json,
+    live, pings,
 };
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
@@ -158,6 +159,37 @@ fn a_node_that_stops_takes_no_new_streams_and_loses_none() {
     });
     assert_eq!(answers.last(), Some(&b'b'));
     println!("{} connections while a node stopped", answers.len());
+}
+
+/// The node `stops` of a portal is told to stop: it takes nothing new, and carries what it carries for 5 s.
+#[track_caller]
+fn lets_its_streams_finish(stops: &str) {
+    let service = EchoServer::start();
+    let portal = Portal::to(POSTERN, service.port());
+    let [mut ends, mut stays] = [(); 2].map(|()| live(portal.inlet));
+    let home = if stops == "vendor" { &portal.vendor } else { &portal.customer };
+    std::thread::scope(|scope| {
+        let stop = scope.spawn(|| home.run(&["node", "stop", stops]));
+        eventually(PATIENCE, "nothing new is taken", || echoes(portal.inlet, b"new").is_err().then_some(()));
+        assert!(pings(&mut ends) && pings(&mut stays) && !stop.is_finished(), "what lives goes on");
+        ends.shutdown(Shutdown::Write).expect("an open stream");
+        assert_eq!(ends.read(&mut [0]).expect("a clean end"), 0);
+        assert!(pings(&mut stays) && !stop.is_finished(), "one is not done yet");
+        // Nobody waits for ever.
+        let error = stays.read(&mut [0]).expect_err("what was cut off must not look like an end");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        stop.join().expect("a command").success();
+    });
+}
+
+#[test]
+fn a_node_with_outlets_that_stops_lets_its_streams_finish() {
+    lets_its_streams_finish("vendor");
+}
+
+#[test]
+fn a_node_with_inlets_that_stops_lets_its_streams_finish() {
+    lets_its_streams_finish("customer");
 }
 
 #[test]

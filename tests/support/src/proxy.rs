@@ -20,6 +20,10 @@ struct Inside {
     weather: Weather,
     target: Option<SocketAddr>,
     connections: Vec<Weak<TcpStream>>,
+    /// How many connections there were.
+    count: u64,
+    /// Those below this number are silent for ever.
+    silent: u64,
     /// What passed, one entry for each connection and direction; `None` where nothing is to be remembered.
     recorded: Option<Vec<Vec<u8>>>,
 }
@@ -34,10 +38,10 @@ impl State {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until bytes may pass; `false` where they never will.
-    fn may_pass(&self) -> bool {
+    /// Waits until bytes of connection `number` may pass; `false` where they never will.
+    fn may_pass(&self, number: u64) -> bool {
         let mut inside = self.lock();
-        while inside.weather == Weather::Silent {
+        while inside.weather == Weather::Silent || inside.weather == Weather::Fair && number < inside.silent {
             inside = self.changed.wait(inside).unwrap_or_else(PoisonError::into_inner);
         }
         inside.weather == Weather::Fair
@@ -66,7 +70,7 @@ impl Proxy {
     fn with(recorded: Option<Vec<Vec<u8>>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let inside = Inside { weather: Weather::Fair, target: None, connections: Vec::new(), recorded };
+        let inside = Inside { weather: Weather::Fair, target: None, connections: Vec::new(), count: 0, silent: 0, recorded };
         let state = Arc::new(State { inside: Mutex::new(inside), changed: Condvar::new() });
         let accepting = Arc::clone(&state);
         thread::spawn(move || {
@@ -96,6 +100,13 @@ impl Proxy {
     /// Lets nothing pass, without telling anybody: as if a cable had been pulled somewhere on the way.
     pub fn silence(&self) {
         self.state.lock().weather = Weather::Silent;
+    }
+
+    /// Lets nothing pass on the connections that there are, without telling anybody; new ones are carried. As where something on the way
+    /// has forgotten what it knew of connections, and throws away what belongs to none.
+    pub fn forget(&self) {
+        let mut inside = self.state.lock();
+        inside.silent = inside.count;
     }
 
     /// Lets bytes pass again, also those that were held back.
@@ -140,17 +151,20 @@ fn carry(state: &Arc<State>, near: TcpStream) {
             recorded.len() - 1
         })
     });
+    let number = inside.count;
+    inside.count += 1;
     drop(inside);
     let (state_too, near_too, far_too) = (Arc::clone(state), Arc::clone(&near), Arc::clone(&far));
-    thread::spawn(move || forward(&state_too, &far_too, &near_too, back));
-    forward(state, &near, &far, there);
+    thread::spawn(move || forward(&state_too, number, &far_too, &near_too, back));
+    forward(state, number, &near, &far, there);
 }
 
-fn forward(state: &State, mut from: &TcpStream, mut to: &TcpStream, number: Option<usize>) {
+/// Carries one direction of connection `number`; what passes goes to the record at `place`.
+fn forward(state: &State, number: u64, mut from: &TcpStream, mut to: &TcpStream, place: Option<usize>) {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let read = from.read(&mut buffer);
-        if !state.may_pass() {
+        if !state.may_pass(number) {
             return;
         }
         match read {
@@ -160,10 +174,10 @@ fn forward(state: &State, mut from: &TcpStream, mut to: &TcpStream, number: Opti
                 return;
             }
             Ok(count) => {
-                if let Some(number) = number
+                if let Some(place) = place
                     && let Some(recorded) = &mut state.lock().recorded
                 {
-                    recorded[number].extend_from_slice(&buffer[..count]);
+                    recorded[place].extend_from_slice(&buffer[..count]);
                 }
                 if to.write_all(&buffer[..count]).is_err() {
                     return reset(from);
@@ -209,5 +223,10 @@ mod tests {
         proxy.restore();
         live.read_exact(&mut [0; 5]).unwrap();
         assert_eq!(proxy.recorded().iter().filter(|bytes| bytes.starts_with(b"hello")).count(), 4);
+        proxy.forget();
+        live.write_all(b"lost").unwrap();
+        live.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        assert_eq!(live.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        hello().unwrap();
     }
 }
