@@ -19,7 +19,7 @@ use postern_proto::time::Timestamp;
 
 pub use self::authority::{audit, authority_message, statement, voiding};
 pub use self::streams::{record, stream};
-pub use self::wire::{handshake, link_frame, link_message, session};
+pub use self::wire::{channel_hello, handshake, knock, link_frame, link_message, session};
 
 /// Any text parses or is refused with a place in it. What parses prints to a form that parses back, and decides alike; a refusal
 /// names terms of that form.

@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 use postern_proto::aead::{Sealer, Suite};
 use postern_proto::channel::Side;
 use postern_proto::handshake::{Choice, Finished, Initiator, Label, Responder, StaticKey};
-use postern_proto::link::{Frame, FromRelay, Hello, LinkFrames, Opening, ToRelay};
+use postern_proto::link::{Frame, FromRelay, Hello, Instance, LinkFrames, MAX_KNOCK, Opening, ToRelay};
+use postern_proto::path::ChannelHello;
 use postern_proto::secret::SecretBytes;
 use postern_proto::session;
 
@@ -145,4 +146,25 @@ pub fn link_message(data: &[u8]) {
     check::<ToRelay>(data);
     check::<FromRelay>(data);
     check::<Hello>(data);
+}
+
+/// What a dialler says of itself at the end of a channel's handshake: what decodes encodes to something that decodes to the same.
+pub fn channel_hello(data: &[u8]) {
+    let Ok(hello) = minicbor::decode::<ChannelHello>(data) else { return };
+    assert!(hello.credential.len() <= data.len());
+    let bytes = minicbor::to_vec(&hello).expect("a message that was decoded");
+    assert_eq!(minicbor::decode::<ChannelHello>(&bytes).expect("our own encoding"), hello);
+}
+
+/// The first bytes of a path without a relay, `u16 length ‖ body`: no length makes a listener hold more than its limit, and who was read
+/// knocks again with what reads as the same.
+pub fn knock(data: &[u8]) {
+    let Some((first, rest)) = data.split_first_chunk::<2>() else { return };
+    let length = usize::from(u16::from_be_bytes(*first));
+    assert_eq!(Instance::knock_length(*first), Some(length).filter(|length| *length <= MAX_KNOCK));
+    let Some(instance) = rest.get(..length).and_then(Instance::of_knock) else { return };
+    let again = instance.knock();
+    let (first, body) = again.split_first_chunk::<2>().expect("a length");
+    assert_eq!(usize::from(u16::from_be_bytes(*first)), body.len());
+    assert_eq!(Instance::of_knock(body), Some(instance));
 }

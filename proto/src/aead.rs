@@ -183,6 +183,9 @@ mod tests {
         let mut sealer = Sealer { next: u64::MAX - 1, ..Sealer::new(Suite::AesGcm, &SecretBytes::random()) };
         assert!(sealer.seal(b"", &mut []).is_ok());
         assert_eq!(sealer.seal(b"", &mut []), Err(AeadError::Exhausted));
+        assert_eq!(sealer.seal(b"", &mut []), Err(AeadError::Exhausted), "for good");
+        let mut opener = Opener { next: u64::MAX, ..Opener::new(Suite::AesGcm, &SecretBytes::random()) };
+        assert_eq!(opener.open(b"", &mut [0; TAG_LEN]), Err(AeadError::Exhausted));
     }
 
     #[test]

@@ -6,9 +6,22 @@
 
 use minicbor::{Decode, Encode};
 
-use crate::id::{ChannelId, RefusalId};
+use crate::id::{ChannelId, InstanceId, NodeId, RefusalId};
 use crate::name::OutletName;
 use crate::record::{HEADER_LEN, Kind};
+
+/// Payload of handshake message 3 of a channel: who dialled. Whoever was dialled verifies `credential` for the `member` audience against the
+/// handshake's remote static before it believes anything else here.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ChannelHello {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub credential: Vec<u8>,
+    #[n(1)]
+    pub node_id: NodeId,
+    #[n(2)]
+    pub instance: InstanceId,
+}
 
 /// What an open says in clear, so that the stream's keys can be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -254,6 +254,58 @@ mod tests {
         }
     }
 
+    /// Across an epoch, either way: a record opens in its own place only, and under the key of its own epoch only.
+    #[test]
+    fn records_of_another_epoch_do_not_open() {
+        for suite in Suite::ALL {
+            let secret = SecretBytes::random();
+            let edge = (1 << EPOCH_BITS) - 1;
+            let at = |number| {
+                let mut key = DataKey::new(suite, secret.clone());
+                key.counter = number;
+                key
+            };
+            let (mut sealer, mut opener) = (DataSealer(at(edge)), DataOpener(at(edge)));
+            let sealed = [&b"last"[..], b"first", b"second"].map(|body| {
+                let mut record = record(body);
+                sealer.seal(DataType::Data, &mut record).unwrap();
+                record
+            });
+            let [last, first, second] = sealed;
+            let refused = Err(RecordError::Aead(AeadError::NotAuthentic));
+            assert_eq!(opener.open(&mut first.clone()), refused, "a record of the epoch to come");
+            assert!(opener.open(&mut last.clone()).is_ok());
+            assert_eq!(opener.open(&mut last.clone()), refused, "a record of the epoch before");
+            assert_eq!(opener.open(&mut second.clone()), refused, "another record of the same epoch");
+            assert!(opener.open(&mut first.clone()).is_ok());
+            // The same number under the key of the epoch before, as if it had not been replaced.
+            let mut stale = DataKey::new(suite, secret.clone());
+            (stale.counter, stale.epoch) = (edge + 1, 1);
+            assert_eq!(DataOpener(stale).open(&mut first.clone()), refused, "under the key of epoch 0");
+        }
+    }
+
+    /// The last record that is ever sealed under a key chain has the number 2⁶⁴ − 2. Behind it nothing is sealed or opened, and no number
+    /// wraps.
+    #[test]
+    fn the_counter_never_wraps() {
+        for suite in Suite::ALL {
+            let secret = SecretBytes::random();
+            let (mut sealer, mut opener) = (DataSealer::new(suite, secret.clone()), DataOpener::new(suite, secret));
+            (sealer.0.counter, opener.0.counter) = (u64::MAX - 1, u64::MAX - 1);
+            let mut last = record(b"last");
+            sealer.seal(DataType::Data, &mut last).unwrap();
+            assert_eq!(opener.open(&mut last.clone()).unwrap().1, b"last");
+            let exhausted = RecordError::Aead(AeadError::Exhausted);
+            for _ in 0..2 {
+                assert_eq!(sealer.seal(DataType::Data, &mut record(b"more")), Err(exhausted));
+                assert_eq!(sealer.seal(DataType::Fin, &mut record(b"")), Err(exhausted));
+                assert_eq!(opener.open(&mut last.clone()), Err(exhausted));
+            }
+            assert_eq!((sealer.count(), opener.count()), (u64::MAX, u64::MAX));
+        }
+    }
+
     #[test]
     fn every_flipped_bit_is_noticed() {
         let secret = SecretBytes::random();

@@ -25,9 +25,11 @@ macro_rules! replay {
 replay! {
     audit,
     authority_message,
+    channel_hello,
     credential,
     handshake,
     history,
+    knock,
     link_frame,
     link_message,
     policy,

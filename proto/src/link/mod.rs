@@ -149,6 +149,34 @@ pub struct Instance {
     pub weight: Option<Weight>,
 }
 
+/// Longest knock, and longest answer to one: a stranger makes a node hold no more.
+pub const MAX_KNOCK: usize = 4096;
+
+impl Instance {
+    /// The knock that shows this run of a node to another one, and the answer to it: behind its length as `u16`.
+    #[must_use]
+    pub fn knock(&self) -> Vec<u8> {
+        let mut body = Vec::new();
+        // Writing to a vector does not fail.
+        let _ = minicbor::encode(self, &mut body);
+        let mut knock = (body.len() as u16).to_be_bytes().to_vec();
+        knock.extend(body);
+        knock
+    }
+
+    /// How many bytes follow the first two of a knock; `None` where that is more than [`MAX_KNOCK`].
+    #[must_use]
+    pub fn knock_length(first: [u8; 2]) -> Option<usize> {
+        Some(usize::from(u16::from_be_bytes(first))).filter(|length| *length <= MAX_KNOCK)
+    }
+
+    /// Who knocks, by the bytes behind the length. Nothing of it is proven yet.
+    #[must_use]
+    pub fn of_knock(body: &[u8]) -> Option<Self> {
+        minicbor::decode(body).ok()
+    }
+}
+
 /// Most instances in one [`FromRelay::Instances`].
 pub const MAX_INSTANCES: usize = 16;
 
@@ -279,7 +307,7 @@ mod tests {
             credential: vec![1, 2, 3],
             weight: None,
         };
-        let knock = hex::encode(minicbor::to_vec(knock).unwrap());
+        let knock = hex::encode(knock.knock());
         let examples = [
             (
                 "register `saas-relay` as request 5",
@@ -297,10 +325,7 @@ mod tests {
             ),
             ("closing: taken over", from_relay(FromRelay::Closing { reason: Refusal::TakenOver })),
             ("refused, no link", hex::encode(Frame::Refused(Refusal::NoLink).encode())),
-            (
-                "identifier 32 × `11`, node id 16 × `22`, instance 16 × `33`, credential `01 02 03`",
-                format!("{:04x}{knock}", knock.len() / 2),
-            ),
+            ("identifier 32 × `11`, node id 16 × `22`, instance 16 × `33`, credential `01 02 03`", knock),
         ];
         let document = include_str!("../../../docs/protocol/links.md");
         for (name, hex) in &examples {

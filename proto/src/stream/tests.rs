@@ -1,5 +1,7 @@
 //! Two ends of a stream with a network between them that may cut, flip, reorder and repeat.
 
+mod swaps;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -308,8 +310,14 @@ fn damaged(bytes: &[u8], damage: &Damage) -> Vec<u8> {
     parts.concat()
 }
 
+/// How many networks are tried: `usual`, or more where `PROPTEST_CASES` asks for more.
+fn cases(usual: u32) -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig::with_cases(asked.unwrap_or(usual).max(usual))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(cases(2_000))]
 
     /// R1 and R2 of the threat model: what is delivered is a prefix of what was sent, and an end is clean only where it was sent
     /// and everything before it was delivered.
