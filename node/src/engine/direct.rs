@@ -27,9 +27,6 @@ use super::trust::{PublishedPeer, Trust};
 /// How long the exchange of credentials may take, on either side.
 const KNOCK_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Longest knock or answer; a stranger makes us hold no more.
-const MAX_KNOCK: usize = 4096;
-
 /// Dials peers that listen themselves.
 #[derive(Debug, Default)]
 pub struct Direct;
@@ -52,7 +49,7 @@ impl Direct {
         let knock = own_instance(trust)
             .ok_or_else(|| Failure::new(Step::Credential, code::NO_CREDENTIAL, "this node has no credential yet"))?;
         let mut out = Service::Peer.preface().to_vec();
-        out.extend(framed(&knock));
+        out.extend(knock.knock());
         let exchange = async {
             socket.write_all(&out).await?;
             read_instance(&mut socket).await
@@ -88,23 +85,13 @@ fn own_instance(trust: &Trust) -> Option<Instance> {
     })
 }
 
-fn framed(instance: &Instance) -> Vec<u8> {
-    let mut body = Vec::new();
-    // Writing to a vector does not fail.
-    let _ = minicbor::encode(instance, &mut body);
-    let mut out = (body.len() as u16).to_be_bytes().to_vec();
-    out.extend(body);
-    out
-}
-
 async fn read_instance(socket: &mut TcpStream) -> std::io::Result<Instance> {
-    let length = usize::from(socket.read_u16().await?);
-    if length > MAX_KNOCK {
-        return Err(std::io::ErrorKind::InvalidData.into());
-    }
+    let mut first = [0; 2];
+    socket.read_exact(&mut first).await?;
+    let length = Instance::knock_length(first).ok_or(std::io::ErrorKind::InvalidData)?;
     let mut body = vec![0; length];
     socket.read_exact(&mut body).await?;
-    minicbor::decode(&body).map_err(|_| std::io::ErrorKind::InvalidData.into())
+    Instance::of_knock(&body).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
 }
 
 /// Takes paths from peers until the node stops.
@@ -162,5 +149,5 @@ async fn answer_knock(trust: &Trust, socket: &mut TcpStream) -> Option<()> {
     }
     let knock = read_instance(socket).await.ok()?;
     trust.verify_published(&knock, None).ok()?;
-    socket.write_all(&framed(&own_instance(trust)?)).await.ok()
+    socket.write_all(&own_instance(trust)?.knock()).await.ok()
 }

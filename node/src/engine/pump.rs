@@ -60,6 +60,10 @@ const ROUNDS_PER_TURN: u32 = 32;
 /// Small unacknowledged records may take this much more room than their bytes, which the credit bounds.
 const MAX_KEPT: usize = 8 * 1024 * 1024;
 
+/// Control records that wait for their path to take them: behind so many bytes none is added. What there is to say is then said once, and not
+/// as often as a peer asks that does not read.
+const MAX_SMALL: usize = 8 * 1024;
+
 /// How a stream ended.
 #[derive(Debug)]
 pub enum End {
@@ -166,41 +170,45 @@ pub struct Outcome {
 ///
 /// `first` is sent before anything else: the frame that opens the stream, or nothing where the stream is accepted already.
 pub async fn run(pump: Pump<'_>, first: Vec<u8>) -> Outcome {
-    let Pump { stream, application, link, signal, resume, patience, resumed, counted, held } = pump;
-    let now = Instant::now();
-    let answer_by = stream.has_only_answer().then(|| now + ANSWER_DELAY);
-    let mut state = State {
-        asked: (!stream.is_accepted()).then_some(now),
-        stream,
-        application,
-        signal,
-        resume,
-        patience,
-        link: Some(link),
-        lost: None,
-        outbox: Outbox::default(),
-        held,
-        small: first,
-        small_position: 0,
-        backlog: Backlog::default(),
-        application_ended: false,
-        told_end: false,
-        began: now,
-        acknowledge_by: None,
-        answer_by,
-        given_up: None,
-        heard: false,
-        owed_since: None,
-        idle_since: now,
-        corruptions: 0,
-        resumed,
-        counted,
-    };
+    let mut state = State::new(pump, first);
     let end = state.run().await;
     Outcome { end, path: state.link }
 }
 
-impl State<'_> {
+impl<'a> State<'a> {
+    fn new(pump: Pump<'a>, first: Vec<u8>) -> Self {
+        let Pump { stream, application, link, signal, resume, patience, resumed, counted, held } = pump;
+        let now = Instant::now();
+        let answer_by = stream.has_only_answer().then(|| now + ANSWER_DELAY);
+        Self {
+            asked: (!stream.is_accepted()).then_some(now),
+            stream,
+            application,
+            signal,
+            resume,
+            patience,
+            link: Some(link),
+            lost: None,
+            outbox: Outbox::default(),
+            held,
+            small: first,
+            small_position: 0,
+            backlog: Backlog::default(),
+            application_ended: false,
+            told_end: false,
+            began: now,
+            acknowledge_by: None,
+            answer_by,
+            given_up: None,
+            heard: false,
+            owed_since: None,
+            idle_since: now,
+            corruptions: 0,
+            resumed,
+            counted,
+        }
+    }
+
     async fn run(&mut self) -> End {
         let timer = tokio::time::sleep(HALF_CLOSED_TIMEOUT);
         tokio::pin!(timer);
@@ -566,6 +574,8 @@ impl State<'_> {
         if self.small_position == self.small.len() {
             self.small.clear();
             self.small_position = 0;
+        } else if self.small.len() >= MAX_SMALL {
+            return Ok(false);
         }
         self.stream.poll_transmit(&mut self.small).map_err(End::Protocol)
     }

@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod model;
 mod progress;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +17,8 @@ use postern_proto::authority::{Heartbeat, Voiding};
 use postern_proto::credential::{Voided, VoidedError};
 use postern_proto::id::ProjectId;
 use postern_proto::identity::History;
-use postern_proto::statement;
+use postern_proto::sign::SignError;
+use postern_proto::statement::{self, StatementError};
 use postern_proto::time::Timestamp;
 use postern_runtime::backoff::Backoff;
 use postern_runtime::files::FileError;
@@ -68,9 +71,25 @@ struct State {
     written: Option<Timestamp>,
     /// A rollback was told of.
     told: bool,
+    /// It was told of that a relay passes on what is not the authority's.
+    odd: bool,
     progress: Progress,
     /// The list could not be written, and is tried again.
     storing: bool,
+}
+
+impl State {
+    /// Says that a statement is none of this project's authority.
+    fn ignored(&mut self, what: &str, error: &StatementError, road: Road) {
+        match (road, error) {
+            (Road::Authority, _) => warn!(%error, "ignored {what}"),
+            // A relay does not say of what kind it is: it is read as each, and some are longer than others may be.
+            (Road::Relay, StatementError::Sign(SignError::Type { .. } | SignError::TooLarge { .. })) => {}
+            // Once, until there is a good one again: a relay can do that without end.
+            (Road::Relay, _) if std::mem::replace(&mut self.odd, true) => {}
+            (Road::Relay, _) => warn!(%error, "ignored {what} that a relay passed on: it is not of this project's authority"),
+        }
+    }
 }
 
 impl Revocation {
@@ -122,9 +141,9 @@ pub fn take_heartbeat(shared: &Arc<Shared>, signed: &[u8], road: Road) {
     let Some((history, project)) = &state.authority else { return };
     let heartbeat: Heartbeat = match statement::verify(history, *project, signed) {
         Ok(heartbeat) => heartbeat,
-        Err(error) if road == Road::Authority => return warn!(%error, "ignored a heartbeat"),
-        Err(_) => return,
+        Err(error) => return state.ignored("a heartbeat", &error, road),
     };
+    state.odd = false;
     let known = shared.trust.domain().map_or(0, |domain| domain.voided.epoch());
     if heartbeat.epoch < known {
         if !std::mem::replace(&mut state.told, true) {
@@ -159,9 +178,9 @@ pub fn take_voiding(shared: &Arc<Shared>, signed: &[u8], road: Road) {
     let Some((history, project)) = &state.authority else { return };
     let voiding: Voiding = match statement::verify(history, *project, signed) {
         Ok(voiding) => voiding,
-        Err(error) if road == Road::Authority => return warn!(%error, "ignored a voiding statement"),
-        Err(_) => return,
+        Err(error) => return state.ignored("a voiding statement", &error, road),
     };
+    state.odd = false;
     let Some(domain) = shared.trust.domain() else { return };
     let mut voided = domain.voided.clone();
     match voided.apply(&voiding) {

@@ -95,7 +95,11 @@ async fn serve_handshake(shared: &Arc<Shared>, offer: &[u8], joined: Option<(Ide
                     through: None,
                     outlet: None,
                     peer: joined.map(|(identifier, _)| identifier),
-                    code: if matches!(error, ChannelError::Trust(_)) { code::CREDENTIAL } else { code::HANDSHAKE },
+                    code: match error {
+                        ChannelError::Trust(_) => code::CREDENTIAL,
+                        ChannelError::Mispaired { .. } | ChannelError::OtherRun(_) => code::MISPAIRED,
+                        _ => code::HANDSHAKE,
+                    },
                     told: None,
                     reason: format!("a peer's channel was refused: {error}"),
                     denial: None,

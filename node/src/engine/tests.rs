@@ -1,5 +1,8 @@
 //! Two nodes of one home that has joined no project, with real sockets between them.
 
+mod impostors;
+mod modified;
+
 use postern_proto::handshake::KeyExchange;
 use postern_proto::spec::{Destination, Disclose, PolicyTarget, ResourceType, ResumeTimeout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -7,18 +10,18 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
-struct TestHome {
-    home: Home,
+pub(super) struct TestHome {
+    pub(super) home: Home,
     _dir: tempfile::TempDir,
 }
 
 impl TestHome {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self { home: Home::open(&dir.path().join("home")).unwrap(), _dir: dir }
     }
 
-    async fn node(&self, name: &str) -> Engine {
+    pub(super) async fn node(&self, name: &str) -> Engine {
         let name = name.parse().unwrap();
         let clock = Clock::new();
         let node_home = self.home.create_node(&name, b"{}").unwrap();

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use minicbor::{Decode, Encode};
 use postern_proto::channel::Side as Part;
 use postern_proto::handshake::{Initiator, Label, Responder};
-use postern_proto::id::{Identifier, InstanceId, NodeId};
-use postern_proto::path::ChannelMessage;
+use postern_proto::id::{Identifier, InstanceId};
+use postern_proto::path::{ChannelHello, ChannelMessage};
 use postern_proto::record::{HEADER_LEN, Header, Kind};
 use postern_proto::stream::{Side, Stream, StreamKeys};
 use postern_runtime::session::preferred_choice;
@@ -15,18 +14,6 @@ use super::control::{Control, Wire};
 use super::{Channel, ChannelError, HANDSHAKE_DEADLINE};
 use crate::engine::link::{Link, LinkError};
 use crate::engine::trust::{PublishedPeer, Trust};
-
-/// Payload of handshake message 3 of a channel.
-#[derive(Debug, Encode, Decode)]
-#[cbor(map)]
-struct ChannelHello {
-    #[cbor(n(0), with = "minicbor::bytes")]
-    credential: Vec<u8>,
-    #[n(1)]
-    node_id: NodeId,
-    #[n(2)]
-    instance: InstanceId,
-}
 
 /// Makes a channel to `peer` over a fresh path, which becomes the path of its control stream.
 ///
@@ -88,8 +75,12 @@ pub async fn answer(
     let (finished, payload) = answered.read_final(&read_handshake(&mut link).await?)?;
     let hello: ChannelHello = minicbor::decode(&payload).map_err(|_| ChannelError::Unexpected)?;
     let credential = trust.verify_member(&hello.credential, finished.remote_static)?;
-    if let Some((expected, _)) = joined.filter(|joined| *joined != (credential.subject(), hello.instance)) {
-        return Err(ChannelError::Mispaired { expected, found: credential.subject() });
+    match joined {
+        Some((expected, _)) if expected != credential.subject() => {
+            return Err(ChannelError::Mispaired { expected, found: credential.subject() });
+        }
+        Some((_, run)) if run != hello.instance => return Err(ChannelError::OtherRun(credential.subject())),
+        _ => {}
     }
     let mut stream = Stream::new(Side::Acceptor, StreamKeys::derive(&finished.secret, 0, Part::Responder));
     stream.accept();

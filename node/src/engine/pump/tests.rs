@@ -351,8 +351,10 @@ async fn two_hundred_broken_paths_change_no_byte() {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (seed >> 8) as usize % below
     };
+    // More where `PROPTEST_CASES` asks for more.
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(0);
     let mut broken = 0;
-    while broken < 200 {
+    while broken < asked.max(200) {
         // Early offsets break opens, attaches and their answers; late ones data and acknowledgements.
         let faults: Vec<Fault> = (0..10)
             .map(|_| {
@@ -468,4 +470,142 @@ async fn an_accept_goes_with_the_first_bytes_of_the_target() {
 #[tokio::test]
 async fn an_accept_does_not_wait_for_a_silent_target() {
     assert_eq!(kinds(&first_words(b"").await), [Kind::Control]);
+}
+
+/// B7 of the threats: what an application writes in the smallest pieces arrives as it was written.
+#[tokio::test]
+async fn a_hundred_thousand_single_bytes() {
+    let Portal { mut client, server, inlet, outlet, finder: _finder } = portal().await;
+    let sent = pattern(100_000);
+    let writing = async {
+        for byte in &sent {
+            client.write_all(std::slice::from_ref(byte)).await.unwrap();
+        }
+        client.shutdown().await.unwrap();
+    };
+    let (mut read, mut write) = server.into_split();
+    let mut got = Vec::new();
+    let reading = async {
+        read.read_to_end(&mut got).await.unwrap();
+        write.shutdown().await.unwrap();
+    };
+    tokio::join!(writing, reading);
+    assert!(got == sent);
+    assert!(matches!((inlet.await.unwrap().0, outlet.await.unwrap().0), (End::Clean, End::Clean)));
+}
+
+/// An outlet's side of a stream, whose opener is the test.
+struct Modified {
+    /// The opener's end of the path.
+    path: TcpStream,
+    target: TcpStream,
+    opener: Stream,
+    /// The opener's control records.
+    control: postern_proto::record::ControlSealer,
+}
+
+impl Modified {
+    /// Runs `what` beside the rounds of the outlet's side, which `each` looks at.
+    async fn beside<T>(what: impl AsyncFnOnce(Self) -> T, mut each: impl FnMut(&State<'_>)) -> T {
+        let (application, target) = sockets().await;
+        // A path that takes little, so that it is soon full.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let path = tokio::net::TcpSocket::new_v4().unwrap();
+        path.set_recv_buffer_size(4096).unwrap();
+        let path = path.connect(listener.local_addr().unwrap()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        far.set_nodelay(true).unwrap();
+        SockRef::from(&far).set_send_buffer_size(4096).unwrap();
+        let (opener, mut stream) = streams();
+        let control = postern_proto::record::ControlSealer::new(Suite::AesGcm, &control_keys(0).send);
+        let signal = Signal::default();
+        let pump = Pump {
+            stream: &mut stream,
+            application: &application,
+            link: Link::new(far),
+            signal: &signal,
+            resume: None,
+            patience: Duration::ZERO,
+            resumed: &Count::default(),
+            counted: &mut Arc::<ResourceCounts>::default().open(),
+            held: Holdings::default().of(Identifier::from_bytes([1; 32])),
+        };
+        let mut state = State::new(pump, Vec::new());
+        let rounds = async {
+            loop {
+                let progress = state.round();
+                if let Some(end) = progress.end {
+                    panic!("it ended: {end:?}");
+                }
+                each(&state);
+                if progress.moved {
+                    tokio::task::yield_now().await;
+                } else {
+                    // Whatever can happen; the next round sees what it was.
+                    let link = state.link.as_ref().unwrap();
+                    tokio::select! {
+                        ready = link.socket.readable() => ready.unwrap(),
+                        () = tokio::time::sleep(Duration::from_millis(5)) => {}
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = rounds => unreachable!("they do not end"),
+            done = what(Self { path, target, opener, control }) => done,
+        }
+    }
+}
+
+/// B9 of the threats: a peer that asks without end, and reads no answer.
+#[tokio::test]
+async fn answers_that_nobody_reads_are_not_kept() {
+    let most = std::cell::Cell::new(0);
+    let flood = async |mut modified: Modified| {
+        for number in 0..20_000 {
+            let mut ping = Vec::new();
+            modified.control.seal(postern_proto::record::Control::Ping { number }, &mut ping).unwrap();
+            modified.path.write_all(&ping).await.unwrap();
+            // One by one: each is answered by itself, if it is.
+            tokio::task::yield_now().await;
+        }
+        let record = &mut [0; OVERHEAD + 5];
+        record[PREFIX_LEN..PREFIX_LEN + 5].copy_from_slice(b"still");
+        modified.opener.seal_data(record).unwrap();
+        modified.path.write_all(record).await.unwrap();
+        let mut got = [0; 5];
+        modified.target.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"still");
+    };
+    Modified::beside(flood, |state| most.set(most.get().max(state.small.len()))).await;
+    assert!(most.get() >= MAX_SMALL, "the path was never full");
+    assert!(most.get() < 2 * MAX_SMALL, "{} bytes wait", most.get());
+}
+
+/// Records without a byte: each is counted and acknowledged, none is kept or handed on.
+#[tokio::test]
+async fn empty_records_without_end_are_nothing() {
+    let flood = async |mut modified: Modified| {
+        let (mut from, mut to) = modified.path.into_split();
+        let drained = tokio::spawn(async move { tokio::io::copy(&mut from, &mut tokio::io::sink()).await });
+        for _ in 0..100 {
+            let mut records = Vec::new();
+            for _ in 0..1_000 {
+                let mut record = [0; OVERHEAD];
+                modified.opener.seal_data(&mut record).unwrap();
+                records.extend_from_slice(&record);
+            }
+            to.write_all(&records).await.unwrap();
+        }
+        let mut record = [0; OVERHEAD + 1];
+        modified.opener.seal_data(&mut record).unwrap();
+        to.write_all(&record).await.unwrap();
+        let mut got = [1; 2];
+        assert_eq!(modified.target.read(&mut got).await.unwrap(), 1, "the one byte that was sent");
+        drained.abort();
+    };
+    Modified::beside(flood, |state| {
+        assert!(state.small.len() < 2 * MAX_SMALL && state.backlog.is_empty() && state.outbox.kept() == 0);
+    })
+    .await;
 }

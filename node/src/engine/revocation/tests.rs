@@ -1,0 +1,73 @@
+//! Statements that are not of this project's authority, by either road.
+
+use postern_proto::authority::VoidEntry;
+use postern_proto::identity::Identity;
+use postern_proto::statement::Statement;
+
+use super::*;
+use crate::engine::tests::TestHome;
+
+const PROJECT: ProjectId = ProjectId::from_bytes([1; 16]);
+const NOW: Timestamp = Timestamp::from_unix(1_800_000_000);
+
+/// E6: of another network, for another project, old, or of a lower epoch: nothing becomes void by it, nobody is believed longer, and it is
+/// told of once.
+#[tokio::test]
+async fn statements_that_are_not_for_this_node_change_nothing() {
+    let home = TestHome::new();
+    let node = home.node("n").await;
+    let shared = &node.shared;
+    shared.trust.watch_own().wait_for(Option::is_some).await.unwrap();
+    let project = shared.trust.domain().unwrap().ring.project();
+    let (authority, other) = (Identity::generate(NOW), Identity::generate(NOW));
+    let member = shared.trust.identifier;
+    let voiding = |project, epoch| Voiding {
+        project,
+        epoch,
+        time: NOW,
+        entries: vec![VoidEntry { member, not_before: VoidEntry::FOR_EVER }],
+        since: 0,
+    };
+    let heartbeat = |project, epoch| Heartbeat { project, epoch, time: shared.trust.now() };
+    fn signed<T: Statement>(by: &Identity, statement: &T) -> Vec<u8> {
+        statement::sign(by, statement).unwrap()
+    }
+    let foreign = [
+        signed(&other, &voiding(project, 1)),
+        signed(&other, &voiding(PROJECT, 1)),
+        signed(&authority, &voiding(PROJECT, 1)),
+        signed(&other, &heartbeat(project, 0)),
+        signed(&authority, &heartbeat(PROJECT, 0)),
+    ];
+    // Of an authority that this node does not know yet, everything is.
+    for statement in &foreign {
+        take_from_relay(shared, statement);
+    }
+    assert!(!lock(&shared.revocation.state).odd);
+    lock(&shared.revocation.state).authority = Some((authority.history().clone(), project));
+    for statement in &foreign {
+        lock(&shared.revocation.state).odd = false;
+        take_from_relay(shared, statement);
+        assert!(lock(&shared.revocation.state).odd, "it is told of");
+        take_voiding(shared, statement, Road::Authority);
+        take_heartbeat(shared, statement, Road::Authority);
+        assert_eq!(shared.trust.domain().unwrap().voided.epoch(), 0);
+        assert!(!shared.trust.is_revoked() && shared.trust.freshness().is_none());
+    }
+    // Good ones, passed on by a relay.
+    take_from_relay(shared, &signed(&authority, &heartbeat(project, 0)));
+    assert!(!lock(&shared.revocation.state).odd && shared.trust.freshness().is_some());
+    let second = signed(&authority, &Voiding { entries: Vec::new(), ..voiding(project, 2) });
+    take_from_relay(shared, &second);
+    assert_eq!(shared.trust.domain().unwrap().voided.epoch(), 2);
+    // An older one, said again, and a heartbeat from before it: this node is not revoked by what was taken back since.
+    let heard = shared.trust.freshness().unwrap().heard;
+    for old in [signed(&authority, &voiding(project, 1)), signed(&authority, &heartbeat(project, 1)), second] {
+        take_from_relay(shared, &old);
+        assert_eq!(shared.trust.domain().unwrap().voided.epoch(), 2);
+        assert!(!shared.trust.is_revoked());
+    }
+    assert_eq!(shared.trust.freshness().unwrap().heard, heard);
+    take_from_relay(shared, &signed(&authority, &voiding(project, 3)));
+    assert!(shared.trust.is_revoked());
+}
