@@ -50,6 +50,55 @@ async fn concurrent_redemptions_never_exceed_the_uses() {
     }
 }
 
+/// D1: two processes, as far as the database can tell, and many tickets at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_handles_of_one_database_never_exceed_the_uses() {
+    let count = 200;
+    let home = TempDir::new().unwrap();
+    let first = store(home.path()).await;
+    let second = Store::open(&home.path().join("authority.db")).await.unwrap();
+    let mut issued = Vec::new();
+    for number in 0..count {
+        let max_uses = if number % 2 == 0 { 1 } else { 5 };
+        let (id, secret) = ticket(&first, &TicketRequest { max_uses, ..request() }).await;
+        issued.push((id, secret, max_uses));
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    for (number, (id, secret, max_uses)) in issued.iter().enumerate() {
+        for applicant in 0..max_uses + 2 {
+            let store = if applicant % 2 == 0 { first.clone() } else { second.clone() };
+            let mut applicant_number = [0; 32];
+            applicant_number[..4].copy_from_slice(&((number as u32) << 8 | applicant).to_be_bytes());
+            let (id, secret) = (*id, secret.clone());
+            let who = Newcomer {
+                identifier: Identifier::from_bytes(applicant_number),
+                static_key: StaticPublic::from_bytes(applicant_number),
+                name: format!("identity-{number}-{applicant}").parse().unwrap(),
+                ..newcomer(1)
+            };
+            tasks.spawn(async move { (number, redeem(&store, &who, id, &secret, NOW).await) });
+        }
+    }
+    let mut joined = vec![0; count];
+    while let Some(done) = tasks.join_next().await {
+        match done.unwrap() {
+            (number, Ok(Redeemed::Joined(_))) => joined[number] += 1,
+            (_, Err(ActError::Refused(Refusal::TicketUsedUp { .. }))) => {}
+            (number, other) => panic!("ticket {number}: {other:?}"),
+        }
+    }
+    for ((id, _, max_uses), joined) in issued.iter().zip(&joined) {
+        assert_eq!(joined, max_uses);
+        let uses = tickets::find(&mut second.read().await.unwrap(), *id).await.unwrap().unwrap();
+        assert_eq!((uses.uses, uses.uses_by.len() as u32), (*max_uses, *max_uses));
+    }
+    let all: u32 = joined.iter().sum();
+    let (members, _, audited) = counts(&second, issued[0].0).await;
+    assert_eq!((members, audited), (u64::from(all), u64::from(all)));
+    // Each handle's rows stand in one log.
+    assert_eq!(crate::testing::checked_log(&first).await.unwrap(), u64::from(all));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_identity_racing_itself_spends_one_use() {
     let home = TempDir::new().unwrap();

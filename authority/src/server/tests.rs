@@ -1,3 +1,5 @@
+mod replays;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
