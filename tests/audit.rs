@@ -1,14 +1,20 @@
 //! The audit, from a user's side: what it tells, that no change of it stays hidden from `audit verify` or from a node that has seen it.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use postern_test_support::{EchoServer, PATIENCE, Portal, Project, TestHome, Value, echoes, eventually};
+use postern_authority::store::Action;
+use postern_test_support::{EchoServer, PATIENCE, Portal, Project, TestHome, Value, echoes, eventually, holds, live};
 use sqlx::{Connection, Executor, SqliteConnection};
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
+
+/// How long a stream is open that is looked at for how long it was.
+const HELD: Duration = Duration::from_millis(700);
 
 /// A checkpoint is signed every 10 s.
 const SIGNED: Duration = Duration::from_secs(40);
@@ -34,7 +40,7 @@ fn sql(database: &Path, statements: &[String]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut connection = SqliteConnection::connect(&format!("sqlite://{}", database.display())).await.unwrap();
-        for trigger in ["audit_keeps_rows", "audit_keeps_text", "audit_checkpoints_stay"] {
+        for trigger in ["audit_keeps_rows", "audit_keeps_text", "audit_checkpoints_stay", "audit_checkpoints_keep"] {
             let drop = format!("DROP TRIGGER IF EXISTS {trigger}");
             connection.execute(sqlx::AssertSqlSafe(drop)).await.unwrap();
         }
@@ -131,6 +137,85 @@ fn every_act_is_a_row_that_can_be_found_and_proven() {
     other.fails(&["audit", "verify", "--checkpoint", foreign.to_str().unwrap()], 1).says("AUDIT_CHECKPOINT");
 }
 
+/// Acts that no command brings about, and why.
+const WITHOUT_A_COMMAND: [(Action, &str); 5] = [
+    (Action::Acknowledge, "refused to who says that it enforces what was never said, which no node does"),
+    (Action::ShowEnforcement, "refused to who may not take members out, and asked only behind an act that takes one out"),
+    (Action::ReleaseRelayName, "a member that gives a claimed name up; no node does so yet"),
+    (Action::ListPolicies, "refused to relay servers alone, which do not ask"),
+    (Action::ProjectInfo, "refused where the database does not answer"),
+];
+
+/// Every kind of act in one project's life, with what it changed.
+#[test]
+fn every_kind_of_act_is_written_down_with_what_it_changed() {
+    let project = Project::new(POSTERN);
+    project.ok(&["enroll", "--advertise", "localhost"]);
+    project.ok(&["serve", "stop"]);
+    // As after a back-up was put back.
+    let restored = project.path().join("authority").join(postern_authority::RESTORED);
+    fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(restored).unwrap();
+    project.ok(&["enroll"]);
+
+    let member = project.member(&["--relay", "*", "--attribute", "app=billing"]);
+    let identifier = member.json(&["identity", "show"])["identifier"].as_str().unwrap().to_owned();
+    member.ok(&["relay", "create", "taken-at-will"]);
+    let used = member.scratch().join("join.ticket");
+    project.stranger().invoke(["project", "enroll"]).arg(&used).run().exits(77).says("TICKET_USED_UP");
+    for asked in [&["ticket", "list"][..], &["project-member", "list"], &["audit", "list"], &["audit", "verify"]] {
+        member.fails(asked, 77).says("NOT_PERMITTED");
+    }
+    member.ok(&["identity", "rotate"]);
+    project.ok(&["project-member", "update", &identifier, "--attribute", "app=crm"]);
+    let policy = |rest: &[&str]| project.ok(&[&["project", "policy"], rest, &["--resource-type", "tcp-outlet"]].concat());
+    policy(&["create", "--allow", "cleared"]);
+    policy(&["create", "--allow", "trusted"]);
+    policy(&["delete", "-y"]);
+    let key = project.ok(&["project", "key", "prepare"]);
+    project.ok(&["project", "key", "activate"]);
+    project.ok(&["project", "key", "retire", "--force", "-y"]);
+    project.ticket(&[]);
+    let tickets = project.json(&["ticket", "list"]);
+    let unused = tickets.as_array().unwrap().iter().find(|ticket| ticket["uses"] == 0).unwrap()["id"].as_str().unwrap();
+    project.ok(&["ticket", "revoke", unused, "-y"]);
+    project.ok(&["project-member", "revoke", &identifier, "-y"]);
+    project.ok(&["project-member", "delete", &identifier, "-y"]);
+
+    let all = rows(&project, &[]);
+    let of = |action: Action| -> Vec<&Value> { all.iter().filter(|row| row["action"] == action.as_str()).collect() };
+    let change = |row: &Value| ["before", "after"].map(|field| row[field].as_str().unwrap_or_default().to_owned());
+    let last = |action: Action| change(of(action).last().unwrap_or_else(|| panic!("no {action}")));
+
+    let [before, after] = last(Action::UpdateMember);
+    assert!(before.contains(r#""app":"billing""#) && after.contains(r#""app":"crm""#), "{before} {after}");
+    let [before, after] = last(Action::RevokeMember);
+    assert!(before.contains(r#""app":"crm""#) && after.is_empty(), "{before} {after}");
+    let policies: Vec<[String; 2]> = of(Action::SetPolicy).into_iter().map(change).collect();
+    let [cleared, trusted] = ["cleared", "trusted"].map(|name| format!("(= subject.{name} \"true\")"));
+    let none = String::new;
+    assert_eq!(policies, [[none(), cleared.clone()], [cleared, trusted.clone()], [trusted, none()]]);
+    let [before, after] = last(Action::PrepareKey);
+    assert!(!before.contains(&key) && after == format!("{before}, {key} prepared"), "{before} to {after}");
+    let [prepared, active] = last(Action::ActivateKey);
+    assert_eq!(prepared, after);
+    assert!(active.contains(&format!("{key} active")) && active.contains(" replaced"), "{active}");
+    assert_eq!(last(Action::RetireKey), [active, format!("{key} active")]);
+    assert_eq!(last(Action::ChangeIdentity), ["change 0", "change 1"].map(str::to_owned));
+    let [before, after] = last(Action::ChangeProject);
+    assert!(before.starts_with("127.0.0.1:") && after.starts_with("localhost:"), "{before} to {after}");
+
+    let seen: BTreeSet<&str> = all.iter().map(|row| row["action"].as_str().unwrap()).collect();
+    let without: BTreeSet<&str> = WITHOUT_A_COMMAND.iter().map(|(action, _)| action.as_str()).collect();
+    let known: BTreeSet<&str> = Action::ALL.iter().map(|action| action.as_str()).collect();
+    assert_eq!(&known - &seen, without, "not seen, though a command brings it about; or seen, though none does");
+    assert!(seen.is_subset(&known), "{seen:?}");
+    // Who did it, to what, and when, stands in every row.
+    for row in &all {
+        let told = ["at", "actor", "subject", "result"].iter().all(|field| row[*field].is_string());
+        assert!(told && (row["result"] == "ok" || row["reason"].as_str().is_some_and(|reason| !reason.is_empty())), "{row}");
+    }
+}
+
 fn serde_text(rows: &[Value]) -> String {
     rows.iter().map(Value::to_string).collect()
 }
@@ -201,6 +286,45 @@ fn what_was_changed_in_the_database_is_named() {
     assert_eq!(project.json(&["audit", "verify", "--checkpoint", checkpoint.to_str().unwrap()])["ok"], true);
 }
 
+/// Threat J9: the rows of what was signed, too.
+#[test]
+fn a_checkpoint_that_was_changed_or_exchanged_is_named() {
+    let project = Project::new(POSTERN);
+    for _ in 0..2 {
+        project.ticket(&[]);
+        // What is not signed yet is when the servers stop.
+        while_stopped(&project, |_| {});
+    }
+    project.ok(&["audit", "verify"]);
+    project.ok(&["serve", "stop"]);
+    let copy = project.scratch().join("copy.db");
+    fs::copy(database(&project), &copy).unwrap();
+    project.ok(&["enroll"]);
+    let (least, most) = ("(SELECT min(size) FROM kept)", "(SELECT max(size) FROM kept)");
+    let kept = "CREATE TEMP TABLE kept AS SELECT * FROM audit_checkpoints".to_owned();
+    let put = |of: &str, at: &str| {
+        format!("UPDATE audit_checkpoints SET statement = (SELECT statement FROM kept WHERE size = {of}) WHERE size = {at}")
+    };
+    let spoilt = format!("UPDATE audit_checkpoints SET statement = zeroblob(length(statement)) WHERE size = {least}");
+    let moved = format!("UPDATE audit_checkpoints SET size = 1000000 WHERE size = {least}");
+    for (what, statements, code, says) in [
+        ("changed", vec![spoilt], "AUDIT_CHECKPOINT", "behind the one of 0 rows"),
+        ("exchanged", vec![put(least, most), put(most, least)], "AUDIT_CHANGED", "the checkpoints are not as they were written"),
+        ("repeated", vec![put(least, most)], "AUDIT_CHANGED", "the checkpoints are not as they were written"),
+        ("in another place", vec![moved], "AUDIT_CHANGED", "the checkpoints are not as they were written"),
+    ] {
+        while_stopped(&project, |database| {
+            restore(database, &copy);
+            sql(database, &[vec![kept.clone()], statements].concat());
+        });
+        let failed = project.fails(&["audit", "verify"], 1);
+        println!("{what}: {}", failed.stderr);
+        failed.says(code).says(says).says("it is the checkpoint that the authority keeps behind the one of");
+    }
+    while_stopped(&project, |database| restore(database, &copy));
+    project.ok(&["audit", "verify"]);
+}
+
 #[test]
 fn a_node_sees_a_database_from_before() {
     let project = Project::new(POSTERN);
@@ -261,6 +385,7 @@ fn streams(home: &TestHome, node: &str) -> Vec<Value> {
 fn both_nodes_write_down_the_same_streams() {
     let echo = EchoServer::start();
     let portal = Portal::to(POSTERN, echo.address().port());
+    let begun = Instant::now();
     for _ in 0..3 {
         echoes(portal.inlet, b"twelve bytes").unwrap();
     }
@@ -286,7 +411,24 @@ fn both_nodes_write_down_the_same_streams() {
         assert_eq!((&inlet["side"], &outlet["side"]), (&Value::from("inlet"), &Value::from("outlet")));
         assert_eq!((&inlet["bytes_to_outlet"], &inlet["bytes_to_inlet"]), (&Value::from(12), &Value::from(12)));
         assert_eq!(inlet["inlet_identity"], identity(&portal.customer));
+        for line in [inlet, outlet] {
+            let took = line["duration_ms"].as_u64().expect("how long it took");
+            assert!(took <= begun.elapsed().as_millis() as u64, "{line}");
+        }
         assert_eq!(inlet["outlet_identity"], identity(&portal.vendor));
+    }
+
+    // How long a stream was open.
+    let held = live(portal.inlet);
+    holds(HELD, "it is open", || true);
+    let before = Instant::now();
+    drop(held);
+    for (home, node) in [(&portal.customer, "customer"), (&portal.vendor, "vendor")] {
+        let took = eventually(PATIENCE, "the stream to be written down", || {
+            let took = streams(home, node).iter().filter_map(|line| line["duration_ms"].as_u64()).max()?;
+            (took >= HELD.as_millis() as u64).then_some(took)
+        });
+        assert!(took <= (HELD + before.elapsed() + Duration::from_secs(1)).as_millis() as u64, "{took} ms");
     }
 
     // What is refused stands there, too: here why, there as much as this node tells.
@@ -306,7 +448,7 @@ fn both_nodes_write_down_the_same_streams() {
     let log = |home: &TestHome, node: &str| fs::read(home.path().join("nodes").join(node).join("streams.jsonl")).unwrap();
     let file = portal.vendor.file("theirs.jsonl", log(&portal.customer, "customer"));
     let same = portal.vendor.json(&["audit", "reconcile", file.to_str().unwrap()]);
-    assert_eq!((&same["ok"], &same["agree"]), (&Value::from(true), &Value::from(4)), "{same}");
+    assert_eq!((&same["ok"], &same["agree"]), (&Value::from(true), &Value::from(5)), "{same}");
     // The other side says less of one stream than this side has sent, and leaves one out.
     let told = String::from_utf8(log(&portal.customer, "customer")).unwrap();
     let mut lines: Vec<String> = told.lines().filter(|line| line.contains("\"stream\":\"")).map(str::to_owned).collect();

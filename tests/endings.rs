@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use postern_test_support::{
-    ENDINGS, EndingServer, PATIENCE, Patience, Project, Reserved, TcpServer, TestHome, connect, echoes, eventually, nobody_there,
-    reset,
+    ENDINGS, EchoServer, EndingServer, PATIENCE, Patience, Project, Reserved, TcpServer, TestHome, connect, echoes, eventually,
+    nobody_there, reset,
 };
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
@@ -127,4 +127,95 @@ fn a_client_that_breaks_off_while_its_target_sends() {
     // Long before a stream without a path is given up.
     let none = || (held.load(Ordering::Relaxed) == 0).then_some(());
     eventually(GIVEN_UP / 4, "every target has seen its client break off", none);
+}
+
+/// Threat H4: what a target does to its own stream is done to no other one, and arrives as it is.
+#[test]
+fn targets_that_misbehave() {
+    let ended = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&ended);
+    let takes_all = TcpServer::start(move |mut stream| {
+        let taken = std::io::copy(&mut stream, &mut std::io::sink());
+        counted.fetch_add(1, Ordering::Relaxed);
+        taken.map(drop)
+    });
+    // A byte, and no more before it is answered.
+    let drips = TcpServer::start(|mut stream| {
+        let mut answer = [0; 1];
+        loop {
+            stream.write_all(b".")?;
+            stream.read_exact(&mut answer)?;
+        }
+    });
+    let closes = TcpServer::start(|_| Ok(()));
+    let breaks = TcpServer::start(|stream| {
+        reset(&stream);
+        Ok(())
+    });
+    let project = Project::new(POSTERN);
+    let vendor = project.member(&["--relay", "vendor"]);
+    let echo = EchoServer::start();
+    let targets = [
+        ("takes-all", takes_all.port()),
+        ("drips", drips.port()),
+        ("closes", closes.port()),
+        ("breaks", breaks.port()),
+        ("echo", echo.port()),
+    ];
+    let outlets = targets.map(|(name, port)| format!("{name}: {{to: {port}}}")).join(", ");
+    vendor.ok(&["node", "create", "--configuration", &format!("{{name: vendor, relay: vendor, tcp-outlets: {{{outlets}}}}}")]);
+    let (_customer, [takes_all, drips, closes, breaks, echo]) = inlets(&project, targets.map(|(name, _)| name.to_owned()));
+    eventually(PATIENCE, "bytes through the portal", || echoes(echo, b"there and back").ok());
+
+    let mut unanswered = connect(takes_all).expect("the inlet listens");
+    unanswered.write_all(&[1; 100_000]).expect("the target takes it");
+    let mut dripping = connect(drips).expect("the inlet listens");
+    for _ in 0..20 {
+        let mut byte = [0; 1];
+        dripping.read_exact(&mut byte).expect("a byte comes when it is sent");
+        dripping.write_all(&byte).expect("it is taken");
+        assert!(echoes(echo, b"meanwhile").is_ok(), "a target that is slow with its own stream");
+    }
+    assert_eq!(connect(closes).expect("the inlet listens").read(&mut [0; 1]).expect("a clean end"), 0);
+    let broken = connect(breaks).expect("the inlet listens").read(&mut [0; 1]).expect_err("it was broken off");
+    assert_eq!(broken.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(ended.load(Ordering::Relaxed), 0, "it waits for more");
+    unanswered.set_nonblocking(true).expect("a socket");
+    let nothing = unanswered.read(&mut [0; 1]).expect_err("nothing came");
+    assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
+    drop(unanswered);
+    eventually(SOON, "the target hears that its client is gone", || (ended.load(Ordering::Relaxed) == 1).then_some(()));
+}
+
+/// Threat H4: a target that never answers. In the usual run with a clock of its own: `node/src/engine/outlet_target.rs`.
+#[test]
+fn a_target_that_never_answers() {
+    if std::env::var_os("POSTERN_TEST_LONG").is_none() {
+        println!("skipped: POSTERN_TEST_LONG is not set");
+        return;
+    }
+    use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
+    let made = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    bind(&made, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    listen(&made, 0).expect("it listens");
+    let silent = std::net::TcpListener::from(made);
+    let target = silent.local_addr().expect("an address");
+    // The kernel takes no more than fit the queue of who does not accept them.
+    let _queued = connect(target).expect("the first one fits");
+    let project = Project::new(POSTERN);
+    let vendor = project.member(&["--relay", "vendor"]);
+    let configuration = format!("{{name: vendor, relay: vendor, tcp-outlet: {{from: silent, to: '{target}'}}}}");
+    vendor.ok(&["node", "create", "--configuration", &configuration]);
+    let (customer, [inlet]) = inlets(&project, ["silent".to_owned()]);
+    let begun = std::time::Instant::now();
+    let broken = connect(inlet).expect("the inlet listens").read(&mut [0; 1]).expect_err("nobody is there");
+    let took = begun.elapsed();
+    assert_eq!(broken.kind(), ErrorKind::ConnectionReset);
+    assert!((10..13).contains(&took.as_secs()), "{took:?}");
+    let status = customer.run(&["status"]).exits(1).json();
+    let portal = &status["portals"][0];
+    assert_eq!((&portal["step"], &portal["code"]), (&"target".into(), &"TARGET_TIMEOUT".into()), "{portal}");
+    let refusals = vendor.json(&["explain"]);
+    let reason = refusals[0]["reason"].as_str().expect("a reason");
+    assert!(reason.contains("did not answer within 10 s"), "{reason}");
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use postern_test_support::{
-    EchoServer, Foreground, Outcome, PATIENCE, Project, Reserved, Signal, TestHome, Value, connect, echoes, eventually, json,
+    Cut, EchoServer, Foreground, Outcome, PATIENCE, Project, Reserved, Signal, TestHome, Value, connect, echoes, eventually, json,
 };
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
@@ -17,8 +17,9 @@ const RACERS: usize = 64;
 /// How often the authority is killed while it redeems a ticket, each time a little later.
 const KILLS: u32 = 24;
 
-/// What a command's own start, and a busy machine, may add to a deadline of the product.
-const SLACK: Duration = Duration::from_secs(2);
+/// Who is deleted has no stream any more after this. The command's own start in a debug build, on a busy machine, comes on top.
+const CUT: Duration = Duration::from_secs(2);
+const SLACK: Duration = Duration::from_millis(1_500);
 
 /// A home for one racer, without a directory of its own to clean up: joining starts no process.
 #[track_caller]
@@ -290,11 +291,9 @@ fn a_deleted_member_is_cut_off() {
     live.read_exact(&mut [0; 5]).unwrap();
 
     let identifier = peer.json(&["identity", "show"])["identifier"].as_str().unwrap().to_owned();
+    let (cut, since) = (Cut::of(live), Instant::now());
     project.ok(&["project-member", "delete", &identifier, "-y"]);
-    let deleted = Instant::now();
-    let end = live.read(&mut [0; 1]).expect_err("a stream that is cut has no clean end");
-    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset, "{end}");
-    assert!(deleted.elapsed() < Duration::from_secs(2) + SLACK, "cut after {:?}", deleted.elapsed());
+    cut.within(CUT + SLACK, since);
     let seen = echo.accepted();
     echoes(inlet.as_str(), b"after").unwrap_err();
     assert_eq!(echo.accepted(), seen);

@@ -577,3 +577,63 @@ fn addresses_change() {
     }
     assert!(country.customer.enter(|| resumed(&members.customer)) >= 6, "streams went on");
 }
+
+/// Threat E5: the outlet's node hears neither the authority nor a relay any more, and its peer reaches it all the same. Nothing passes behind
+/// `max-staleness`, live streams included; when the network is whole again, all goes on by itself. Only where `POSTERN_TEST_LONG` is set.
+#[test]
+fn a_node_that_hears_of_no_revocation_stops_until_it_does() {
+    if std::env::var_os("POSTERN_TEST_LONG").is_none() {
+        println!("skipped: POSTERN_TEST_LONG is not set");
+        return;
+    }
+    let Some(country) = Country::new() else { return };
+    let (vendors_address, staleness) = ("10.78.2.2", Duration::from_secs(15));
+    let project = country.relay.enter(|| {
+        let admin = TestHome::new(binary());
+        admin.ok(&["enroll", "--listen", &format!("{RELAY}:4000")]);
+        Project::of(admin)
+    });
+    let listens = format!("tcp-listener-address: '{vendors_address}:5000', max-staleness: 15s");
+    let (service, vendor) = country.vendor.enter(|| {
+        let service = Service::start();
+        let vendor = vendor(&project, &service, None, &listens);
+        (service, vendor)
+    });
+    let direct = format!("to: /ip4/{vendors_address}/tcp/5000/service/NAME");
+    let customer = country.customer.enter(|| customer(&project, &direct, ""));
+    let inlet = customer.inlet("service");
+    let (idle, busy) = country.customer.enter(|| (service.pair(inlet), service.pair(inlet)));
+    both_ways(&idle, b"before");
+
+    let rule = |verb: &str| {
+        for (from, to) in [(RELAY, vendors_address), (vendors_address, RELAY)] {
+            country.router.ip(&["rule", verb, "from", from, "to", to, "blackhole"]).expect("a rule");
+        }
+    };
+    rule("add");
+    let cut = Instant::now();
+    both_ways(&busy, b"not touched by that");
+    // The newest heartbeat was up to 10 s old; what is too old is looked for every 2 s.
+    let limit = staleness + Duration::from_secs(4);
+    for (near, _) in [idle, busy] {
+        assert_reset_within(&near, limit);
+    }
+    assert!(cut.elapsed() < limit && cut.elapsed() > Duration::from_secs(4), "{:?}", cut.elapsed());
+    println!("streams were reset {:?} after the network was cut", cut.elapsed());
+    for _ in 0..3 {
+        let near = country.customer.enter(|| begin(inlet, b"h"));
+        assert_reset_within(&near, Duration::from_secs(5));
+    }
+    let left = country.vendor.enter(|| vendor.json(&["node", "show", "vendor"])["authority"]["seconds_left"].as_u64());
+    assert_eq!(left, Some(0));
+
+    rule("del");
+    let healed = Instant::now();
+    let pair = eventually(2 * PATIENCE, "bytes again", || {
+        let near = country.customer.enter(|| begin(inlet, b"h"));
+        let far = service.held.lock().expect("no panic").recv_timeout(Duration::from_secs(1)).ok()?;
+        Some((near, far))
+    });
+    both_ways(&pair, b"after");
+    println!("streams pass {:?} after the network was whole again", healed.elapsed());
+}

@@ -18,7 +18,7 @@ use postern_proto::secret::random_array;
 use postern_proto::ticket::Ticket;
 use postern_test_support::{
     EchoServer, Outcome, PATIENCE, Project, Proxy, Reserved, TestHome, command_lines, connect, contains, echoes, eventually,
-    files_below, found_in_memory,
+    files_below, found_in_memory, json, listen_as,
 };
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
@@ -273,6 +273,21 @@ fn nothing_secret_where_others_look() {
         run(home, &["node", "stop"]).success();
         run(home, &["node", "start"]).success();
     }
+    // What somebody may not have is written down, too.
+    run(&members[0], &["policy", "create", "--resource", "service", "--allow", "nobody-has-this"]).success();
+    let refused = echoes(members[1].inlet("service"), canary.as_bytes());
+    assert!(refused.is_err(), "the policy does not allow it");
+    // Daemons, while they run.
+    let mut daemons = Vec::new();
+    for home in members.iter().chain([&admin]) {
+        for process in home.processes() {
+            for file in ["environ", "cmdline"] {
+                let path = format!("/proc/{}/{file}", process.pid);
+                daemons.push((path.clone(), fs::read(&path).unwrap_or_default()));
+            }
+        }
+    }
+    assert!(daemons.iter().filter(|(_, bytes)| !bytes.is_empty()).count() >= 5, "not all daemons were looked at: {daemons:?}");
     run(&admin, &["ticket", "list"]).success();
     run(&admin, &["serve", "stop"]).success();
     run(&admin, &["enroll"]).success();
@@ -304,7 +319,8 @@ fn nothing_secret_where_others_look() {
     places.extend(
         printed.into_iter().map(|outcome| ("output".to_owned(), format!("{}{}", outcome.stdout, outcome.stderr).into_bytes())),
     );
-    let mut seen = [false; 2];
+    places.extend(daemons);
+    let mut seen = [false; 4];
     for home in members.iter().chain([&admin]) {
         for (path, bytes) in files_below(&home.path()) {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
@@ -313,12 +329,14 @@ fn nothing_secret_where_others_look() {
             // Logs of daemons were told to say all; without fine lines they did not.
             seen[0] |= log && contains(&bytes, b"DEBUG");
             seen[1] |= database && !bytes.is_empty();
-            if log || database || name.ends_with(".json") {
+            seen[2] |= name == "streams.jsonl" && !bytes.is_empty();
+            seen[3] |= name == "refusals.jsonl" && !bytes.is_empty();
+            if log || database || name.contains(".json") {
                 places.push((path.display().to_string(), bytes));
             }
         }
     }
-    assert_eq!(seen, [true; 2], "no log with fine lines, or no database, was looked at");
+    assert_eq!(seen, [true; 4], "no log with fine lines, database, or log of streams or refusals was looked at");
     for (place, bytes) in &places {
         for (what, secret) in &secrets {
             assert!(!contains(bytes, secret), "{what} ({}) stands in {place}", String::from_utf8_lossy(secret));
@@ -448,6 +466,39 @@ fn another_user_cannot_use_a_home() {
     }
     set_mode(&socket, 0o600);
     assert_eq!(home.json(&["node", "show", "n"])["status"], "running", "the node goes on");
+}
+
+/// Threat F6: where somebody else has put a socket of his own in the place of a node's, commands say nothing to it: neither where the file is
+/// his, nor where he listens at one that root made.
+#[test]
+fn a_command_sends_nothing_to_a_socket_of_somebody_else() {
+    if not_root() {
+        return;
+    }
+    let home = TestHome::new(POSTERN);
+    home.ok(&["node", "create", "n"]);
+    let (socket, own) = (home.path().join("nodes/n/control.sock"), home.scratch().join("own.sock"));
+    fs::rename(&socket, &own).expect("root moves files");
+    for his_file in [true, false] {
+        let listener = listen_as(NOBODY, &socket, his_file);
+        listener.set_nonblocking(true).expect("a socket");
+        for arguments in [&["node", "show", "n"][..], &["tcp-outlet", "create", "--to", "1"], &["policy", "list"]] {
+            let refused = home.run(arguments);
+            assert_ne!(refused.status, 0, "his file: {his_file}, {refused:?}");
+            let refused = refused.says("HOME_UNSAFE");
+            assert!(refused.says(&format!("belongs to user {NOBODY}")).stdout.is_empty());
+        }
+        // He may have seen that somebody connected; nobody said anything.
+        while let Ok((mut connection, _)) = listener.accept() {
+            let mut said = Vec::new();
+            connection.set_nonblocking(false).and_then(|()| connection.read_to_end(&mut said)).expect("it is closed");
+            assert_eq!(said, b"", "his file: {his_file}");
+        }
+        fs::remove_file(&socket).expect("root removes files");
+    }
+    fs::rename(&own, &socket).expect("root moves files");
+    assert_eq!(home.json(&["node", "show", "n"])["status"], "running");
+    assert_eq!(home.json(&["tcp-outlet", "list"]), json!([]), "nothing was done");
 }
 
 /// Behaviour 30: a home that others could use is refused, with the line that mends it.

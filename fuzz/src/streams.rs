@@ -252,7 +252,7 @@ fn attach(opener: &mut End, acceptor: &mut End, damage: u8) {
         SecretBytes::new(key)
     };
     let keys = |send, receive| ControlKeys { suite: Suite::AesGcm, send: key(send), receive: key(receive) };
-    let open = Open { outlet: "echo".parse().expect("a name"), probe: false, hops: 0 };
+    let open = Open { outlet: "echo".parse().expect("a name"), probe: false, hops: 0, mark: None };
     let mut frame = Vec::new();
     opener.stream.seal_attach(&keys(5, 6), head, Some(open), &mut frame).expect("a new number");
     [&mut *opener, &mut *acceptor].into_iter().for_each(|end| end.wire.clear());

@@ -1,6 +1,7 @@
 //! Fixed-length identifiers. Each is a type of its own, so that one can never stand where another is meant.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -143,6 +144,10 @@ byte_id!(
     /// One refusal: what both sides log of it, and `postern explain` finds it by. Written `R` and 16 hexadecimal digits.
     RefusalId, 8, "R", "the id of a refusal"
 );
+byte_id!(
+    /// A connection that an inlet has taken, to whom it is known anyway: a node of the same machine that made it.
+    ConnectionMark, 16, "", "the mark of a connection"
+);
 random_id!(ProjectId, 16);
 random_id!(NodeId, 16);
 random_id!(InstanceId, 16);
@@ -166,9 +171,44 @@ impl RefusalId {
     }
 }
 
+impl ConnectionMark {
+    /// The mark of the connection from `from` to `to` on a machine that `machine` names: the beginning of a hash, from which nobody learns an
+    /// address who does not know all of `machine` (`docs/protocol/streams.md`).
+    #[must_use]
+    pub fn of(machine: &[u8], from: SocketAddr, to: SocketAddr) -> Self {
+        use sha2::Digest;
+        let mut hash = sha2::Sha256::new().chain_update(b"postern connection").chain_update((machine.len() as u64).to_be_bytes());
+        hash.update(machine);
+        for address in [from, to] {
+            // As an IPv6 address, so that both ends see the same whatever their sockets are.
+            let ip = match address.ip().to_canonical() {
+                IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+                IpAddr::V6(ip) => ip,
+            };
+            hash.update(ip.octets());
+            hash.update(address.port().to_be_bytes());
+        }
+        let mut mark = [0; Self::LEN];
+        mark.copy_from_slice(&hash.finalize()[..Self::LEN]);
+        Self(mark)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_has_one_mark_at_both_ends_and_on_one_machine() {
+        let address = |text: &str| text.parse().unwrap();
+        let (from, to) = (address("127.0.0.1:40000"), address("127.0.0.1:80"));
+        let mark = ConnectionMark::of(b"machine", from, to);
+        assert_eq!(mark.to_string(), "61eaf36228c5d8a04df89b332a219767");
+        assert_eq!(mark, ConnectionMark::of(b"machine", address("[::ffff:127.0.0.1]:40000"), to), "a socket of both families");
+        for (machine, from, to) in [("another", from, to), ("machine", to, from), ("machine", from, address("127.0.0.1:81"))] {
+            assert_ne!(mark, ConnectionMark::of(machine.as_bytes(), from, to));
+        }
+    }
 
     #[test]
     fn a_refusal_has_an_id_that_both_ends_know() {

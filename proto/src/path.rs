@@ -6,7 +6,7 @@
 
 use minicbor::{Decode, Encode};
 
-use crate::id::{ChannelId, InstanceId, NodeId, RefusalId};
+use crate::id::{ChannelId, ConnectionMark, InstanceId, NodeId, RefusalId};
 use crate::name::OutletName;
 use crate::record::{HEADER_LEN, Kind};
 
@@ -61,9 +61,12 @@ pub struct Open {
     /// A question whether a byte could pass: the target is dialled, the answer sent, and the stream ended without data.
     #[n(1)]
     pub probe: bool,
-    /// How many portals this connection has passed already, so that a loop ends.
+    /// How many portals this connection has passed already, as far as the opener knows, so that a loop ends.
     #[n(2)]
     pub hops: u8,
+    /// The connection that is carried; absent in a probe. An acceptor that made it itself knows how many portals it has passed.
+    #[n(3)]
+    pub mark: Option<ConnectionMark>,
 }
 
 /// What an attach says in clear: the head of the stream's open, and which attach this is.

@@ -43,7 +43,7 @@ fn of_a_stream(secret: &ChannelSecret, id: u64, side: Side) {
     if side == Side::Initiator {
         for attach in 1..20 {
             let keys = ControlKeys::derive(secret, id, side, attach);
-            let open = Open { outlet: "echo".parse().unwrap(), probe: false, hops: 0 };
+            let open = Open { outlet: "echo".parse().unwrap(), probe: false, hops: 0, mark: None };
             stream.seal_attach(&keys, AttachHead { head, attach }, Some(open), &mut out).unwrap();
         }
     }

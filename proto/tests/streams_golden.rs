@@ -53,7 +53,7 @@ fn head() -> OpenHead {
 }
 
 fn open() -> Open {
-    Open { outlet: "saas".parse().unwrap(), probe: false, hops: 0 }
+    Open { outlet: "saas".parse().unwrap(), probe: false, hops: 0, mark: None }
 }
 
 fn data(stream: &mut Stream, body: &[u8]) -> Vec<u8> {

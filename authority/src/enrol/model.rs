@@ -1,6 +1,7 @@
-//! Everything that can happen to one ticket: applicants who ask, hear nothing and ask again; the ticket and members that are revoked; time.
-//! Against the real code and a real database. That a redemption is one step however the process dies within is
-//! `tests::a_crash_leaves_all_or_nothing`; that several at once are one after the other, `tests::concurrent_redemptions_never_exceed_the_uses`.
+//! Everything that can happen to one ticket: applicants who ask, hear nothing and ask again; an authority that dies while it redeems, and
+//! starts again from the files that are left; the ticket and members that are revoked; time. Against the real code and a real database. Every
+//! point at which a process can die is in `tests::a_crash_leaves_all_or_nothing`; that several at once are one after the other, in
+//! `tests::concurrent_redemptions_never_exceed_the_uses`. Faults that are built in show that the explorer would find them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::runtime::Runtime;
 
 use super::tests::revoke;
 use super::*;
-use crate::store::{audit_log, tickets};
+use crate::store::{Connection as _, audit_log, tickets};
 use crate::testing::{NOW, checked_log, identifier, newcomer, request, store, ticket};
 
 const APPLICANTS: [u8; 2] = [1, 2];
@@ -25,10 +26,30 @@ enum Act {
         who: u8,
         answered: bool,
     },
+    /// An applicant asks, and the authority dies at this point of the redemption, where it comes there.
+    Crash {
+        who: u8,
+        at: &'static str,
+    },
     RevokeMember(u8),
     RevokeTicket,
     /// The ticket's time is over.
     Expire,
+}
+
+/// Where the authority dies: a use is taken, all is written, all is kept and nobody was told.
+const POINTS: [&str; 3] = ["redeem-taken", "redeem-audited", COMMITTED];
+const COMMITTED: &str = "redeem-committed";
+
+/// What a worse authority would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// It gives a use back when its answer was not heard.
+    GivesBack,
+    /// The use is taken in a transaction of its own.
+    InTwoSteps,
+    /// With a member that is revoked, the ticket gets its use back.
+    Restores,
 }
 
 /// What there is after some acts, and what was wrong on the way.
@@ -45,27 +66,80 @@ struct State {
     wrong: Option<String>,
 }
 
-struct OneTicket(Runtime);
+struct OneTicket {
+    runtime: Runtime,
+    begin: Begin,
+    fault: Option<Fault>,
+}
 
-impl State {
-    /// All acts, from an empty database on.
-    async fn replay(acts: Vec<Act>) -> Self {
+/// A database with the ticket, which nobody has shown yet; to be copied.
+struct Begin {
+    home: TempDir,
+    id: TicketId,
+    secret: SecretBytes<32>,
+}
+
+impl Begin {
+    async fn new() -> Self {
         let home = TempDir::new().unwrap();
         let store = store(home.path()).await;
         let (id, secret) = ticket(&store, &TicketRequest { max_uses: USES, ..request() }).await;
+        store.close().await;
+        Self { home, id, secret }
+    }
+}
+
+/// Changes the ticket as the product does not.
+async fn tamper(store: &Store, change: &'static str) {
+    let mut write = store.write().await.unwrap();
+    sqlx::query(change).execute(write.connection()).await.unwrap();
+    write.commit().await.unwrap();
+}
+
+const USE_GIVEN_BACK: &str = "UPDATE tickets SET uses = uses - 1";
+const USE_LOST: &str = "UPDATE tickets SET uses = uses + 1";
+
+impl State {
+    /// All acts, from the first on.
+    async fn replay(begin: &Begin, acts: Vec<Act>, fault: Option<Fault>) -> Self {
+        let (home, id, secret) = (TempDir::new().unwrap(), begin.id, &begin.secret);
+        let mut directory = home.path().to_owned();
+        std::fs::copy(begin.home.path().join("authority.db"), directory.join("authority.db")).unwrap();
+        let mut store = Store::open(&directory.join("authority.db")).await.unwrap();
         let mut state = Self::default();
-        for act in &acts {
+        for (number, act) in acts.iter().enumerate() {
+            let mut died = None;
             let now = if state.expired { NOW.plus(Duration::from_secs(600)) } else { NOW };
             match *act {
                 Act::Ask { who, answered } => {
-                    let answer = redeem(&store, &newcomer(who), id, &secret, now).await;
+                    let answer = redeem(&store, &newcomer(who), id, secret, now).await;
                     state.judge(who, &answer);
+                    if !answered && matches!(answer, Ok(Redeemed::Joined(_))) && fault == Some(Fault::GivesBack) {
+                        tamper(&store, USE_GIVEN_BACK).await;
+                    }
                     if answered && answer.is_ok() {
                         state.told.insert(who);
                     }
                 }
+                Act::Crash { who, at } => {
+                    let image = home.path().join(format!("after-{number}"));
+                    failpoint::copy_at(at, &directory, &image);
+                    // Nobody hears it.
+                    let _ = redeem(&store, &newcomer(who), id, secret, now).await;
+                    failpoint::copy_no_more();
+                    if image.exists() {
+                        (directory, died) = (image, Some((who, at)));
+                        store = Store::open(&directory.join("authority.db")).await.unwrap();
+                        if at == POINTS[0] && fault == Some(Fault::InTwoSteps) {
+                            tamper(&store, USE_LOST).await;
+                        }
+                    }
+                }
                 Act::RevokeMember(who) => {
                     revoke(&store, who).await;
+                    if fault == Some(Fault::Restores) {
+                        tamper(&store, USE_GIVEN_BACK).await;
+                    }
                     state.revoked.insert(who);
                     state.told.remove(&who);
                 }
@@ -77,7 +151,17 @@ impl State {
                 }
                 Act::Expire => state.expired = true,
             }
+            let before = (state.members.clone(), state.uses);
             state.look(&store, id).await;
+            match died {
+                Some((who, COMMITTED)) if !state.members.contains(&who) => {
+                    state.complain(format!("{who} was admitted, and is forgotten"))
+                }
+                Some((who, at)) if at != COMMITTED && (state.members.clone(), state.uses) != before => {
+                    state.complain(format!("half of the redemption of {who} was left at {at}"));
+                }
+                _ => {}
+            }
         }
         state.acts = acts;
         state
@@ -146,6 +230,8 @@ impl Model for OneTicket {
     fn actions(&self, state: &State) -> Vec<Act> {
         let mut acts: Vec<_> =
             APPLICANTS.iter().flat_map(|who| [true, false].map(|answered| Act::Ask { who: *who, answered })).collect();
+        // Applicants are alike: one may stand for both, as long as the other does everything else.
+        acts.extend(POINTS.map(|at| Act::Crash { who: APPLICANTS[0], at }));
         acts.extend(state.members.iter().map(|who| Act::RevokeMember(*who)));
         acts.extend((!state.ticket_revoked).then_some(Act::RevokeTicket));
         acts.extend((!state.expired).then_some(Act::Expire));
@@ -154,7 +240,7 @@ impl Model for OneTicket {
 
     fn step(&self, state: &State, act: &Act) -> State {
         let acts = state.acts.iter().copied().chain([*act]).collect();
-        self.0.block_on(State::replay(acts))
+        self.runtime.block_on(State::replay(&self.begin, acts, self.fault))
     }
 
     fn key(&self, state: &State) -> Self::Key {
@@ -170,10 +256,29 @@ impl Model for OneTicket {
 /// How many acts are tried in every order.
 const DEPTH: usize = 4;
 
+fn one_ticket(fault: Option<Fault>) -> OneTicket {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let begin = runtime.block_on(Begin::new());
+    OneTicket { runtime, begin, fault }
+}
+
+#[test]
+fn an_authority_that_is_wrong_is_found_out() {
+    let (unheard, admitted) = (Act::Ask { who: 1, answered: false }, Act::Ask { who: 1, answered: true });
+    for (fault, path) in [
+        (Fault::GivesBack, vec![unheard]),
+        (Fault::InTwoSteps, vec![Act::Crash { who: 1, at: POINTS[0] }]),
+        (Fault::Restores, vec![admitted, Act::RevokeMember(1)]),
+    ] {
+        let found = explore(&one_ticket(Some(fault)), DEPTH).unwrap_err();
+        println!("{fault:?}: {} by {:?}", found.what, found.path);
+        assert_eq!(found.path, path, "{fault:?}: {}", found.what);
+    }
+}
+
 #[test]
 fn a_ticket_admits_as_often_as_it_says_whatever_happens() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let explored = explore(&OneTicket(runtime), DEPTH).unwrap();
+    let explored = explore(&one_ticket(None), DEPTH).unwrap();
     println!("{explored:?}");
     assert!(explored.states >= 25, "{explored:?}");
 }

@@ -167,14 +167,13 @@ pub fn judge(shared: &Shared, inlet: &Inlet, channel: &Channel) -> Result<(), Fa
 }
 
 /// A new stream with the frame that opens it.
-pub(super) fn begin(channel: &Channel, outlet: &OutletName, probe: bool) -> Result<(u64, Stream, Vec<u8>), StreamError> {
+pub(super) fn begin(channel: &Channel, open: &Open) -> Result<(u64, Stream, Vec<u8>), StreamError> {
     let (id, mut stream) = channel.open_stream();
     let head = OpenHead { channel: channel.id(), stream: id }.to_bytes();
-    let open = Open { outlet: outlet.clone(), probe, hops: 0 };
     let mut first = Vec::new();
     let mut text = Vec::new();
     // Writing to a vector does not fail.
-    let _ = minicbor::encode(&open, &mut text);
+    let _ = minicbor::encode(open, &mut text);
     stream.seal_open(&head, text, &mut first)?;
     Ok((id, stream, first))
 }
@@ -187,7 +186,9 @@ async fn carry(
     counted: &mut Counted,
 ) {
     counted.ends(Cause::Refused);
-    let (id, mut stream, first) = match begin(&channel, &picked.target.share.to.outlet, false) {
+    let mark = shared.dialled.taken(&application);
+    let open = Open { outlet: picked.target.share.to.outlet.clone(), probe: false, hops: shared.dialled.hops(mark), mark };
+    let (id, mut stream, first) = match begin(&channel, &open) {
         Ok(begun) => begun,
         Err(error) => {
             refuse(shared, inlet, Some(&channel), counted, Failure::new(Step::Outlet, code::INTERNAL, error.to_string()));
@@ -209,13 +210,7 @@ async fn carry(
     if inlet.stop.is_cancelled() {
         return reset_application(application);
     }
-    let opener = Opener {
-        shared: Arc::clone(shared),
-        channel: Arc::clone(&channel),
-        id,
-        open: Open { outlet: picked.target.share.to.outlet.clone(), probe: false, hops: 0 },
-        signal: Arc::clone(&live.signal),
-    };
+    let opener = Opener { shared: Arc::clone(shared), channel: Arc::clone(&channel), id, open, signal: Arc::clone(&live.signal) };
     let pump = Pump {
         stream: &mut stream,
         application: &application,
@@ -318,7 +313,8 @@ pub async fn probe(shared: &Arc<Shared>, inlet: &Arc<Inlet>) -> Result<KeyExchan
 pub async fn ask(outlet: &OutletName, channel: &Channel, mut link: Link) -> Result<(), Failure> {
     let lost =
         |error: &dyn std::fmt::Display| Failure::new(Step::Outlet, code::PATH_LOST, format!("the probe got no answer: {error}"));
-    let (_, mut stream, first) = begin(channel, outlet, true).map_err(|error| lost(&error))?;
+    let open = Open { outlet: outlet.clone(), probe: true, hops: 0, mark: None };
+    let (_, mut stream, first) = begin(channel, &open).map_err(|error| lost(&error))?;
     link.write_all(&first, PROBE_DEADLINE).await.map_err(|error| lost(&error))?;
     let (header, mut record) = link.read_frame(PROBE_DEADLINE).await.map_err(|error| lost(&error))?;
     if header.kind == Kind::NoChannel {

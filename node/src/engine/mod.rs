@@ -7,6 +7,7 @@ mod attach;
 mod balance;
 mod buffers;
 mod channel;
+mod circle;
 pub mod code;
 mod credentials;
 mod direct;

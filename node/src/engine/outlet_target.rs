@@ -86,6 +86,11 @@ pub async fn reach(shared: &Shared, outlet: &OutletSpec) -> Result<TcpStream, Un
 /// application's, open a stream for it, and so come here again before anybody could say no, for ever.
 async fn dial(shared: &Shared, to: &HostPort) -> Result<TcpStream, Unreached> {
     let inlets: Vec<SocketAddr> = shared.inlets().values().map(|inlet| inlet.bound).collect();
+    dial_beside(&inlets, to).await
+}
+
+/// Connects to `to`, unless that is one of `inlets`.
+async fn dial_beside(inlets: &[SocketAddr], to: &HostPort) -> Result<TcpStream, Unreached> {
     let leads_back = |address: SocketAddr| inlets.iter().any(|inlet| is_listened_at(address, *inlet));
     dial_target(to, DIAL_DEADLINE, |address| !leads_back(address)).await.map_err(|error| match error {
         DialError::Forbidden { address, .. } if leads_back(address) => {
@@ -116,7 +121,24 @@ fn is_of_this_machine(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
+
+    /// Threat H4: nothing answers. The kernel takes no more connections than fit the queue of who does not accept them.
+    #[tokio::test(start_paused = true)]
+    async fn a_target_that_does_not_answer_is_given_up_after_ten_seconds() {
+        let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        silent.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        silent.listen(0).unwrap();
+        let address = silent.local_addr().unwrap().as_socket().unwrap();
+        let _queued = std::net::TcpStream::connect(address).unwrap();
+        let begun = Instant::now();
+        let Err(unreached) = dial_beside(&[], &HostPort::from(address)).await else { panic!("it was reached") };
+        assert_eq!((unreached.code, unreached.reject), (code::TARGET_TIMEOUT, RejectCode::TargetTimeout));
+        assert!(unreached.reason.ends_with(&format!("{address} did not answer within 10 s")), "{}", unreached.reason);
+        assert!((10..11).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    }
 
     #[test]
     fn where_an_inlet_listens() {

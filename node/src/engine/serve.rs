@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::attach::RESUME_TIMEOUT;
 use super::channel::{self, Attached, Channel, ChannelError, PATH_IDLE};
+use super::circle::{Dial, MAX_HOPS};
 use super::code;
 use super::link::{Link, LinkError};
 use super::live::{Event, LiveGuard, Through};
@@ -33,9 +34,6 @@ const FIRST_FRAME: Duration = Duration::from_secs(5);
 
 /// How long the answer to an open may take to leave; paths are always read.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
-
-/// Most portals that one connection may pass, one behind the other.
-const MAX_HOPS: u8 = 8;
 
 /// Serves a path until it is closed or breaks. `joined` is whom the relay says that it joined, if there is a relay.
 pub async fn serve_path(shared: Arc<Shared>, socket: TcpStream, joined: Option<(Identifier, InstanceId)>) {
@@ -141,7 +139,15 @@ pub(super) struct Begun {
     live: LiveGuard,
     /// Dropped behind `live`: a stream that is counted as closed lives no more.
     counted: Counted,
+    _dial: Option<Dial>,
     _place: OwnedSemaphorePermit,
+}
+
+/// The target of a stream.
+struct Reached {
+    application: TcpStream,
+    dial: Option<Dial>,
+    place: OwnedSemaphorePermit,
 }
 
 /// Does what the frame that opens or attaches a stream asks for; gives the stream, where it is one that is to be carried now.
@@ -231,7 +237,7 @@ async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> O
             }
         }
     };
-    let (application, place) = match reached {
+    let Reached { application, dial, place } = match reached {
         Ok(reached) => reached,
         Err(refused) => {
             let outlet = shared.outlet(&open.outlet);
@@ -251,13 +257,13 @@ async fn serve_stream(shared: &Arc<Shared>, opened: Opened, mut link: Link) -> O
     };
     stream.accept();
     if open.probe {
-        drop(application);
+        drop((dial, application));
         flush(&mut stream, &mut link).await;
         return None;
     }
     let mut counted = shared.metrics.of(Through::Outlet(open.outlet.clone())).open();
     counted.written = Some(written(shared, &channel, id, &open));
-    Some(Begun { opened: Opened { channel, id, stream, open }, application, link, live, counted, _place: place })
+    Some(Begun { opened: Opened { channel, id, stream, open }, application, link, live, counted, _dial: dial, _place: place })
 }
 
 /// What is written down of stream `id`.
@@ -317,7 +323,7 @@ impl Refused {
 
 /// Decides about an open and dials the outlet's target. An unknown outlet and a denied one take the same steps and give the same
 /// code; only this node's log tells them apart.
-async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<(TcpStream, OwnedSemaphorePermit), Refused> {
+async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<Reached, Refused> {
     // One whose member was changed just now shows its newer credential first.
     channel.settled().await;
     let outlet = shared.outlet(&open.outlet);
@@ -338,8 +344,9 @@ async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<(TcpSt
     if shared.draining.load(Ordering::Relaxed) {
         return Err(Refused::new(code::SHUTTING_DOWN, RejectCode::ShuttingDown, "this node is being stopped"));
     }
-    if open.hops >= MAX_HOPS {
-        return Err(Refused::new(code::LOOP, RejectCode::Loop, "the connection has passed too many portals"));
+    if shared.dialled.hops_of(open) >= MAX_HOPS {
+        let reason = format!("the connection has passed {MAX_HOPS} portals already: their outlets lead to inlets in a circle");
+        return Err(Refused::new(code::LOOP, RejectCode::Loop, reason));
     }
     let peer = channel.peer();
     let place = Some(()).filter(|()| shared.live.of_peer(peer) <= shared.places.of_peer()).and_then(|()| shared.places.take());
@@ -349,7 +356,8 @@ async fn reach(shared: &Shared, channel: &Channel, open: &Open) -> Result<(TcpSt
     let application = outlet_target::reach(shared, outlet)
         .await
         .map_err(|Unreached { code, reject, reason }| Refused::new(code, reject, reason))?;
-    Ok((application, place))
+    let dial = shared.dialled.enter(&application, open);
+    Ok(Reached { application, dial, place })
 }
 
 /// Writes what the stream has to say. A path that does not take it is lost, which is found out when it is read.

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Settings;
 use super::channel::{Channel, Control, ControlEvent};
+use super::circle::Dialled;
 use super::code;
 use super::credentials::{NameAnswers, Names};
 use super::direct::Direct;
@@ -69,6 +70,7 @@ pub struct Shared {
     pub direct: Direct,
     pub live: Arc<LiveStreams>,
     pub holdings: Holdings,
+    pub dialled: Arc<Dialled>,
     pub places: Places,
     pub metrics: Metrics,
     pub witness: Witness,
@@ -124,6 +126,7 @@ impl Shared {
             direct: Direct,
             live: Arc::default(),
             holdings: Holdings::default(),
+            dialled: Arc::default(),
             places: Places::new(open_files),
             metrics: Metrics::default(),
             witness: Witness::default(),

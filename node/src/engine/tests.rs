@@ -206,6 +206,60 @@ async fn an_outlet_that_leads_back_is_not_followed() {
     drop(b);
 }
 
+fn leading_to(name: &str, to: &InletSpec) -> OutletSpec {
+    let to = HostPort::new("127.0.0.1", to.from.port()).unwrap();
+    OutletSpec { name: name.parse().unwrap(), to, allow: None, resume_timeout: ResumeTimeout::DEFAULT, disclose: Disclose::Code }
+}
+
+/// Connects to `inlet`, which must break off, and says how many connections it has carried since it was made.
+async fn breaks_off(engine: &Engine, inlet: &InletSpec) -> u64 {
+    let mut application = TcpStream::connect(inlet.from.to_string()).await.unwrap();
+    // Whether or not the end is seen while the bytes are written.
+    let _ = application.write_all(b"round and round").await;
+    assert!(is_cut(&mut application).await, "it goes on for ever");
+    let inlet = engine.shared.inlets().get(&inlet.alias).cloned().unwrap();
+    inlet.targets.status()[0].connections
+}
+
+/// Threat H2, over two nodes: the outlet of each leads to an inlet of its own that leads to the other one's outlet.
+#[tokio::test]
+async fn a_circle_over_inlets_of_two_nodes_is_refused_at_its_first_outlet() {
+    let home = TestHome::new();
+    let (a, b) = (home.node("a").await, home.node("b").await);
+    let of_a = a.add_inlet(inlet("in", "/node/b/service/on")).await.unwrap();
+    let of_b = b.add_inlet(inlet("in", "/node/a/service/on")).await.unwrap();
+    a.add_outlet(leading_to("on", &of_a)).await;
+    b.add_outlet(leading_to("on", &of_b)).await;
+    assert_eq!(breaks_off(&a, &of_a).await, 1);
+    let failure = a.probe(&of_a.alias).await.unwrap().passes.unwrap_err();
+    assert_eq!((failure.step, failure.code.as_str()), (Step::Target, "LOOP"), "{failure}");
+}
+
+/// Threat H2, where no node sees it at once: an outlet leads to an inlet of another node, which leads back to it.
+#[tokio::test]
+async fn a_circle_through_another_node_ends_at_the_last_hop() {
+    let home = TestHome::new();
+    let (a, b) = (home.node("a").await, home.node("b").await);
+    let back = b.add_inlet(inlet("back", "/node/a/service/on")).await.unwrap();
+    a.add_outlet(leading_to("on", &back)).await;
+    let connections = breaks_off(&b, &back).await;
+    // The application's own, and one for each portal that it passes. Where a node has heard of a connection before it wrote it down, the
+    // count begins anew.
+    assert!((9..=27).contains(&connections), "{connections} connections");
+    let known: Vec<&str> = a.shared.refusals.all().iter().map(|refusal| refusal.code.as_str()).collect();
+    assert!(known.contains(&"LOOP"), "{known:?}");
+    // What is no circle goes on, also over an inlet of another node.
+    b.add_outlet(OutletSpec { to: echo_server().await, ..leading_to("echo", &back) }).await;
+    let last = a.add_inlet(inlet("last", "/node/b/service/echo")).await.unwrap();
+    b.add_outlet(leading_to("chained", &last)).await;
+    let first = a.add_inlet(inlet("first", "/node/b/service/chained")).await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(ask(&first, b"straight").await.unwrap(), b"straight");
+    }
+    a.shared.live.drained().await;
+    b.shared.live.drained().await;
+}
+
 /// Behaviour 20: a policy that changes cuts live streams, and lets new ones pass once it allows them again.
 #[tokio::test]
 async fn a_changed_policy_cuts_live_streams() {
@@ -456,7 +510,8 @@ async fn an_open_behind_its_reset_is_not_taken() {
     assert_eq!(ask(&inlet, b"x").await.unwrap(), b"x");
     let channel = channel_of(&a, &inlet).await;
     let far = b.shared.peers.by_id(channel.id()).unwrap();
-    let (id, _, mut open) = super::inlet::begin(&channel, &"echo".parse().unwrap(), false).unwrap();
+    let asked = postern_proto::path::Open { outlet: "echo".parse().unwrap(), probe: false, hops: 0, mark: None };
+    let (id, _, mut open) = super::inlet::begin(&channel, &asked).unwrap();
     far.reset_by_peer(id, ResetCode::Timeout as u8);
     assert!(far.accept_open(OpenHead::of_frame(&open).unwrap(), &mut open).is_err());
     assert_eq!(ask(&inlet, b"x").await.unwrap(), b"x");

@@ -4,6 +4,7 @@
 //! Nothing here uses a fixed port or a directory of its own choosing, so suites run beside each other and beside themselves.
 
 mod client;
+mod cut;
 mod endings;
 mod home;
 mod inspect;
@@ -18,9 +19,11 @@ mod proxy;
 mod relay_server;
 mod run;
 mod servers;
+mod squatter;
 mod terminal;
 
 pub use client::{HttpReply, connect, echoes, http_get, live, pings};
+pub use cut::Cut;
 pub use endings::{ENDINGS, Ending, EndingServer, NOBODY, Patience, nobody_there};
 pub use home::TestHome;
 pub use inspect::{command_lines, contains, descriptors, files_below, found_in_memory, resident};
@@ -37,4 +40,5 @@ pub use run::{DEADLINE, Foreground, Invocation, Outcome};
 pub use rustix::process::Signal;
 pub use serde_json::{Value, json};
 pub use servers::{EchoServer, HttpServer, Reserved, SinkServer, TcpServer};
+pub use squatter::listen_as;
 pub use terminal::OnTerminal;

@@ -59,20 +59,33 @@ pub struct Verified {
     pub statement: Vec<u8>,
 }
 
-/// The signed checkpoints of more than `after` rows, the smallest first; `all`, or those that one answer holds.
-pub fn checkpoints(context: &Context, session: &Session, after: u64, all: bool) -> Result<Vec<Vec<u8>>, CliError> {
-    let mut found: Vec<Vec<u8>> = Vec::new();
-    let mut after = after;
+/// The signed checkpoints of more than `after` rows, the smallest first, verified; `all`, or those that one answer holds.
+///
+/// # Errors
+/// Names the first that was changed, or that stands where another one should.
+pub fn checkpoints(context: &Context, session: &Session, after: u64, all: bool) -> Result<Vec<Verified>, CliError> {
+    let mut found: Vec<Verified> = Vec::new();
+    let mut size = after;
     loop {
-        let Answer::AuditCheckpoints { statements, more } = ask(context, session, &Request::AuditCheckpoints { after })? else {
+        let Answer::AuditCheckpoints { statements, more } = ask(context, session, &Request::AuditCheckpoints { after: size })?
+        else {
             return Err(unexpected());
         };
-        let Some(last) = statements.last() else { return Ok(found) };
-        let size = verify(session, last)?.checkpoint.size;
-        let turned = size > after;
-        after = size;
-        found.extend(statements.into_iter().map(Into::into));
-        if !all || !more || !turned {
+        let last_page = statements.is_empty();
+        for signed in statements {
+            let place = format!("it is the checkpoint that the authority keeps behind the one of {size} rows");
+            let verified = verify(session, &signed).map_err(|error| error.why(&place))?;
+            if verified.checkpoint.size <= size {
+                let what = format!(
+                    "the checkpoints are not as they were written: one of {} rows stands where one of more than {size} should",
+                    verified.checkpoint.size
+                );
+                return Err(CliError::new(code::AUDIT_CHANGED, what).why(place));
+            }
+            size = verified.checkpoint.size;
+            found.push(verified);
+        }
+        if !all || !more || last_page {
             return Ok(found);
         }
     }

@@ -99,8 +99,8 @@ fn find(context: &Context, session: &Session, seq: u64) -> Result<AuditRow, CliE
 /// The first checkpoint that has row `seq`, which may have to be signed yet.
 fn covering(context: &Context, session: &Session, seq: u64) -> Result<log::Verified, CliError> {
     for _ in 0..LOOKS {
-        if let Some(first) = log::checkpoints(context, session, seq - 1, false)?.first() {
-            return log::verify(session, first);
+        if let Some(first) = log::checkpoints(context, session, seq - 1, false)?.into_iter().next() {
+            return Ok(first);
         }
         context.block_on(async { tokio::time::sleep(LOOK_AGAIN).await })?;
     }

@@ -102,10 +102,10 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 fn signed(context: &Context, session: &Session) -> Result<Vec<AuditCheckpoint>, CliError> {
     let found = log::checkpoints(context, session, 0, true)?;
     if let Some(newest) = found.last() {
-        statement::verify::<AuditCheckpoint>(session.membership.history(), session.membership.project(), newest)
+        statement::verify::<AuditCheckpoint>(session.membership.history(), session.membership.project(), &newest.statement)
             .map_err(|error| CliError::from_error(code::AUDIT_CHECKPOINT, &error))?;
     }
-    found.iter().map(|signed| Ok(log::verify(session, signed)?.checkpoint)).collect()
+    Ok(found.into_iter().map(|verified| verified.checkpoint).collect())
 }
 
 /// What the nodes of this home have seen of the same project's log.

@@ -125,7 +125,7 @@ impl Resume for Finder {
 
     fn attach(&self, stream: &mut Stream, out: &mut Vec<u8>) -> Result<(), StreamError> {
         let attach = stream.attach_number() + 1;
-        let open = Open { outlet: "echo".parse().unwrap(), probe: false, hops: 0 };
+        let open = Open { outlet: "echo".parse().unwrap(), probe: false, hops: 0, mark: None };
         stream.seal_attach(&control_keys(attach), AttachHead { head: STREAM, attach }, Some(open), out)
     }
 }
