@@ -15,8 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use postern_test_support::{
-    PATIENCE, Pattern, Portal, Project, RelayServer, TcpServer, TestHome, connect, descriptors, eventually, holds, http_get,
-    reset, resident,
+    PATIENCE, Pattern, Portal, Project, RelayServer, Signal, TcpServer, TestHome, connect, descriptors, eventually, holds,
+    http_get, reset, resident, signal,
 };
 
 /// Between two faults.
@@ -24,6 +24,9 @@ const FAULTS: Duration = Duration::from_secs(5);
 
 /// Applications at work at once.
 const WORKERS: u64 = 8;
+
+/// How long a server is silent at least: longer than nodes need to leave it.
+const SILENCE: Duration = Duration::from_secs(12);
 
 /// After this, paths that waited for their next stream are closed, and so is all that belonged to the work.
 const SETTLED: Duration = Duration::from_secs(90);
@@ -167,13 +170,15 @@ fn a_long_time_with_faults() {
     under_load(&portal, &tally, Duration::from_secs(20), |_| {});
     settle();
     let before = look();
-    println!("before: {before:?}");
+    let servers = |second: &RelayServer| [portal.project.servers_pid(), second.pid()].map(|pid| state(pid, None));
+    let servers_before = servers(&second);
+    println!("before: {before:?}, servers {servers_before:?}");
 
     let mut seed = 0x5eed_u64;
     let mut faults = 0;
     under_load(&portal, &tally, Duration::from_secs_f64(minutes * 60.0), |begun| {
         let away = Duration::from_millis(random(&mut seed) % 4_000);
-        match random(&mut seed) % 3 {
+        match random(&mut seed) % 4 {
             0 => {
                 second.kill();
                 holds(away, "a fault", || true);
@@ -183,6 +188,13 @@ fn a_long_time_with_faults() {
                 portal.project.kill(portal.project.servers_pid());
                 holds(away, "a fault", || true);
                 portal.project.ok(&["enroll"]);
+            }
+            2 => {
+                // Its sockets stay open and say nothing: no process notices by anything but the time that passes.
+                let silent = if random(&mut seed).is_multiple_of(2) { second.pid() } else { portal.project.servers_pid() };
+                signal(silent, Signal::STOP);
+                holds(SILENCE + away, "a fault", || true);
+                signal(silent, Signal::CONT);
             }
             _ => {
                 second.kill();
@@ -194,14 +206,17 @@ fn a_long_time_with_faults() {
         }
         faults += 1;
         if faults % 6 == 0 {
-            println!("{:?}: {faults} faults, {tally:?}, {:?}", begun.elapsed(), look());
+            println!("{:?}: {faults} faults, {tally:?}, {:?}, servers {:?}", begun.elapsed(), look(), servers(&second));
         }
     });
     settle();
     let after = look();
-    println!("after {faults} faults: {after:?}, {tally:?}");
+    let servers_after = servers(&second);
+    println!("after {faults} faults: {after:?}, servers {servers_after:?}, {tally:?}");
     assert_eq!(tally.wrong.into_inner(), 0, "wrong bytes, or ends that nobody sent");
-    for (who, (before, after)) in ["inlet node", "outlet node"].iter().zip(before.into_iter().zip(after)) {
+    let before = before.into_iter().chain(servers_before);
+    let after = after.into_iter().chain(servers_after);
+    for (who, (before, after)) in ["inlet node", "outlet node", "authority and relay", "relay"].iter().zip(before.zip(after)) {
         assert!(after.descriptors <= before.descriptors + 8, "{who}: descriptors {before:?} {after:?}");
         assert!(after.tasks <= before.tasks + 8, "{who}: tasks {before:?} {after:?}");
         assert!(after.memory < before.memory + before.memory / 4 + (8 << 20), "{who}: memory {before:?} {after:?}");

@@ -45,6 +45,11 @@ impl RelayServer {
         self.process.as_ref().map(Foreground::output).unwrap_or_default()
     }
 
+    #[track_caller]
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it runs").pid()
+    }
+
     /// Ends it at once (SIGKILL).
     #[track_caller]
     pub fn kill(&mut self) {
