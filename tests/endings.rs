@@ -86,7 +86,7 @@ fn a_target_that_is_not_there() {
         [("refuses", refuses), ("is not told from one that is denied", missing), ("cannot be reached", unreachable)]
     {
         if inlet == unreachable && !has_no_way {
-            println!("skipped: this network does not say that it has no way to {nowhere}");
+            postern_test_support::skipped(format_args!("this network does not say that it has no way to {nowhere}"));
             continue;
         }
         // The first one has to make the channel.
@@ -191,7 +191,7 @@ fn targets_that_misbehave() {
 #[test]
 fn a_target_that_never_answers() {
     if std::env::var_os("POSTERN_TEST_LONG").is_none() {
-        println!("skipped: POSTERN_TEST_LONG is not set");
+        postern_test_support::skipped("POSTERN_TEST_LONG is not set");
         return;
     }
     use rustix::net::{AddressFamily, SocketType, bind, listen, socket};

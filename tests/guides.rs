@@ -240,6 +240,16 @@ fn replacing_keys() {
 }
 
 #[test]
+fn removing_a_member() {
+    let joined = [
+        ("first", "postern enroll"),
+        ("first", "postern project ticket --attribute inlet-to-saas > customer.ticket"),
+        ("customer", "postern project enroll customer.ticket --identity customer"),
+    ];
+    type_guide_after("removing-a-member", &joined);
+}
+
+#[test]
 fn troubleshooting() {
     type_guide_after("troubleshooting", &[("first", "postern identity create")]);
 }

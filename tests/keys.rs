@@ -199,7 +199,7 @@ fn the_passphrase_is_asked_for_at_a_terminal_and_never_shown() {
     home.ok(&["identity", "create"]);
     let typed = format!("{PASSPHRASE}\n{PASSPHRASE}\n");
     let Ok((status, shown)) = home.invoke(["identity", "protect"]).run_on_terminal(&typed, Duration::from_secs(60)) else {
-        println!("skipped: there are no terminals here");
+        postern_test_support::skipped("there are no terminals here");
         return;
     };
     assert!(status == 0 && shown.contains("New passphrase") && shown.contains("sealed 1 keys"), "{status}: {shown}");

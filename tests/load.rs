@@ -275,10 +275,10 @@ fn a_full_relay() {
     });
     println!("{} streams, then: {refused}", open.len());
     assert!(open.len() > 10);
-    // The fastest of a few, because the machine has other things to do.
-    let fastest = (0..8).map(|_| refused_within(portal.inlet)).min().expect("some");
-    println!("a refusal takes {fastest:?}");
-    assert!(fastest < Duration::from_millis(100), "a refusal took {fastest:?}");
+    let mut took: Vec<Duration> = (0..9).map(|_| refused_within(portal.inlet)).collect();
+    took.sort_unstable();
+    println!("refusals take {took:?}");
+    assert!(took[took.len() / 2] < Duration::from_millis(100), "half of the refusals took longer: {took:?}");
     let log = portal.customer.node_log("customer");
     assert!(log.contains("limit") || log.contains("full"), "the log says why:\n{log}");
     for stream in &open {

@@ -416,7 +416,7 @@ fn a_node_is_a_good_first_process() {
         command
     };
     if !unshare("true").output().is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: no process namespaces here");
+        postern_test_support::skipped("no process namespaces here");
         return;
     }
     let home = home();
@@ -593,4 +593,75 @@ fn one_text_given_at_once_makes_one_node() {
     let made = at_once(&["node", "create", "--configuration", "{tcp-outlets: {db: {to: 5432}}}"]);
     assert_eq!(names(&home).len(), 2, "{made:?}");
     assert!(made.iter().all(|name| *name == made[0]), "{made:?}");
+}
+
+/// The examples of the repository, on ports that are free here: each makes a node, and two of them reach each other.
+#[test]
+fn every_example_of_a_configuration_runs() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs");
+    let service = HttpServer::start("reports");
+    let project = Project::new(POSTERN);
+    // All attributes that the examples ask for, and any relay name.
+    let home = project.member(&["--relay", "*", "--attribute", "office", "--attribute", "dba"]);
+    let mut ran = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let mut text = fs::read_to_string(&path).unwrap().replace("to: 127.0.0.1:8080", &format!("to: {}", service.address()));
+        for taken in ["0.0.0.0:7000", "127.0.0.1:7000", "0.0.0.0:4100", "127.0.0.1:7001", "127.0.0.1:7002"] {
+            text = text.replace(taken, "127.0.0.1:0");
+        }
+        for taken in ["from: 127.0.0.1:8080", "from: 127.0.0.1:9090", "from: 15432"] {
+            text = text.replace(taken, "from: 127.0.0.1:0");
+        }
+        // It stays in the foreground, and is for a home without a project.
+        if name != "same-home.yaml" {
+            let file = home.file(&name, &text);
+            let create = home.invoke(["node", "create", "--no-connection-wait"]).arg(file);
+            let variables = ["--variable", "RELAY=acme-relay", "--variable", "GITHUB_ADDRESS=github.local:80"];
+            let node = create.args(variables).run().success().line().to_owned();
+            let shown = home.json(&["node", "show", &node]);
+            assert_eq!(shown["status"], "running", "{name}");
+            let made = ["inlets", "outlets", "relays"].map(|kind| shown[kind].as_array().unwrap().len());
+            ran.push((name, made));
+            continue;
+        }
+        let alone = TestHome::new(POSTERN);
+        alone.ok(&["node", "create", "--configuration", &format!("{{name: back, tcp-outlet: {{to: '{}'}}}}", service.address())]);
+        let file = alone.file(&name, &text);
+        let front = alone.spawn(&["node", "create", file.to_str().unwrap()]);
+        let inlet = eventually(PATIENCE, "the node in the foreground", || {
+            // While the node only begins, it is shown as it is stored: at any port.
+            let shown = alone.run(&["tcp-inlet", "show", "local", "--at", "front"]);
+            let address = (shown.status == 0).then(|| shown.json()["bind_addr"].as_str().unwrap().to_owned());
+            address.filter(|address| !address.ends_with(":0"))
+        });
+        eventually(PATIENCE, "the node of the same home", || {
+            http_get(&*inlet, "/").ok().filter(|reply| reply.text() == "reports")
+        });
+        front.signal(Signal::INT);
+        front.wait().exits(0);
+        ran.push((name, [2, 0, 0]));
+    }
+    ran.sort();
+    let expected = [
+        ("customer.yaml", [1, 1, 1]),
+        ("inline.json", [1, 1, 1]),
+        ("lists.yaml", [2, 2, 2]),
+        ("minimal.yaml", [0, 1, 1]),
+        ("named.yaml", [2, 2, 1]),
+        ("saas.yaml", [0, 1, 1]),
+        ("same-home.yaml", [2, 0, 0]),
+        ("variables.yaml", [0, 1, 1]),
+    ];
+    assert_eq!(ran, expected.map(|(name, made)| (name.to_owned(), made)));
+    // All relay names are granted and registered, and `office` reaches the reports of `branch`.
+    eventually(PATIENCE, "every relay name", || {
+        let nodes = home.json(&["node", "list"]);
+        let mut relays = nodes.as_array().unwrap().iter().flat_map(|node| node["relays"].as_array().unwrap().clone());
+        relays.all(|relay| relay["connection_status"] == "Up").then_some(())
+    });
+    let inlet = home.json(&["tcp-inlet", "show", "reports", "--at", "office"])["bind_addr"].as_str().unwrap().to_owned();
+    let reply = eventually(PATIENCE, "the reports", || http_get(&*inlet, "/").ok());
+    assert_eq!(reply.text(), "reports");
 }

@@ -130,7 +130,7 @@ fn fifty_megabytes_down_and_up() {
 fn tls_of_the_application_passes_through() {
     for program in ["openssl", "curl"] {
         if Command::new(program).arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
-            println!("skipped: the program `{program}` is not installed");
+            postern_test_support::skipped(format_args!("the program `{program}` is not installed"));
             return;
         }
     }

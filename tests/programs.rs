@@ -170,7 +170,7 @@ fn an_ssh_session() {
     let user = done(Command::new("id").arg("-un").output());
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
     if !users.lines().any(|line| line.starts_with(&format!("{}:", user.trim())) && line.ends_with("sh")) {
-        println!("skipped: the user `{}` has no shell to log in with", user.trim());
+        postern_test_support::skipped(format_args!("the user `{}` has no shell to log in with", user.trim()));
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");

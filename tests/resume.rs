@@ -468,7 +468,7 @@ const RELAY: &str = "10.78.0.1";
 impl Country {
     fn new() -> Option<Self> {
         if let Some(why) = namespaces_unavailable() {
-            println!("skipped: {why}");
+            postern_test_support::skipped(format_args!("{why}"));
             return None;
         }
         let [router, relay, customer, vendor] = ["router", "relay", "customer", "vendor"].map(Namespace::new);
@@ -544,7 +544,7 @@ fn all_packets_are_dropped_for_ten_seconds() {
 #[test]
 fn a_node_is_cut_off_for_thirty_seconds() {
     if std::env::var_os("POSTERN_TEST_LONG").is_none() {
-        println!("skipped: POSTERN_TEST_LONG is not set");
+        postern_test_support::skipped("POSTERN_TEST_LONG is not set");
         return;
     }
     let Some(country) = Country::new() else { return };
@@ -583,7 +583,7 @@ fn addresses_change() {
 #[test]
 fn a_node_that_hears_of_no_revocation_stops_until_it_does() {
     if std::env::var_os("POSTERN_TEST_LONG").is_none() {
-        println!("skipped: POSTERN_TEST_LONG is not set");
+        postern_test_support::skipped("POSTERN_TEST_LONG is not set");
         return;
     }
     let Some(country) = Country::new() else { return };

@@ -461,7 +461,7 @@ fn from_the_command_to_the_last_byte() {
 #[test]
 fn the_bound_with_500_nodes() {
     if std::env::var_os("POSTERN_TEST_LONG").is_none() {
-        println!("skipped: POSTERN_TEST_LONG is not set");
+        postern_test_support::skipped("POSTERN_TEST_LONG is not set");
         return;
     }
     let rounds = std::env::var("POSTERN_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);

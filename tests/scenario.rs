@@ -93,7 +93,7 @@ fn impossible() -> bool {
     let curl = Command::new("curl").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     let why = namespaces_unavailable().or_else(|| curl.err().map(|error| format!("the program `curl` cannot be run: {error}")));
     if let Some(why) = &why {
-        println!("skipped: {why}");
+        postern_test_support::skipped(format_args!("{why}"));
     }
     why.is_some()
 }

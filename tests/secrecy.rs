@@ -29,7 +29,7 @@ const NOBODY: u32 = 65_534;
 fn not_root() -> bool {
     let plain = !rustix::process::geteuid().is_root();
     if plain {
-        println!("skipped: this takes root");
+        postern_test_support::skipped("this takes root");
     }
     plain
 }
@@ -459,7 +459,7 @@ fn another_user_cannot_use_a_home() {
         let refused = ask(as_nobody("curl"));
         assert!(!refused.status.success() && refused.stdout.is_empty(), "{refused:?}");
     } else {
-        println!("in part skipped: the program `curl` is not installed");
+        postern_test_support::skipped("the program `curl` is not installed");
     }
     for path in [&home.path(), &home.path().join("nodes"), &home.path().join("nodes/n")] {
         set_mode(path, 0o700);

@@ -140,7 +140,7 @@ fn state(pid: u32, metrics: Option<&str>) -> State {
 #[test]
 fn a_long_time_with_faults() {
     let Some(minutes) = std::env::var("POSTERN_SOAK_MINUTES").ok().and_then(|text| text.parse::<f64>().ok()) else {
-        println!("skipped: POSTERN_SOAK_MINUTES is not set");
+        postern_test_support::skipped("POSTERN_SOAK_MINUTES is not set");
         return;
     };
     let binary = std::env::var_os("POSTERN_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_postern").into(), PathBuf::from);

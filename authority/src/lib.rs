@@ -21,4 +21,4 @@ pub use authority::{Authority, DEFAULT_CREDENTIAL_LIFETIME, OpenError, RESTORED,
 pub use clock::Clock;
 pub use enrol::Newcomer;
 pub use server::Server;
-pub use service::{Caller, Service};
+pub use service::{Caller, MAX_CREDENTIAL_LIFETIME, Service};

@@ -20,9 +20,11 @@ mod source;
 mod stop;
 mod when;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use postern_runtime::daemon;
 use postern_runtime::home::RefusalRecord;
 
@@ -59,6 +61,10 @@ fn not_understood(error: &clap::Error) -> ExitCode {
     }
     // Nobody can be told that the output is closed.
     let _ = error.print();
+    // Help that was not asked for is no error with a code.
+    if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = writeln!(std::io::stderr(), "  code: {}", code::USAGE);
+    }
     ExitCode::from(if error.use_stderr() { Exit::Usage.exit_code() } else { 0 })
 }
 

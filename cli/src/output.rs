@@ -198,6 +198,17 @@ pub fn fields(fields: &[(&str, String)]) -> String {
     text
 }
 
+/// A time as a person says it, in its two largest units.
+pub fn time_left(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{minutes} min {} s", seconds % 60),
+        3600..172_800 => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
 /// `text` without anything that a terminal would act on.
 pub fn inert(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
@@ -206,6 +217,12 @@ pub fn inert(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times() {
+        let said = [0, 59, 60, 431, 3_599, 3_600, 86_393, 172_800].map(time_left);
+        assert_eq!(said, ["0 s", "59 s", "1 min 0 s", "7 min 11 s", "59 min 59 s", "1 h 0 min", "23 h 59 min", "2 d 0 h"]);
+    }
 
     #[test]
     fn tables_and_fields() {

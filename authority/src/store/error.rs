@@ -30,6 +30,11 @@ pub enum StoreError {
         "the database was written by a newer version of postern (schema {found}, this program knows {known}): use that version"
     )]
     Newer { found: i64, known: i64 },
+    #[error(
+        "the database was made by another version of postern, whose schema {found} is not that of this program: use that version, or set \
+         the project up anew (`postern reset`, `postern enroll`)"
+    )]
+    Other { found: i64 },
     #[error("the database is in use by another process, or too many requests wait for it")]
     Busy,
     #[error("no space is left for the database")]
@@ -85,6 +90,7 @@ impl From<MigrateError> for StoreError {
                 let known = super::MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
                 Self::Newer { found, known }
             }
+            MigrateError::VersionMismatch(found) => Self::Other { found },
             error => Self::Migration(Box::new(error)),
         }
     }

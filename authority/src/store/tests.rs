@@ -108,6 +108,18 @@ async fn a_database_of_a_newer_program_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_database_of_another_version_says_what_to_do() {
+    let home = TempDir::new().unwrap();
+    let first = store(home.path()).await;
+    let mut write = first.write().await.unwrap();
+    write.connection().execute("UPDATE _sqlx_migrations SET checksum = x'00'").await.unwrap();
+    write.commit().await.unwrap();
+    first.close().await;
+    let error = Store::open(&home.path().join("authority.db")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Other { .. }) && error.to_string().contains("postern reset"), "{error:?}");
+}
+
+#[tokio::test]
 async fn what_is_no_database_is_named_so() {
     let home = TempDir::new().unwrap();
     let path = home.path().join("authority.db");

@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::node_process;
 use crate::output::Versioned;
-use crate::servers::{Advertise, Ready, Roles, Settings};
+use crate::servers::{Advertise, CredentialLifetime, Ready, Roles, Settings};
 use crate::stop;
 
 /// How long the servers may take to come up: an empty database is made, a large one is opened.
@@ -36,6 +36,9 @@ pub struct Args {
     /// What tickets tell other machines: the name or address of this one [default: the address of --listen]
     #[arg(long, value_name = "HOST[:PORT]")]
     advertise: Option<Advertise>,
+    /// How long the authority's credentials are good, 10s to 6d: for so long nodes go on without it [default: what it was, else 24h]
+    #[arg(long, value_name = "DURATION")]
+    credential_lifetime: Option<CredentialLifetime>,
 }
 
 #[derive(Debug, Serialize)]
@@ -71,6 +74,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     if let Some(advertise) = &args.advertise {
         settings.advertise = Some(advertise.clone());
     }
+    settings.credential_lifetime = args.credential_lifetime.or(settings.credential_lifetime);
 
     if let Some(odd) = settings.told_elsewhere() {
         context
@@ -81,7 +85,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let running = Lock::holder(&servers, files::LOCK)?.is_some();
     let changed = kept.as_ref() != Some(&settings);
     if running && changed {
-        context.output().say("restarting the servers with the new address");
+        context.output().say("restarting the servers with the new settings");
         stop::servers(&home)?;
     }
     if changed {

@@ -6,7 +6,7 @@ use postern_proto::id::Identifier;
 use postern_proto::name::IdentityName;
 use serde::Serialize;
 
-use super::ticket::{attributes, relays};
+use super::ticket::{attributes, begins, is_beginning, relays};
 use crate::args::Yes;
 use crate::authority::{Session, unexpected};
 use crate::code;
@@ -24,7 +24,7 @@ pub enum Command {
     List,
     /// Show a member
     Show {
-        /// Its identifier, or the name of its identity
+        /// Its identifier, or 8 of its first characters or more, or the name of its identity
         member: String,
     },
     /// Revoke a member: its streams end at once, everywhere, and its credentials are void for ever
@@ -37,7 +37,7 @@ Examples:
   postern project-member revoke customer --wait
   postern project-member revoke Pb0b5... --wait --output json")]
     Revoke {
-        /// Its identifier, or the name of its identity
+        /// Its identifier, or 8 of its first characters or more, or the name of its identity
         member: String,
         #[command(flatten)]
         wait: Wait,
@@ -53,7 +53,7 @@ Examples:
   postern project-member update customer --attribute app=billing --attribute inlet-to-saas
   postern project-member update customer --no-attributes --wait")]
     Update {
-        /// Its identifier, or the name of its identity
+        /// Its identifier, or 8 of its first characters or more, or the name of its identity
         member: String,
         /// An attribute that it has from now on; without a value it is "true". May be given several times
         #[arg(long = "attribute", value_name = "K[=V]", required_unless_present = "no_attributes")]
@@ -66,7 +66,7 @@ Examples:
     },
     /// Revoke a member, and take it out of the list
     Delete {
-        /// Its identifier, or the name of its identity
+        /// Its identifier, or 8 of its first characters or more, or the name of its identity
         member: String,
         #[command(flatten)]
         wait: Wait,
@@ -199,6 +199,10 @@ pub fn find(context: &Context, session: &Session, text: &str) -> Result<MemberRo
     let all = rows(context, session)?;
     let mut found: Vec<MemberRow> = match text.parse::<Identifier>() {
         Ok(identifier) => all.into_iter().filter(|row| row.identifier == identifier).collect(),
+        // A name goes before the beginning of an identifier.
+        Err(_) if is_beginning("P", text) && !all.iter().any(|row| row.name.as_str() == text) => {
+            all.into_iter().filter(|row| begins(row.identifier, text)).collect()
+        }
         Err(_) => all.into_iter().filter(|row| row.name.as_str() == text).collect(),
     };
     // A member comes before those of its name that were revoked.
@@ -209,7 +213,7 @@ pub fn find(context: &Context, session: &Session, text: &str) -> Result<MemberRo
         0 => Err(CliError::not_found("member", text)),
         1 => Ok(found.swap_remove(0)),
         count => {
-            let error = CliError::new(code::AMBIGUOUS_MEMBER, format!("{count} members are called `{text}`"));
+            let error = CliError::new(code::AMBIGUOUS_MEMBER, format!("`{text}` means {count} members"));
             let listed = found.iter().fold(error, |error, row| error.why(format!("`{text}` is {}", row.identifier)));
             Err(listed.try_this("name one by its identifier"))
         }

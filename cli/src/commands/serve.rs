@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
-use crate::servers::{self, Advertise, Roles, Settings};
+use crate::servers::{self, Advertise, CredentialLifetime, Roles, Settings};
 use crate::{background, source, stop};
 
 /// Run the servers in the foreground: the authority, a relay, or both
@@ -27,7 +27,7 @@ pub struct Args {
     /// Which servers, or stop to end those that run in this home [default: those that ran before, else all]
     #[arg(value_enum)]
     what: Option<What>,
-    /// Settings from a file: listen, advertise, ticket, metrics, roles, project. Flags win
+    /// Settings from a file: listen, advertise, ticket, metrics, roles, project, credential-lifetime. Flags win
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where to listen, both servers on one port [default: what it was, else a free port of 127.0.0.1]
@@ -43,6 +43,9 @@ pub struct Args {
     /// Where to serve /livez, /readyz and /metrics over HTTP [default: nowhere]
     #[arg(long, value_name = "ADDR")]
     metrics: Option<HostPort>,
+    /// How long the authority's credentials are good, 10s to 6d: for so long nodes go on without it [default: what it was, else 24h]
+    #[arg(long, value_name = "DURATION")]
+    credential_lifetime: Option<CredentialLifetime>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -77,6 +80,7 @@ struct File {
     ticket: Option<String>,
     metrics: Option<HostPort>,
     project: Option<ProjectName>,
+    credential_lifetime: Option<CredentialLifetime>,
 }
 
 impl Args {
@@ -145,6 +149,13 @@ fn settings(context: &Context, home: &Home, args: &Args, file: &File) -> Result<
         settings.advertise = Some(advertise.clone());
     }
     settings.metrics = args.metrics.as_ref().or(file.metrics.as_ref()).cloned();
+    if let Some(lifetime) = args.credential_lifetime.or(file.credential_lifetime) {
+        if !settings.roles.authority() {
+            return Err(CliError::new(code::USAGE, "the lifetime of credentials is the authority's, which does not run here")
+                .try_this("set it where the authority is started"));
+        }
+        settings.credential_lifetime = Some(lifetime);
+    }
     if first {
         settings.project = file.project.clone();
     }

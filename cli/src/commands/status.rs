@@ -20,7 +20,7 @@ use super::tcp_inlet::destination;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::node_choice::answer_if_running;
-use crate::output::{Versioned, table};
+use crate::output::{Versioned, table, time_left};
 use crate::servers::Settings;
 
 /// Tell for every portal whether bytes can pass now, and which step fails if not
@@ -207,7 +207,8 @@ fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
             text.push_str(&match seconds_left {
                 0 => format!("  the authority was last heard at {heard_at}: nothing is let in (max-staleness {max_staleness})\n"),
                 left => format!(
-                    "  the authority was last heard at {heard_at}: in {left} s nothing is let in any more (max-staleness {max_staleness})\n"
+                    "  the authority was last heard at {heard_at}: in {} nothing is let in any more (max-staleness {max_staleness})\n",
+                    time_left(*left)
                 ),
             });
         }

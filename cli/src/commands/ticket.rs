@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::project_member::role;
 use crate::args::Yes;
 use crate::authority::{Session, unexpected};
+use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::output::{Versioned, fields, table};
@@ -20,13 +21,13 @@ pub enum Command {
     List,
     /// Show a ticket and who used it
     Show {
-        /// The ticket's id, as ticket list prints it
-        id: TicketId,
+        /// The ticket's id, as ticket list prints it, or 8 of its first characters or more
+        id: String,
     },
     /// Make a ticket useless; who joined with it stays a member
     Revoke {
-        /// The ticket's id, as ticket list prints it
-        id: TicketId,
+        /// The ticket's id, as ticket list prints it, or 8 of its first characters or more
+        id: String,
         #[command(flatten)]
         yes: Yes,
     },
@@ -63,18 +64,20 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                         document.id.to_string(),
                         document.status.to_owned(),
                         format!("{}/{}", document.uses, document.usage_count),
+                        document.issued_at.clone(),
                         document.expires_at.clone(),
+                        document.bound.clone().unwrap_or_else(|| "anybody".to_owned()),
                         role(&document.role),
                         attributes(&document.attributes),
                         document.relays.join(" "),
                     ]
                 };
-                let headings = ["ID", "STATUS", "USES", "EXPIRES", "ROLE", "ATTRIBUTES", "RELAYS"];
+                let headings = ["ID", "STATUS", "USES", "ISSUED", "EXPIRES", "FOR", "ROLE", "ATTRIBUTES", "RELAYS"];
                 table(&headings, &documents.iter().map(row).collect::<Vec<_>>())
             })
         }
         Command::Show { id } => {
-            let document = document(context, find(context, &session, id)?);
+            let document = document(context, find(context, &session, &id)?);
             context.output().show(&document, || {
                 let uses = document.used_by.iter().zip(&document.used_at);
                 let users: Vec<String> = uses.map(|(by, at)| format!("{by} at {at}")).collect();
@@ -94,7 +97,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
             })
         }
         Command::Revoke { id, yes } => {
-            find(context, &session, id)?;
+            let id = find(context, &session, &id)?.id;
             confirm(context, &format!("Revoke the ticket {id}?"), yes.yes)?;
             match session.call(context, Request::RevokeTicket { ticket: id })? {
                 Answer::Done => {
@@ -137,8 +140,35 @@ fn rows(context: &Context, session: &Session) -> Result<Vec<TicketRow>, CliError
     }
 }
 
-fn find(context: &Context, session: &Session, id: TicketId) -> Result<TicketRow, CliError> {
-    rows(context, session)?.into_iter().find(|row| row.id == id).ok_or_else(|| CliError::not_found("ticket", id))
+/// The one ticket whose id is `text`, or begins with it.
+fn find(context: &Context, session: &Session, text: &str) -> Result<TicketRow, CliError> {
+    if text.parse::<TicketId>().is_err() && !is_beginning("", text) {
+        let wrong = CliError::new(code::USAGE, format!("`{text}` is no ticket's id, nor 8 of its first characters or more"));
+        return Err(wrong.try_this("look at those that there are: postern ticket list"));
+    }
+    let mut found: Vec<TicketRow> = rows(context, session)?.into_iter().filter(|row| begins(row.id, text)).collect();
+    match found.len() {
+        0 => Err(CliError::not_found("ticket", text)),
+        1 => Ok(found.swap_remove(0)),
+        count => {
+            let error = CliError::new(code::USAGE, format!("{count} tickets begin with `{text}`"));
+            Err(found.iter().fold(error, |error, row| error.why(row.id)).try_this("write more of the id"))
+        }
+    }
+}
+
+/// Fewest characters that may stand for an id.
+const SHORTEST: usize = 8;
+
+/// Whether `text` can be the beginning of an id that begins with `prefix`.
+pub fn is_beginning(prefix: &str, text: &str) -> bool {
+    let digits = text.strip_prefix(prefix);
+    text.len() >= SHORTEST && digits.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// Whether `id` begins with `text`.
+pub fn begins(id: impl ToString, text: &str) -> bool {
+    id.to_string().starts_with(&text.to_ascii_lowercase()) || id.to_string().starts_with(text)
 }
 
 fn document(context: &Context, row: TicketRow) -> Versioned<Document> {

@@ -5,4 +5,4 @@ mod run;
 mod settings;
 
 pub use run::{Ready, run};
-pub use settings::{Advertise, Roles, Settings};
+pub use settings::{Advertise, CredentialLifetime, Roles, Settings};

@@ -144,9 +144,13 @@ pub async fn run(
     Ok(())
 }
 
-/// SIGHUP changes nothing here: addresses change by a restart.
+/// SIGHUP changes nothing here: what is in the settings is bound to sockets, told to members or signed, and the rest is in the database.
 async fn told_to_stop(signals: &mut Signals) {
-    while signals.next().await != Signal::Stop {}
+    while signals.next().await != Signal::Stop {
+        tracing::info!(
+            "SIGHUP: nothing to read again; addresses, metrics, roles and the lifetime of credentials are those of the start, and change with a restart"
+        );
+    }
 }
 
 #[derive(Clone)]
@@ -206,6 +210,9 @@ async fn start_authority(
     };
     let mut with = AuthoritySettings::new(project);
     with.addresses = vec![advertised.clone()];
+    if let Some(lifetime) = settings.credential_lifetime {
+        with.credential_lifetime = lifetime.get();
+    }
     with.refusals = refusals;
     Ok(Authority::open_or_create(&home.authority()?, with).await?)
 }

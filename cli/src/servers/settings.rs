@@ -1,9 +1,13 @@
 //! What the servers of a home were started with, kept for restarts in `servers/settings.json`.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
 
 use postern_proto::address::HostPort;
 use postern_proto::name::{IdentityName, ProjectName};
+use postern_proto::time::parse_duration;
 use postern_runtime::files::MAX_SMALL_FILE;
 pub use postern_runtime::home::Advertise;
 use postern_runtime::home::{Home, OwnServers, servers};
@@ -59,12 +63,66 @@ pub struct Settings {
     /// Where counts are served to a monitoring system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<HostPort>,
+    /// How long the authority's credentials are good; its default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_lifetime: Option<CredentialLifetime>,
+}
+
+/// How long the authority's credentials are good. Nodes renew them after an hour, or after a third of their life where that is shorter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CredentialLifetime(Duration);
+
+impl CredentialLifetime {
+    /// A third of it is time enough to renew, and to try once more.
+    const MIN: Duration = Duration::from_secs(10);
+    /// In whole days, what verifiers accept.
+    const MAX: Duration = Duration::from_secs(6 * 86_400);
+
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+const _: () = assert!(CredentialLifetime::MAX.as_secs() <= postern_authority::MAX_CREDENTIAL_LIFETIME.as_secs());
+
+impl FromStr for CredentialLifetime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let lifetime = parse_duration(text).map_err(|error| error.to_string())?;
+        if (Self::MIN..=Self::MAX).contains(&lifetime) {
+            Ok(Self(lifetime))
+        } else {
+            Err(format!("credentials are good for 10s to 6d, not for `{}`", text.chars().take(40).collect::<String>()))
+        }
+    }
+}
+
+impl TryFrom<String> for CredentialLifetime {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for CredentialLifetime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}ms", self.0.as_millis())
+    }
+}
+
+impl From<CredentialLifetime> for String {
+    fn from(lifetime: CredentialLifetime) -> Self {
+        lifetime.to_string()
+    }
 }
 
 impl Settings {
     pub fn new(roles: Roles) -> Self {
         let listen = HostPort::from(SocketAddr::from(([127, 0, 0, 1], 0)));
-        Self { roles, listen, advertise: None, administrator: None, project: None, metrics: None }
+        Self { roles, listen, advertise: None, administrator: None, project: None, metrics: None, credential_lifetime: None }
     }
 
     /// What other machines are told, once `listen` has its port.
@@ -118,6 +176,20 @@ mod tests {
             with("127.0.0.1:4001", Some("127.0.0.1:4000")).unwrap().contains("port 4001, and others are told 127.0.0.1:4000")
         );
         assert!(with("127.0.0.1:4000", Some("gate.example")).unwrap().contains("only this machine"));
+    }
+
+    #[test]
+    fn how_long_credentials_may_be_good() {
+        for (text, seconds) in [("10s", 10), ("10", 10), ("24h", 86_400), ("6d", 518_400)] {
+            let lifetime: CredentialLifetime = text.parse().unwrap();
+            assert_eq!(lifetime.get(), Duration::from_secs(seconds));
+            let kept = serde_json::to_string(&lifetime).unwrap();
+            assert_eq!(serde_json::from_str::<CredentialLifetime>(&kept).unwrap(), lifetime, "{kept}");
+        }
+        for text in ["9s", "9999ms", "0", "7d", "soon", ""] {
+            text.parse::<CredentialLifetime>().unwrap_err();
+        }
+        assert!("7d".parse::<CredentialLifetime>().unwrap_err().contains("10s to 6d"));
     }
 
     #[test]

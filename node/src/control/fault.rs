@@ -72,6 +72,27 @@ pub struct Fault {
     pub help: Option<String>,
 }
 
+/// What lists all that there are of a kind of thing.
+#[must_use]
+pub fn look_up(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "node" => "look at those that there are: postern node list",
+        "outlet" => "look at those that there are: postern tcp-outlet list",
+        "inlet" => "look at those that there are: postern tcp-inlet list",
+        "relay" => "look at those that there are: postern relay list",
+        "policy" | "resource" => {
+            "look at what there is: postern policy list, tcp-outlet list and tcp-inlet list; of another node with --at NODE"
+        }
+        "identity" => "look at those that there are: postern identity list",
+        "member" => "look at those that there are: postern project-member list",
+        "ticket" => "look at those that there are: postern ticket list",
+        "project" => "look at the one of this home: postern project list",
+        "refusal" => "look at those that are known here: postern explain; the other side may know it, too",
+        "audit row" => "look at those that there are: postern audit list",
+        _ => return None,
+    })
+}
+
 impl Fault {
     #[must_use]
     pub fn new(code: Code, what: impl Into<String>) -> Self {
@@ -93,7 +114,11 @@ impl Fault {
     /// There is no `kind` called `name`.
     #[must_use]
     pub fn not_found(kind: &str, name: impl std::fmt::Display) -> Self {
-        Self::new(code::NOT_FOUND, format!("{kind} `{name}` not found"))
+        let fault = Self::new(code::NOT_FOUND, format!("{kind} `{name}` not found"));
+        match look_up(kind) {
+            Some(command) => fault.try_this(command),
+            None => fault,
+        }
     }
 
     /// There is a `kind` called `name` already.

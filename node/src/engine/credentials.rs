@@ -29,8 +29,11 @@ use super::shared::Shared;
 use super::trust::Domain;
 use super::witness;
 
-/// Credentials are renewed so often, ± 10 %. Revocations do not wait for it.
+/// Credentials are renewed so often, ± 10 %, or after a third of their life where that is shorter. Revocations do not wait for it.
 const RENEWAL: Duration = Duration::from_secs(3600);
+
+/// The shortest time between two renewals.
+const SHORTEST_RENEWAL: Duration = Duration::from_secs(1);
 
 /// How long a credential of a home's own issuer is valid.
 const HOME_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -217,6 +220,12 @@ fn has_good_credential(shared: &Shared) -> bool {
     shared.trust.own().is_some_and(|own| shared.trust.recheck(&own.member).is_ok())
 }
 
+/// How long after they were issued the credentials that this node has are renewed.
+fn renewed_after(shared: &Shared) -> Duration {
+    let left = shared.trust.own().map_or(RENEWAL, |own| own.member.expires().since(shared.trust.now()));
+    (left / 3).clamp(SHORTEST_RENEWAL, RENEWAL)
+}
+
 /// Whether channels live that have the static key of before, and which that is.
 fn before(shared: &Shared) -> Option<StaticPublic> {
     let before = shared.trust.statics.previous()?.public();
@@ -294,10 +303,10 @@ async fn session(
             () = shared.renew.notified() => renew_at = Instant::now(),
             () = tokio::time::sleep_until(renew_at) => {
                 match renew(shared, &client, (identity, key.public())).await {
-                    Ok(names) => *renewal = Renewal { due: Some(Instant::now() + jittered(RENEWAL)), names },
+                    Ok(names) => *renewal = Renewal { due: Some(Instant::now() + jittered(renewed_after(shared))), names },
                     Err(error) => return Err(error),
                 }
-                renew_at = Instant::now() + jittered(RENEWAL);
+                renew_at = Instant::now() + jittered(renewed_after(shared));
             }
             changed = names.changed() => {
                 if changed.is_err() {

@@ -381,6 +381,30 @@ async fn an_expired_credential_ends_streams_without_a_channel() {
     assert!(is_cut(&mut live).await);
 }
 
+/// Behaviour 27a: a credential that nobody renews is good until a minute after its expiry, for clocks that differ; then live streams end.
+#[tokio::test]
+async fn live_streams_end_a_minute_after_the_credential_has() {
+    let (_home, a, b, inlet) = echoing_pair().await;
+    let mut live = TcpStream::connect(inlet.from.to_string()).await.unwrap();
+    let mut passes = async || {
+        live.write_all(b"x").await?;
+        live.read_exact(&mut [0]).await
+    };
+    passes().await.unwrap();
+    let expiry = |node: &Engine| node.shared.trust.own().unwrap().member.expires();
+    let (first, last) = (expiry(&a).min(expiry(&b)), expiry(&a).max(expiry(&b)));
+    let both = [&a, &b].map(|node| node.shared.trust.clock());
+    let at = |time: postern_proto::time::Timestamp| both.iter().for_each(|clock| clock.synchronise(time));
+    // The rest of the minute is for a busy machine.
+    at(first.plus(Duration::from_secs(50)));
+    for node in [&a, &b] {
+        node.shared.review();
+    }
+    passes().await.unwrap();
+    at(last.plus(Duration::from_secs(60)));
+    assert!(is_cut(&mut live).await);
+}
+
 /// Whoever has seen a channel's id on the way can open nothing on it, and uses up none of its stream ids.
 #[tokio::test]
 async fn a_forged_open_takes_no_stream_id() {

@@ -19,6 +19,7 @@ mod proxy;
 mod relay_server;
 mod run;
 mod servers;
+mod skips;
 mod squatter;
 mod terminal;
 
@@ -40,5 +41,6 @@ pub use run::{DEADLINE, Foreground, Invocation, Outcome};
 pub use rustix::process::Signal;
 pub use serde_json::{Value, json};
 pub use servers::{EchoServer, HttpServer, Reserved, SinkServer, TcpServer};
+pub use skips::skipped;
 pub use squatter::listen_as;
 pub use terminal::OnTerminal;

@@ -26,7 +26,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
         .map(|directory| directory.join(name))
         .find(|path| path.is_file());
     if found.is_none() {
-        println!("skipped: the program `{name}` is not installed");
+        crate::skipped(format_args!("the program `{name}` is not installed"));
     }
     found
 }

@@ -14,7 +14,7 @@ use postern_runtime::daemon::Signals;
 use serde::Serialize;
 use serde_json::Value;
 
-use self::recorder::Recorder;
+use self::recorder::{Recorder, Scan};
 use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
@@ -151,11 +151,17 @@ fn play(stage: &Stage<'_>, began: Instant) -> Result<Report, CliError> {
     let canaries =
         [&*vendor_canary, &*customer_canary, &*asker_canary, "inlet-to-saas", "outlet-from-saas", "inlet-from-saas", "HTTP/1.1"];
     let (bytes, readable) = stage.step("every byte that the relay's process received is searched", || {
-        let (bytes, readable) = recorder.scan(&canaries);
+        let Scan { bytes, unsearched, found } = recorder.scan(&canaries);
         if bytes == 0 {
             return Err(CliError::new(code::DEMO, "the wire tap in front of the relay saw no byte"));
         }
-        Ok((bytes, readable))
+        if unsearched > 0 {
+            return Err(CliError::new(
+                code::DEMO,
+                format!("{unsearched} of the {bytes} bytes at the relay were not kept, and so not searched"),
+            ));
+        }
+        Ok((bytes, found))
     })?;
     stage.quote(&format!(
         "{bytes} bytes, {} of {} secrets, attributes and words of HTTP among them",

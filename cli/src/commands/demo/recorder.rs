@@ -4,13 +4,37 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// More than the demo moves; what is beyond is counted as lost, and the scan says so.
+/// More than the demo moves; what is beyond is counted, and the scan says that it was not searched.
 const MAX_KEPT: usize = 64 * 1024 * 1024;
 
 #[derive(Default)]
 struct Tape {
     bytes: Vec<u8>,
     lost: u64,
+}
+
+/// What went to the relay.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Scan<'a> {
+    pub bytes: u64,
+    /// Those of them that were not kept, and so not searched.
+    pub unsearched: u64,
+    /// What was found among the rest.
+    pub found: Vec<&'a str>,
+}
+
+impl Tape {
+    /// Keeps as much of `bytes` as there is room for.
+    fn keep(&mut self, bytes: &[u8], most: usize) {
+        let room = most.saturating_sub(self.bytes.len()).min(bytes.len());
+        self.bytes.extend_from_slice(&bytes[..room]);
+        self.lost += (bytes.len() - room) as u64;
+    }
+
+    fn scan<'a>(&self, canaries: &[&'a str]) -> Scan<'a> {
+        let found = canaries.iter().filter(|canary| contains(&self.bytes, canary.as_bytes())).copied().collect();
+        Scan { bytes: self.bytes.len() as u64 + self.lost, unsearched: self.lost, found }
+    }
 }
 
 /// Listens at once, so that its address can be advertised; forwards once it knows whereto.
@@ -41,10 +65,8 @@ impl Recorder {
     }
 
     /// How many bytes went to the relay, and which of `canaries` stand among them.
-    pub fn scan<'a>(&self, canaries: &[&'a str]) -> (u64, Vec<&'a str>) {
-        let tape = self.tape.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = canaries.iter().filter(|canary| contains(&tape.bytes, canary.as_bytes())).copied().collect();
-        (tape.bytes.len() as u64 + tape.lost, found)
+    pub fn scan<'a>(&self, canaries: &[&'a str]) -> Scan<'a> {
+        self.tape.lock().unwrap_or_else(PoisonError::into_inner).scan(canaries)
     }
 }
 
@@ -60,10 +82,7 @@ fn forward(near: TcpStream, target: SocketAddr, tape: &Mutex<Tape>) {
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     std::thread::spawn(move || copy(&back_from, &back_to, |_| {}));
     copy(&near, &far, |bytes| {
-        let mut tape = tape.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = MAX_KEPT.saturating_sub(tape.bytes.len()).min(bytes.len());
-        tape.bytes.extend_from_slice(&bytes[..room]);
-        tape.lost += (bytes.len() - room) as u64;
+        tape.lock().unwrap_or_else(PoisonError::into_inner).keep(bytes, MAX_KEPT);
     });
 }
 
@@ -94,6 +113,14 @@ mod tests {
         let mut got = Vec::new();
         echo.accept().unwrap().0.read_to_end(&mut got).unwrap();
         assert_eq!(got, b"a canary sings");
-        assert_eq!(recorder.scan(&["canary", "cat"]), (14, vec!["canary"]));
+        assert_eq!(recorder.scan(&["canary", "cat"]), Scan { bytes: 14, unsearched: 0, found: vec!["canary"] });
+    }
+
+    #[test]
+    fn what_is_not_kept_is_said() {
+        let mut tape = Tape::default();
+        tape.keep(b"a can", 8);
+        tape.keep(b"ary sings", 8);
+        assert_eq!(tape.scan(&["can", "sings"]), Scan { bytes: 14, unsearched: 6, found: vec!["can"] });
     }
 }

@@ -73,6 +73,9 @@ pub fn run(context: &Context, args: Args) -> Result<(), CliError> {
              servers run: postern enroll --listen 0.0.0.0:4000 --advertise HOST",
         );
     }
+    context
+        .output()
+        .say(format_args!("ticket {}, good until {}; who used it: postern ticket show {}", read.id, read.expires, read.id));
     context.output().line(ticket.expose_secret())
 }
 
