@@ -93,6 +93,9 @@ fn a_revoked_member_is_out_and_others_are_not_touched() {
     eventually(PATIENCE, "its own status says so", || waits(&portal.customer, "NOT_A_MEMBER").then_some(()));
     let status = portal.customer.fails(&["status"], 1);
     assert!(status.stdout.contains("revoked or deleted"), "{status:?}");
+    let plain = portal.customer.fails(&["status", "--output", "plain"], 1).stdout;
+    // It does not wait for anything that comes by itself.
+    assert!(plain.contains("no member any more: ") && !plain.contains("authority waits"), "{plain}");
     let refused = portal.customer.invoke(["project", "enroll"]).arg(&early).run().exits(77);
     refused.says("only a ticket issued after that");
 

@@ -55,8 +55,16 @@ pub enum Need {
 
 /// The node that is named, or the default one; where there is none, one is made and started.
 pub fn existing_or_made(context: &Context, home: &Home, name: Option<&NodeName>, need: Need) -> Result<NodeHome, CliError> {
-    if name.is_some() || home.default_node()?.is_some() {
+    if name.is_some() {
         return existing(home, name);
+    }
+    if home.default_node()?.is_some() {
+        let node = existing(home, None)?;
+        // Another command may be about to start it: its turn comes first.
+        if ask_if_running(context, &node, async |client| client.show().await)?.is_none() {
+            drop(home.lock_making()?);
+        }
+        return Ok(node);
     }
     // Held until the node runs: who comes at the same time finds it, and can ask it.
     let _making = home.lock_making()?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use postern_node::control::document::{
     AUDIT, AUTHORITY, Connection, FreshnessDocument, NodeDocument, NodeState, NodeStatusDocument, PortalDocument,
-    UnreachedDocument,
+    UnreachedDocument, WaitingDocument,
 };
 use postern_proto::address::HostPort;
 use postern_proto::time::parse_duration;
@@ -149,6 +149,10 @@ fn servers_of(home: &Home) -> Result<Vec<ServersDocument>, CliError> {
 /// What a node says it waits for while it has joined no project.
 const ENROLMENT: &str = "enrolment";
 
+fn is_no_member(waiting: &WaitingDocument) -> bool {
+    waiting.code == postern_node::engine::code::NOT_A_MEMBER.as_str()
+}
+
 /// Whether all that was set up here does what it is for. A node whose relay name is down cannot be found, and the machine that would
 /// find that out is another one; an audit log that was changed is for somebody to act on.
 fn well(document: &Document, nodes: &[NodeDocument]) -> bool {
@@ -157,11 +161,7 @@ fn well(document: &Document, nodes: &[NodeDocument]) -> bool {
         NodeState::Stopped => empty(node),
         NodeState::Running => {
             node.relays.iter().all(|relay| relay.connection_status == Connection::Up)
-                && node.waiting.iter().all(|waiting| {
-                    waiting.what != ENROLMENT
-                        && waiting.what != AUDIT
-                        && waiting.code != postern_node::engine::code::NOT_A_MEMBER.as_str()
-                })
+                && node.waiting.iter().all(|waiting| waiting.what != ENROLMENT && waiting.what != AUDIT && !is_no_member(waiting))
         }
     };
     document.portals.iter().all(|portal| portal.ok)
@@ -201,8 +201,8 @@ fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
             NodeState::Stopped => format!("; start it: postern node start {}", node.name),
         };
         text.push_str(&format!("node {}: {}{hint}\n", node.name, state(node.status)));
-        if let Some(authority) = node.authority.as_ref().filter(|_| node.waiting.iter().any(|waiting| waiting.what == AUTHORITY))
-        {
+        let away = |waiting: &WaitingDocument| waiting.what == AUTHORITY && !is_no_member(waiting);
+        if let Some(authority) = node.authority.as_ref().filter(|_| node.waiting.iter().any(away)) {
             let FreshnessDocument { heard_at, max_staleness, seconds_left } = authority;
             text.push_str(&match seconds_left {
                 0 => format!("  the authority was last heard at {heard_at}: nothing is let in (max-staleness {max_staleness})\n"),
@@ -215,6 +215,11 @@ fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
         // What an inlet waits for stands beside its portal.
         let told: Vec<String> = node.portals.iter().map(|portal| format!("tcp-inlet {}", portal.inlet)).collect();
         for waiting in node.waiting.iter().filter(|waiting| !told.contains(&waiting.what)) {
+            // Nothing that waits: it takes somebody with a ticket.
+            if is_no_member(waiting) {
+                text.push_str(&format!("  no member any more: {} ({})\n", waiting.reason, waiting.code));
+                continue;
+            }
             text.push_str(&format!(
                 "  {} waits at step `{}`: {} ({})\n",
                 waiting.what, waiting.step, waiting.reason, waiting.code
