@@ -14,8 +14,12 @@ const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
 /// As many racers for one ticket as the project promises to survive.
 const RACERS: usize = 64;
 
-/// How often the authority is killed while it redeems a ticket, each time a little later.
+/// How often the authority is killed while it redeems a ticket, each time a little later: as `POSTERN_TEST_KILLS` says, or so often.
 const KILLS: u32 = 24;
+
+fn kills() -> u32 {
+    std::env::var("POSTERN_TEST_KILLS").map_or(KILLS, |kills| kills.parse().expect("POSTERN_TEST_KILLS is a number"))
+}
 
 /// Who is deleted has no stream any more after this. The command's own start in a debug build, on a busy machine, comes on top.
 const CUT: Duration = Duration::from_secs(2);
@@ -139,12 +143,13 @@ fn an_authority_killed_while_it_redeems_admits_once_or_not_at_all() {
     let whole = join_in(&base, "measured", &project.ticket(&[])).wait().success().took;
     let before = members(&project).len();
     let mut interrupted = 0;
-    for round in 0..KILLS {
+    let kills = kills();
+    for round in 0..kills {
         let ticket = project.ticket(&["--usage-count", "1"]);
         let name = format!("victim-{round}");
         let servers = project.servers_pid();
         let running = join_in(&base, &name, &ticket);
-        let outcome = match running.finish(whole * (round + 1) / KILLS) {
+        let outcome = match running.finish(whole * (round + 1) / kills) {
             Ok(outcome) => outcome,
             Err(running) => {
                 project.kill(servers);
@@ -167,8 +172,8 @@ fn an_authority_killed_while_it_redeems_admits_once_or_not_at_all() {
     }
     let all = members(&project);
     let identifiers: BTreeSet<_> = all.iter().map(|member| member["identifier"].to_string()).collect();
-    assert_eq!((all.len(), identifiers.len()), (before + KILLS as usize, before + KILLS as usize));
-    assert!(interrupted > 0, "no redemption was interrupted, of {KILLS}");
+    assert_eq!((all.len(), identifiers.len()), (before + kills as usize, before + kills as usize));
+    assert!(interrupted > 0, "no redemption was interrupted, of {kills}");
 }
 
 // Behaviour 25.

@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
 
 use super::attach::RESUME_TIMEOUT;
-use super::channel::{self, Attached, Channel, ChannelError, PATH_IDLE};
+use super::channel::{self, Attached, Channel, ChannelError, OpenError, PATH_IDLE};
 use super::circle::{Dial, MAX_HOPS};
 use super::code;
 use super::link::{Link, LinkError};
@@ -168,7 +168,7 @@ async fn serve_open(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) ->
     match channel.accept_open(head, &mut frame) {
         Ok((stream, open)) => serve_stream(shared, Opened { channel, id: head.stream, stream, open }, link).await,
         Err(error) => {
-            warn!(peer = %channel.peer(), stream = head.stream, %error, "an open that cannot be answered");
+            unanswerable(shared, &channel, head.stream, &error);
             None
         }
     }
@@ -192,9 +192,25 @@ async fn serve_attach(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) 
             return serve_stream(shared, Opened { channel, id, stream: *stream, open }, link).await;
         }
         Ok(Attached::Unknown) => no_channel(&mut link).await,
-        Err(error) => warn!(peer = %channel.peer(), stream = id, %error, "an attach that cannot be answered"),
+        Err(error) => unanswerable(shared, &channel, id, &error),
     }
     None
+}
+
+/// An open or attach that there is no answer to. Whoever makes them without end is counted, like everybody who is refused.
+fn unanswerable(shared: &Shared, channel: &Channel, stream: u64, error: &OpenError) {
+    shared.refusals.note(Refusal {
+        id: RefusalId::random(),
+        at: shared.trust.now(),
+        by: By::Us,
+        through: None,
+        outlet: None,
+        peer: Some(channel.peer()),
+        code: code::STREAM_ID,
+        told: None,
+        reason: format!("stream {stream} was asked for in a way that has no answer: {error}"),
+        denial: None,
+    });
 }
 
 /// Judges a stream, reaches its target, and answers where it was not.

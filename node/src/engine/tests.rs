@@ -436,6 +436,14 @@ async fn a_mispaired_node_learns_nothing_and_is_not_taken_for_the_other() {
     let refused = channel::dial(&a.shared.trust, &wanted, link::Link::new(socket)).await.map(|_| ());
     assert!(refused.is_err());
     assert!(other.shared.peers.channels().is_empty() && a.shared.peers.channels().is_empty());
+    // And the other node wrote down that somebody asked for what it is not.
+    let noted = async {
+        while other.shared.refusals.all().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), noted).await.unwrap();
+    assert_eq!(other.shared.refusals.all()[0].code.as_str(), "HANDSHAKE");
     // The same connection, asked for as what it is.
     let (socket, _) = a.shared.direct.dial(&a.shared.trust, &address(&other, "z")).await.unwrap();
     let (channel, _control) = channel::dial(&a.shared.trust, &found, link::Link::new(socket)).await.unwrap();

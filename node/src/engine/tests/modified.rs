@@ -144,6 +144,12 @@ async fn an_outlet_that_has_no_name_reaches_no_target() {
     path.write_all(&Header { kind: Kind::Open, length: 65_536 - 16 }.to_bytes(), PATIENCE).await.unwrap();
     assert!(path.read_frame(PATIENCE).await.is_err());
     assert_eq!(rig.reached.load(Memory::Relaxed), before, "no target was dialled");
+    let asker = rig.a.shared.trust.identifier;
+    let noted = rig.b.shared.refusals.all();
+    let noted: Vec<_> = noted.iter().filter(|refusal| refusal.code.as_str() == "STREAM_ID").collect();
+    assert!(noted.iter().all(|refusal| refusal.peer == Some(asker)));
+    // Written down for whoever looks, and not more often than is kept of anything.
+    assert!((20..=32).contains(&noted.len()), "{}", noted.len());
     // The same frame with a name in it, and with one that is not there.
     for (name, reached) in [(&b"missing"[..], 0), (b"echo", 1)] {
         let (_, frame, mut stream) = open(&channel, name, true).unwrap();
@@ -152,8 +158,6 @@ async fn an_outlet_that_has_no_name_reaches_no_target() {
         let (header, mut record) = path.read_frame(PATIENCE).await.unwrap();
         let answer = stream.handle_record(header, &mut record).unwrap();
         assert_eq!(matches!(answer, Received::Accepted), reached == 1, "{answer:?}");
-        drop(path);
-        rig.reached.load(Memory::Relaxed);
     }
     while rig.reached.load(Memory::Relaxed) != before + 1 {
         tokio::time::sleep(Duration::from_millis(2)).await;
