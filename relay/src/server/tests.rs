@@ -447,6 +447,45 @@ fn strangers_get_no_answer_and_leave_nothing_behind() {
     });
 }
 
+/// A5 of the threats: who recorded a node's handshake, and says it again, gets an answer that it cannot go on from, and no session.
+#[test]
+fn a_recorded_handshake_opens_no_session() {
+    use postern_proto::handshake::Initiator;
+
+    fn framed(body: &[u8]) -> Vec<u8> {
+        [&(body.len() as u16).to_be_bytes()[..], body].concat()
+    }
+    async fn answer(stream: &mut TcpStream) -> Vec<u8> {
+        let mut body = vec![0; usize::from(stream.read_u16().await.unwrap())];
+        stream.read_exact(&mut body).await.unwrap();
+        body
+    }
+    run(async {
+        const REPLAYS: u64 = 20;
+        let rig = Rig::new().await;
+        let node = Node::new();
+        let hello = minicbor::to_vec(node.hello(rig.authority.credential(&node, &["saas"]))).unwrap();
+        let choice = session::preferred_choice();
+        let (initiator, first) = Initiator::new(Label::RelayLink, choice, &node.key, rig.key.public()).unwrap();
+        let mut honest = rig.dial(Service::RelayControl).await;
+        honest.write_all(&framed(&first)).await.unwrap();
+        let third = initiator.read_answer(&answer(&mut honest).await).unwrap().0.finish(&hello).unwrap().0;
+        honest.write_all(&framed(&third)).await.unwrap();
+        rig.until(|status| status.counts.sessions == 1).await;
+        let mut answers = BTreeSet::new();
+        for _ in 0..REPLAYS {
+            let mut replay = rig.dial(Service::RelayControl).await;
+            replay.write_all(&framed(&first)).await.unwrap();
+            answers.insert(answer(&mut replay).await);
+            replay.write_all(&framed(&third)).await.unwrap();
+            assert!(matches!(replay.read(&mut [0]).await, Ok(0) | Err(_)), "closed without a word");
+        }
+        assert_eq!(answers.len() as u64, REPLAYS, "no answer is like another");
+        rig.until(|_| rig.dropped(DropReason::Handshake) == REPLAYS).await;
+        assert_eq!(rig.relay.status().counts.sessions, 1, "the honest one");
+    });
+}
+
 #[test]
 fn a_dead_session_takes_its_parked_links_with_it_and_leaves_joined_ones() {
     run(async {
