@@ -1,5 +1,5 @@
 //! Every way in which a TCP connection can end, through a portal: what both applications see is what they see with plain TCP. The cases
-//! stand in `tests/support`, where the bench takes them for other programs. (Issue: correct endings; behaviour 16.)
+//! stand in `tests/support`, where the bench takes them for other programs. (Behaviour 16.)
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

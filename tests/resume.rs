@@ -1,4 +1,4 @@
-//! Streams outlive their paths (issue: streams that survive their links; behaviours 14–18, threat J4): while relays are killed,
+//! Streams outlive their paths (behaviours 14–18, threat J4): while relays are killed,
 //! networks fall silent and addresses change, applications notice nothing but time, and every byte is the one that was sent.
 //!
 //! `POSTERN_TEST_TRANSFER` (MiB) makes the transfers as large as one likes; `POSTERN_BINARY` runs another build than the one under test.
@@ -13,8 +13,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use postern_test_support::{
-    Namespace, PATIENCE, Pattern, Postgres, PostgresSession, Project, Proxy, RelayServer, Reserved, TcpServer, TestHome, connect,
-    eventually, holds, http_get, namespaces_unavailable,
+    Namespace, PATIENCE, Pattern, Postgres, PostgresSession, Project, Proxy, RelayServer, Reserved, TcpServer, TestHome,
+    binary_or, connect, eventually, holds, http_get, namespaces_unavailable,
 };
 
 const MIB: u64 = 1 << 20;
@@ -26,7 +26,7 @@ const SILENCE_IS_FOUND: Duration = Duration::from_secs(17);
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 fn binary() -> PathBuf {
-    std::env::var_os("POSTERN_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_postern").into(), PathBuf::from)
+    binary_or(env!("CARGO_BIN_EXE_postern"))
 }
 
 /// How much is transferred each way.

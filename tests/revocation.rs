@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use postern_test_support::{
-    Cut, EchoServer, PATIENCE, Portal, Project, RelayServer, Reserved, TcpServer, TestHome, Value, connect, echoes, eventually,
-    live, pings,
+    Cut, EchoServer, PATIENCE, Portal, Project, RelayServer, Reserved, TcpServer, TestHome, Value, binary_or, connect, echoes,
+    eventually, live, pings,
 };
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
 
-/// What an update does is done within this; the bound.
+/// What an update does is done within this: what is promised.
 const WITHIN: Duration = Duration::from_secs(2);
 
 /// What may come on top where the clock begins before the command: its start in a debug build, beside everything else that two cores do. The
@@ -411,7 +411,7 @@ fn flowing(inlet: std::net::SocketAddr) -> TcpStream {
 /// Revokes `rounds` members while bytes flow to them, with a fleet of `nodes` beside; from the start of the command to the last byte, sorted.
 fn measured(nodes: usize, rounds: usize) -> Vec<Duration> {
     let flood = Flood::start();
-    let project = Project::new(POSTERN);
+    let project = Project::new(binary_or(POSTERN));
     let vendor = Portal::vendor(&project, flood.server.port());
     vendor.registered_at("vendor", 1);
     let ticket = project.ticket(&["--usage-count", &nodes.to_string(), "--expires-in", "1h", "--relay", "*"]);
@@ -459,8 +459,8 @@ fn from_the_command_to_the_last_byte() {
     assert!(took[took.len() - 1] <= WITHIN + SLACK, "{took:?}");
 }
 
-/// The numbers. On a machine that does nothing else:
-/// `POSTERN_TEST_LONG=1 cargo test --release -p postern-cli --test revocation the_bound_with_500_nodes -- --nocapture`
+/// What is promised, with as many nodes as it is promised for. On a machine that does nothing else:
+/// `POSTERN_TEST_LONG=1 POSTERN_BINARY=target/release/postern cargo test -p postern-cli --test revocation the_bound_with_500_nodes -- --nocapture`
 #[test]
 fn the_bound_with_500_nodes() {
     if std::env::var_os("POSTERN_TEST_LONG").is_none() {

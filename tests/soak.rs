@@ -9,14 +9,13 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use postern_test_support::{
-    PATIENCE, Pattern, Portal, Project, RelayServer, Signal, TcpServer, TestHome, connect, descriptors, eventually, holds,
-    http_get, reset, resident, signal,
+    PATIENCE, Pattern, Portal, Project, RelayServer, Signal, TcpServer, TestHome, binary_or, connect, descriptors, eventually,
+    holds, http_get, reset, resident, signal,
 };
 
 /// Between two faults.
@@ -143,7 +142,7 @@ fn a_long_time_with_faults() {
         postern_test_support::skipped("POSTERN_SOAK_MINUTES is not set");
         return;
     };
-    let binary = std::env::var_os("POSTERN_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_postern").into(), PathBuf::from);
+    let binary = binary_or(env!("CARGO_BIN_EXE_postern"));
     let server = TcpServer::start(serve);
     let project = Project::new(binary);
     let mut second = RelayServer::join(&project);

@@ -37,7 +37,7 @@ pub use processes::{Process, signal};
 pub use project::Project;
 pub use proxy::{Proxy, reset};
 pub use relay_server::RelayServer;
-pub use run::{DEADLINE, Foreground, Invocation, Outcome};
+pub use run::{DEADLINE, Foreground, Invocation, Outcome, binary_or};
 pub use rustix::process::Signal;
 pub use serde_json::{Value, json};
 pub use servers::{EchoServer, HttpServer, Reserved, SinkServer, TcpServer};

@@ -15,6 +15,12 @@ use serde_json::Value;
 
 use crate::processes;
 
+/// The binary that a suite which measures runs: `built`, or an optimised one that `POSTERN_BINARY` names.
+#[must_use]
+pub fn binary_or(built: &str) -> PathBuf {
+    std::env::var_os("POSTERN_BINARY").map_or_else(|| built.into(), PathBuf::from)
+}
+
 /// A command that takes longer hangs.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 

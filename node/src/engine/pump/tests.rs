@@ -343,7 +343,7 @@ async fn what_was_sent_before_a_reset_arrives_before_it() {
     assert!(matches!(inlet.await.unwrap().0, End::ResetByPeer(ResetCode::Application)));
 }
 
-/// Issue: a stream outlives its links. Cuts and flips at many offsets, both ways: the applications notice nothing.
+/// A stream outlives its links. Cuts and flips at many offsets, both ways: the applications notice nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_broken_paths_change_no_byte() {
     let mut seed = 7_u32;
