@@ -219,3 +219,30 @@ fn a_target_that_never_answers() {
     let reason = refusals[0]["reason"].as_str().expect("a reason");
     assert!(reason.contains("did not answer within 10 s"), "{reason}");
 }
+
+/// Threat H2: the target of an outlet is an inlet of another process, which leads back to the outlet. Each connection ends, and nothing goes on
+/// without it.
+#[test]
+fn a_circle_over_two_processes() {
+    let port = Reserved::new();
+    let project = Project::new(POSTERN);
+    let vendor = project.member(&["--relay", "vendor"]);
+    let configuration = format!("{{name: vendor, relay: vendor, tcp-outlet: {{from: on, to: {}}}}}", port.port());
+    vendor.ok(&["node", "create", "--configuration", &configuration]);
+    let customer = project.member(&[]);
+    let from = format!("127.0.0.1:{}", port.release());
+    let inlet = customer.ok(&["tcp-inlet", "create", "--alias", "back", "--from", &from, "--via", "vendor", "--to", "on"]);
+    let refused =
+        |home: &TestHome| home.json(&["explain"]).as_array().is_some_and(|all| all.iter().any(|row| row["code"] == "LOOP"));
+    eventually(PATIENCE, "the circle is refused", || {
+        let mut client = connect(inlet.as_str()).expect("the inlet listens");
+        // Its end may come before all is written.
+        let _ = client.write_all(b"round and round");
+        assert!(client.read(&mut [0; 1]).is_err(), "it has no other end than to be broken off");
+        refused(&vendor).then_some(())
+    });
+    let connections = || customer.json(&["tcp-inlet", "show", "back"])["outlets"][0]["connections"].as_u64();
+    let before = connections();
+    assert!(before.is_some());
+    postern_test_support::holds(Duration::from_millis(500), "no connection makes another one", || connections() == before);
+}

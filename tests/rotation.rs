@@ -334,3 +334,29 @@ fn a_relay_is_followed_over_two_keys_while_the_authority_is_away() {
     relay.start();
     eventually(PATIENCE, "bytes again", || echoes(portal.inlet, b"again").ok());
 }
+
+/// The guide's way to other keys of the authority itself: another project, to which members move with an identity of their own for it.
+#[test]
+fn members_move_to_a_project_with_another_authority() {
+    let (old, new) = (Project::new(POSTERN), Project::new(POSTERN));
+    let echo = EchoServer::start();
+    for project in [&old, &new] {
+        project.ok(&["relay", "create", "r"]);
+        project.ok(&["tcp-outlet", "create", "--from", "e", "--to", &echo.port().to_string()]);
+    }
+    let home = old.stranger();
+    home.file("node.yaml", "name: n\ntcp-inlet: {alias: i, from: '127.0.0.1:0', via: r, to: e}\n");
+    let node = |project: &Project, more: &[&str]| {
+        home.file("join.ticket", project.ticket(&[]));
+        home.ok(&[&["node", "create", "node.yaml", "--enrollment-ticket", "join.ticket"], more].concat());
+        eventually(PATIENCE, "bytes", || echoes(home.inlet("i"), b"there and back").ok());
+    };
+    node(&old, &[]);
+    home.ok(&["node", "delete", "--all", "-y"]);
+    old.ok(&["serve", "stop"]);
+    node(&new, &["--identity", "second"]);
+    home.ok(&["identity", "delete", "default", "-y"]);
+    let authority = |home: &TestHome| home.json(&["project", "show"])["authority_identifier"].clone();
+    assert_eq!(authority(&home), authority(&new));
+    assert!(authority(&home).is_string());
+}

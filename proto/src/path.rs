@@ -64,7 +64,7 @@ pub struct Open {
     /// How many portals this connection has passed already, as far as the opener knows, so that a loop ends.
     #[n(2)]
     pub hops: u8,
-    /// The connection that is carried; absent in a probe. An acceptor that made it itself knows how many portals it has passed.
+    /// The connection that is carried, where it was made on the same machine; absent in a probe. An acceptor that made it itself knows how many portals it has passed.
     #[n(3)]
     pub mark: Option<ConnectionMark>,
 }
@@ -246,6 +246,19 @@ mod tests {
         let mut messages = ChannelMessages::default();
         messages.push(&[0, 1, 0xff]);
         assert_eq!(messages.poll(), Err(ChannelMessageError::Malformed));
+    }
+
+    #[test]
+    fn an_open_has_a_mark_or_none() {
+        let mut open = Open { outlet: "saas".parse().unwrap(), probe: false, hops: 1, mark: None };
+        let encoded = |open: &Open| hex::encode(minicbor::to_vec(open).unwrap());
+        assert_eq!(encoded(&open), "a3006473616173 01f4 0201".replace(' ', ""));
+        open.mark = Some(ConnectionMark::from_bytes([0xab; 16]));
+        assert_eq!(encoded(&open), format!("a4006473616173 01f4 0201 0350{}", "ab".repeat(16)).replace(' ', ""));
+        assert_eq!(minicbor::decode::<Open>(&minicbor::to_vec(&open).unwrap()).unwrap(), open);
+        // As one that knows no marks says it.
+        let without = hex::decode("a300647361617301f40201").unwrap();
+        assert_eq!(minicbor::decode::<Open>(&without).unwrap().mark, None);
     }
 
     #[test]

@@ -35,10 +35,10 @@ pub struct Dial {
 }
 
 impl Dialled {
-    /// The mark of a connection that an inlet has taken.
+    /// The mark of a connection that an inlet has taken. `None` where another machine made it.
     #[must_use]
     pub fn taken(&self, application: &TcpStream) -> Option<ConnectionMark> {
-        Some(self.mark(application.peer_addr().ok()?, application.local_addr().ok()?))
+        self.mark(application.peer_addr().ok()?, application.local_addr().ok()?)
     }
 
     /// How many portals the connection `mark` has passed, where an outlet of this node made it; otherwise 0.
@@ -54,17 +54,20 @@ impl Dialled {
         open.hops.max(self.hops(open.mark))
     }
 
-    /// Remembers a connection to a target, for a stream that came by `open`. `None` where it is broken already.
+    /// Remembers a connection to a target, for a stream that came by `open`. `None` where it leads to another machine, or is broken already.
     #[must_use]
     pub fn enter(self: &Arc<Self>, target: &TcpStream, open: &Open) -> Option<Dial> {
-        let mark = self.mark(target.local_addr().ok()?, target.peer_addr().ok()?);
+        let mark = self.mark(target.local_addr().ok()?, target.peer_addr().ok()?)?;
         let hops = self.hops_of(open).saturating_add(1);
         self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(mark, hops);
         Some(Dial { dialled: Arc::clone(self), mark })
     }
 
-    fn mark(&self, from: SocketAddr, to: SocketAddr) -> ConnectionMark {
-        ConnectionMark::of(&self.machine, from, to)
+    fn mark(&self, from: SocketAddr, to: SocketAddr) -> Option<ConnectionMark> {
+        let (here, there) = (from.ip().to_canonical(), to.ip().to_canonical());
+        // Who connects to an address of its own machine has that one itself, or loopback's first (Linux takes it from its table of local routes).
+        let stays = here == there || (here.is_loopback() && there.is_loopback());
+        stays.then(|| ConnectionMark::of(&self.machine, from, to))
     }
 }
 
@@ -82,5 +85,29 @@ fn machine() -> Vec<u8> {
         (Ok(boot), Ok(network)) => [boot.as_slice(), network.as_os_str().as_encoded_bytes()].concat(),
         // This process alone, then.
         _ => random_array::<32>().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_stays_on_this_machine_is_marked() {
+        let dialled = Dialled::default();
+        let mark = |from: &str, to: &str| dialled.mark(from.parse().unwrap(), to.parse().unwrap());
+        for (from, to) in [
+            ("127.0.0.1:40000", "127.0.0.1:80"),
+            ("127.0.0.1:40000", "127.0.0.9:80"),
+            ("10.0.0.1:40000", "10.0.0.1:80"),
+            ("[::1]:40000", "[::1]:80"),
+            ("[::ffff:10.0.0.1]:40000", "10.0.0.1:80"),
+        ] {
+            assert!(mark(from, to).is_some(), "{from} {to}");
+        }
+        for (from, to) in [("10.0.0.1:40000", "10.0.0.2:80"), ("[2001:db8::1]:40000", "[2001:db8::2]:80")] {
+            assert!(mark(from, to).is_none(), "{from} {to}");
+        }
+        assert_eq!(dialled.hops(mark("10.0.0.1:1", "10.0.0.2:80")), 0);
     }
 }

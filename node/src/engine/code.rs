@@ -43,7 +43,7 @@ crate::codes! {
     BUSY: Failure, "The outlet's node has reached a limit.";
     STREAM_ID: Failure, "The two nodes disagree about a stream. A new connection tries again.";
     SHUTTING_DOWN: Failure, "The outlet's node is being stopped.";
-    LOOP: Failure, "The outlet's target leads back into the same portal.";
+    LOOP: Failure, "The outlet's target is an inlet that leads back to it, or the connection has passed eight portals.";
     AUDIT_SHRANK: Failure, "The authority's audit log has fewer rows than this node has seen: rows were cut off, or an older database was put in its place.";
     AUDIT_FORKED: Failure, "The authority's audit log does not begin with the rows that this node has seen: rows were changed.";
     INTERNAL: Failure, "A fault of the program itself; the log says more.";
