@@ -258,3 +258,50 @@ async fn noise_on_a_node_s_port_is_closed_without_an_answer() {
     }
     rig.others_are_served().await;
 }
+
+/// A11: whoever says a byte now and then has no more time for it than others, and one that holds many connections crowds out its own: members are
+/// served meanwhile.
+#[tokio::test]
+async fn who_drips_on_a_node_s_port_is_closed_at_the_deadline() {
+    use postern_proto::preface::Service;
+
+    let rig = Rig::new().await;
+    let began = std::time::Instant::now();
+    let mut dripping = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let mut socket = TcpStream::connect(rig.address.to_string()).await.unwrap();
+        dripping.spawn(async move {
+            // The knock's length is one that it may have.
+            let said = [&Service::Peer.preface()[..], &[0x04, 0x00]].concat();
+            if socket.write_all(&said).await.is_err() {
+                return began.elapsed();
+            }
+            let (mut read, mut write) = socket.into_split();
+            let drip = async {
+                while write.write_all(&[0xa4]).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+            };
+            let mut nothing = [0];
+            tokio::select! {
+                _ = read.read(&mut nothing) => {}
+                () = drip => {}
+            }
+            began.elapsed()
+        });
+    }
+    rig.others_are_served().await;
+    let (mut crowded_out, mut late) = (0, 0);
+    while let Some(closed) = dripping.join_next().await {
+        match closed.unwrap() {
+            early if early < Duration::from_millis(4_500) => crowded_out += 1,
+            closed => {
+                assert!(closed < PATIENCE, "{closed:?}");
+                late += 1;
+            }
+        }
+    }
+    // One neighbourhood has 64 places. A machine that has more to do may take until the deadline for all of them.
+    assert!(crowded_out > 0 && late > 0, "{crowded_out} were crowded out, {late} were closed at the deadline");
+    rig.others_are_served().await;
+}
