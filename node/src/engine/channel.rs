@@ -82,6 +82,8 @@ pub enum OpenError {
     NotOnce(#[from] NotOnce),
     #[error("the peer broke the protocol: an open that cannot be read")]
     Malformed,
+    #[error("the peer has given it up already")]
+    GivenUp,
 }
 
 /// Most refusals that wait to be said: they are for the peer's log, where more of the same would say nothing.
@@ -116,7 +118,12 @@ struct Streams {
     live: HashMap<u64, Arc<Signal>>,
     /// Streams of the peer's, the oldest first.
     ended: VecDeque<Ended>,
+    /// Streams that the peer gave up before they were live here, the oldest first: the word for it came by another path than the open.
+    given_up: VecDeque<(u64, ResetCode)>,
 }
+
+/// Most of them that are remembered. An open that is on the way when its stream is given up arrives soon.
+const MAX_GIVEN_UP: usize = 256;
 
 /// What a peer's attach turned out to be for.
 pub enum Attached {
@@ -289,7 +296,11 @@ impl Channel {
     }
 
     pub(super) fn stream_began(&self, id: u64, signal: Arc<Signal>) {
-        lock(&self.streams).live.insert(id, signal);
+        let mut streams = lock(&self.streams);
+        if let Some((_, code)) = streams.given_up.iter().find(|(other, _)| *other == id) {
+            signal.send(Event::Reset(*code));
+        }
+        streams.live.insert(id, signal);
     }
 
     pub(super) fn stream_ended(&self, id: u64) {
@@ -349,13 +360,19 @@ impl Channel {
     /// The peer said on the control stream that it has given stream `id` up.
     pub(super) fn reset_by_peer(&self, id: u64, code: u8) {
         let Some(code) = ResetCode::from_wire(code) else { return };
-        let signal = lock(&self.streams).live.get(&id).cloned();
-        match signal {
-            Some(signal) => signal.send(Event::Reset(code)),
-            // Its open may be on the way still, and must not reach a target any more. One that has ended has used its id already.
-            None if !self.is_own(id) => drop(lock(&self.opened).take(id)),
-            None => {}
+        let mut streams = lock(&self.streams);
+        if let Some(signal) = streams.live.get(&id) {
+            return signal.send(Event::Reset(code));
         }
+        if self.is_own(id) || streams.ended.iter().any(|ended| ended.id == id) {
+            return;
+        }
+        // Its open may be on the way still, and must not reach a target any more; or it has just been accepted, and is not live yet.
+        let _ = lock(&self.opened).take(id);
+        if streams.given_up.len() >= MAX_GIVEN_UP {
+            streams.given_up.pop_front();
+        }
+        streams.given_up.push_back((id, code));
     }
 
     /// Whether stream `id` is one that this side opens.
@@ -431,8 +448,9 @@ impl Channel {
         let mut stream = Stream::new(Side::Acceptor, StreamKeys::derive(&self.secret, head.stream, self.part));
         let text = stream.open_open(OpenHead::LEN, frame)?;
         let open = minicbor::decode(text).map_err(|_| OpenError::Malformed)?;
-        lock(&self.opened).take(head.stream)?;
-        Ok((stream, open))
+        let Err(used) = lock(&self.opened).take(head.stream) else { return Ok((stream, open)) };
+        let given_up = lock(&self.streams).given_up.iter().any(|(id, _)| *id == head.stream);
+        Err(if given_up { OpenError::GivenUp } else { used.into() })
     }
 
     /// A joined path that waits for a stream, if there is one that still stands.

@@ -197,15 +197,19 @@ async fn serve_attach(shared: &Arc<Shared>, mut frame: Vec<u8>, mut link: Link) 
     None
 }
 
-/// An open or attach that there is no answer to. Whoever makes them without end is counted, like everybody who is refused.
+/// An open or attach that there is no answer to. Whoever makes them without end is counted, like everybody who is refused. It is the peer's
+/// only where nobody else can have said it: whoever is on the way can change, and repeat, what it said.
 fn unanswerable(shared: &Shared, channel: &Channel, stream: u64, error: &OpenError) {
+    if matches!(error, OpenError::GivenUp) {
+        return debug!(peer = %channel.peer(), stream, "an open came behind the word that its stream was given up");
+    }
     shared.refusals.note(Refusal {
         id: RefusalId::random(),
         at: shared.trust.now(),
         by: By::Us,
         through: None,
         outlet: None,
-        peer: Some(channel.peer()),
+        peer: matches!(error, OpenError::Malformed).then(|| channel.peer()),
         code: code::STREAM_ID,
         told: None,
         reason: format!("stream {stream} was asked for in a way that has no answer: {error}"),

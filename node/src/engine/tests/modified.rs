@@ -2,13 +2,14 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering as Memory};
 
-use postern_proto::path::{ChannelMessage, OpenHead};
-use postern_proto::record::{Header, Kind};
+use postern_proto::path::{ChannelMessage, Open, OpenHead};
+use postern_proto::record::{Header, Kind, ResetCode};
 use postern_proto::stream::{Received, Stream};
 
 use super::*;
-use crate::engine::channel::{Channel, Control};
+use crate::engine::channel::{Channel, Control, OpenError};
 use crate::engine::link::Link;
+use crate::engine::live::{Event, Through};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -304,4 +305,25 @@ async fn who_drips_on_a_node_s_port_is_closed_at_the_deadline() {
     // One neighbourhood has 64 places. A machine that has more to do may take until the deadline for all of them.
     assert!(crowded_out > 0 && late > 0, "{crowded_out} were crowded out, {late} were closed at the deadline");
     rig.others_are_served().await;
+}
+
+/// The word that a stream was given up travels on the control stream, and overtakes its open, or the moment in which it goes live.
+#[tokio::test]
+async fn a_stream_is_given_up_before_it_lives() {
+    let (_home, a, b, to) = echoing_pair().await;
+    let ours = channel_of(&a, &to).await;
+    let theirs = b.shared.peers.by_id(ours.id()).unwrap();
+    let open = Open { outlet: "echo".parse().unwrap(), probe: false, hops: 0, mark: None };
+    let begin = || crate::engine::inlet::begin(&ours, &open).unwrap();
+
+    let (id, _stream, mut frame) = begin();
+    theirs.reset_by_peer(id, ResetCode::Application as u8);
+    let late = theirs.accept_open(OpenHead::of_frame(&frame).unwrap(), &mut frame);
+    assert!(matches!(late.map(drop), Err(OpenError::GivenUp)));
+
+    let (id, _stream, mut frame) = begin();
+    theirs.accept_open(OpenHead::of_frame(&frame).unwrap(), &mut frame).unwrap();
+    theirs.reset_by_peer(id, ResetCode::Application as u8);
+    let live = b.shared.live.enter(&theirs, id, Through::Outlet("echo".parse().unwrap()));
+    assert!(matches!(live.signal.take(), Some(Event::Reset(ResetCode::Application))));
 }
