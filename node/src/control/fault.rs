@@ -155,7 +155,7 @@ impl Fault {
             }
             AuthorityError::Unreachable { .. } => code::AUTHORITY_UNREACHABLE,
             AuthorityError::Handshake { .. } => code::AUTHORITY_NOT_PROVEN,
-            AuthorityError::Timeout => code::AUTHORITY_TIMEOUT,
+            AuthorityError::Timeout | AuthorityError::Unproven { .. } => code::AUTHORITY_TIMEOUT,
             AuthorityError::Closed | AuthorityError::Broken(_) => code::AUTHORITY_CLOSED,
             AuthorityError::NotTaken | AuthorityError::TooManyCalls => code::AUTHORITY_BUSY,
             AuthorityError::NoAddress => code::AUTHORITY_NO_ADDRESS,

@@ -45,6 +45,9 @@ pub enum AuthorityError {
     /// Somebody was reached who is not the pinned authority, or does not let this process in.
     #[error("{address} did not prove to be this project's authority")]
     Handshake { address: HostPort, source: Arc<ConnectError> },
+    /// Somebody was reached who said too little, too late, to show who it is.
+    #[error("{address} did not answer in time who it is")]
+    Unproven { address: HostPort },
     /// It understood, and refuses. Its log has the refusal under the same id.
     #[error("{0}")]
     Refused(Refusal, RefusalId),
@@ -167,6 +170,7 @@ async fn reach(authority: Pinned<'_>, local: &StaticKey, hello: &Hello) -> Resul
         };
         match session::connect(stream, how).await {
             Ok((session, _)) => return Ok(session),
+            Err(ConnectError::Timeout) => failed = AuthorityError::Unproven { address: address.clone() },
             Err(error) => failed = AuthorityError::Handshake { address: address.clone(), source: Arc::new(error) },
         }
     }

@@ -60,7 +60,9 @@ pub enum ConnectError {
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
     /// What a responder does that was not meant: it says nothing of why.
-    #[error("the peer closed the connection during the handshake: it does not hold the expected key, or serves something else")]
+    #[error(
+        "the peer closed the connection during the handshake: it does not hold the expected key, serves something else, or has too much to do"
+    )]
     Closed,
     #[error("the handshake was not finished in time")]
     Timeout,
