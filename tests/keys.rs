@@ -59,8 +59,9 @@ fn everything_of_a_project_runs_on_protected_homes_and_restarts_unattended() {
     // What runs would write keys as it found the home.
     let key = project.scratch().join("key");
     let protect = |home: &TestHome| with(home, &key, &["identity", "protect", "--generate"]).run();
-    protect(vendor).exits(1).says("RUNNING");
-    protect(project).exits(1).says("RUNNING");
+    protect(vendor).exits(1).says("RUNNING").says("postern node stop vendor");
+    protect(project).exits(1).says("RUNNING").says("postern serve stop");
+    assert!(!key.exists(), "nothing was made for what was not done");
     assert_eq!(all_open(vendor), 2, "nothing was done");
 
     // Each home is protected with the same file, made by the first; nothing of what it held is found in it afterwards.
@@ -69,8 +70,9 @@ fn everything_of_a_project_runs_on_protected_homes_and_restarts_unattended() {
             Some(node) => home.ok(&["node", "stop", node]),
             None => home.ok(&["serve", "stop"]),
         };
-        let before = secrets(home);
-        protect(home).success().says("keys under the passphrase");
+        let (before, made) = (secrets(home), key.exists());
+        let said = if made { "using the key file that is there" } else { "made the key file" };
+        protect(home).success().says("keys under the passphrase").says(said);
         assert_eq!(all_are_sealed(home), before.len());
         for (path, open) in &before {
             let secret = &open[..open.len().min(48)];

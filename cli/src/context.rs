@@ -1,13 +1,14 @@
 //! What every command works with: the global flags, where output goes, and the home.
 
 use std::cell::OnceCell;
-use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::io::{ErrorKind, IsTerminal};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use postern_proto::time::Timestamp;
 use postern_runtime::clock::Clock;
-use postern_runtime::home::{self, Home};
+use postern_runtime::home::{self, Home, HomeError};
 use postern_runtime::telemetry::{self, Telemetry};
 use postern_runtime::vault::{Keys, Opened};
 use tokio::runtime::{Builder, Runtime};
@@ -55,8 +56,8 @@ impl Context {
         Ok(home::locate(home.as_deref(), |name| std::env::var_os(name))?)
     }
 
-    /// The home, made if it is missing, and protected from the start if a passphrase was given for it.
-    pub fn home(&self) -> Result<Home, CliError> {
+    /// The home, made if it is missing, and protected from the start if a passphrase was given for it: for commands that make something.
+    pub fn home_or_new(&self) -> Result<Home, CliError> {
         let home = self.home_as_it_is()?;
         home.protect_if_new()?;
         // Where it cannot be told, whatever needs a key says why.
@@ -71,19 +72,33 @@ impl Context {
     }
 
     /// The home, which must be there: a command that only looks makes none, and a wrong place is no empty one.
-    pub fn home_that_is(&self) -> Result<Home, CliError> {
-        let path = self.home_path()?;
-        // What cannot be looked at is an error of its own.
-        if path.try_exists().is_ok_and(|there| !there) {
+    pub fn home(&self) -> Result<Home, CliError> {
+        self.must_be_there()?;
+        self.home_or_new()
+    }
+
+    /// Whether a home is there, or something that cannot be looked at, which is an error of its own.
+    pub fn is_there(&self) -> Result<bool, CliError> {
+        Ok(!self.home_path()?.try_exists().is_ok_and(|there| !there))
+    }
+
+    /// That there is a home.
+    pub fn must_be_there(&self) -> Result<(), CliError> {
+        if !self.is_there()? {
+            let path = self.home_path()?;
             return Err(CliError::new(code::HOME_MISSING, format!("there is no home at `{}`", path.display()))
                 .try_this("look at POSTERN_HOME and --home; or begin with `postern enroll`, or `postern node create`"));
         }
-        self.home()
+        Ok(())
     }
 
     /// The home, made if it is missing.
     pub fn home_as_it_is(&self) -> Result<Home, CliError> {
-        Ok(Home::open_with(&self.home_path()?, Arc::clone(self.keys()))?)
+        let path = self.home_path()?;
+        Home::open_with(&path, Arc::clone(self.keys())).map_err(|error| match &error {
+            HomeError::File(file) if file.io_kind() == Some(ErrorKind::PermissionDenied) => not_permitted(&path, error),
+            _ => error.into(),
+        })
     }
 
     /// The file that was named for the passphrase.
@@ -135,5 +150,62 @@ impl Context {
             }
         };
         Ok(runtime.block_on(work))
+    }
+}
+
+/// `error`, by which the home at `path` may not be opened or made: whose it is, and what helps.
+fn not_permitted(path: &Path, error: HomeError) -> CliError {
+    let own = rustix::process::geteuid().as_raw();
+    // Of a home that cannot be seen, the directory that hides it tells.
+    let seen = path.ancestors().find_map(|path| Some((path, std::fs::metadata(path).ok()?.uid())));
+    let built = CliError::from(error);
+    match seen.filter(|(_, owner)| *owner != own) {
+        Some((place, owner)) => {
+            let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+            let owner = user(&users, owner);
+            built
+                .why(format!("`{}` belongs to {owner}, and this is {}", place.display(), user(&users, own)))
+                .try_this(format!("run it as {owner}, or set POSTERN_HOME to a directory of your own"))
+        }
+        None => built.try_this("look at the rights of that directory, or set POSTERN_HOME to another one"),
+    }
+}
+
+/// The user `uid` by its name and number, where `users`, the text of `/etc/passwd`, has the name.
+fn user(users: &str, uid: u32) -> String {
+    let named = |line: &str| {
+        let mut fields = line.split(':');
+        let (name, number) = (fields.next()?, fields.nth(1)?);
+        (number.parse() == Ok(uid)).then(|| format!("user {name} ({uid})"))
+    };
+    users.lines().find_map(named).unwrap_or_else(|| format!("user {uid}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_runtime::files::FileError;
+
+    use super::*;
+
+    #[test]
+    fn who_may_not_use_a_home_is_told_whose_it_is() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n";
+        assert_eq!(user(users, 1000), "user ann (1000)");
+        assert_eq!(user(users, 7), "user 7");
+
+        let denied = |path: &Path| {
+            let source = std::io::Error::from(ErrorKind::PermissionDenied);
+            not_permitted(path, HomeError::File(FileError::Io { action: "open", path: path.to_owned(), source }))
+        };
+        let scratch = tempfile::tempdir().unwrap();
+        let hidden = scratch.path().join("a/home");
+        let of_mine = denied(&hidden);
+        assert!(of_mine.code == "STORAGE" && of_mine.try_this[0].contains("POSTERN_HOME"), "{of_mine:?}");
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(scratch.path(), Some(54321), None).unwrap();
+            let of_another = denied(&hidden);
+            assert!(of_another.why.iter().any(|why| why.contains("belongs to user 54321")), "{of_another:?}");
+            assert!(of_another.try_this[0].starts_with("run it as user 54321, or set POSTERN_HOME"), "{of_another:?}");
+        }
     }
 }

@@ -50,7 +50,7 @@ struct Document {
 }
 
 pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
-    let home = context.home()?;
+    let home = context.home_or_new()?;
     // Two at a time would both find nothing and make everything.
     let servers = home.servers()?;
     let lock = servers.lock_changes()?;

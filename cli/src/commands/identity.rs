@@ -129,8 +129,17 @@ struct RelayDocument {
 }
 
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
+    if matches!(command, Command::Delete { all: true, .. }) && !context.is_there()? {
+        context.output().say("there are no identities");
+        return Ok(());
+    }
     let home = match command {
-        Command::Protect { .. } | Command::Unprotect { .. } => context.home_as_it_is()?,
+        Command::Protect { .. } => context.home_as_it_is()?,
+        Command::Unprotect { .. } => {
+            context.must_be_there()?;
+            context.home_as_it_is()?
+        }
+        Command::Create { .. } => context.home_or_new()?,
         _ => context.home()?,
     };
     match command {

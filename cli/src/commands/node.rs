@@ -94,6 +94,11 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Show { node } => show(context, &context.home()?, node.as_ref()),
         Command::Start { node } => start(context, &context.home()?, node.as_ref()),
         Command::Stop { node } => stop_node(context, &context.home()?, node.as_ref()),
+        // Of none, there is nothing to do.
+        Command::Delete { all: true, .. } if !context.is_there()? => {
+            context.output().say("there are no nodes");
+            Ok(())
+        }
         Command::Delete { node, all, yes } => delete(context, &context.home()?, node.as_ref(), all, yes),
         Command::Logs { node, follow } => logs(context, &existing(&context.home()?, node.as_ref())?, follow),
         Command::Default { node: None } => {

@@ -122,7 +122,7 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode, CliError> {
 }
 
 fn change_or_show(context: &Context, command: Command) -> Result<(), CliError> {
-    let home = context.home()?;
+    let home = if matches!(command, Command::Create { .. }) { context.home_or_new()? } else { context.home()? };
     match command {
         // Handled before: it alone has an exit code of its own.
         Command::Test { .. } => Ok(()),

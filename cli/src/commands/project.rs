@@ -76,7 +76,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
 
 fn join(context: &Context, ticket: &str, identity: Option<IdentityName>) -> Result<(), CliError> {
     let source = source::ticket(context, ticket, source::is_in_arguments(ticket))?;
-    let home = context.home()?;
+    let home = context.home_or_new()?;
     let identity = match identity {
         Some(name) => home.identity_or_create(&name, context.now())?,
         None => home.default_identity_or_create(context.now())?,

@@ -85,7 +85,7 @@ fn parse_relay(text: &str) -> Result<RelayName, postern_proto::name::InvalidName
 }
 
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
-    let home = context.home()?;
+    let home = if matches!(command, Command::Create { .. }) { context.home_or_new()? } else { context.home()? };
     match command {
         Command::Create { name, to, at, weight } => {
             let spec = relay(RelayArguments { name: Some(&name), at: at.as_deref(), weight: weight.as_deref() })

@@ -115,7 +115,7 @@ fn serve(context: &Context, args: &Args) -> Result<(), CliError> {
         Some(path) => read_file(path)?,
         None => File::default(),
     };
-    let home = context.home()?;
+    let home = context.home_or_new()?;
     let settings = settings(context, &home, args, &file)?;
     // Whoever has joined never looks at its ticket again, not even whether the file is still there.
     let joined = !settings.roles.relay() || settings.roles.authority() || has_joined(&home)?;

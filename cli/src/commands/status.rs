@@ -79,7 +79,7 @@ struct Look {
 }
 
 pub fn run(context: &Context, args: &Args) -> Result<ExitCode, CliError> {
-    let home = context.home_that_is()?;
+    let home = context.home()?;
     if args.watch {
         return watch::run(context, &home, args.interval);
     }

@@ -91,7 +91,7 @@ fn split(inlet: &InletDocument) -> String {
 }
 
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
-    let home = context.home()?;
+    let home = if matches!(command, Command::Create { .. }) { context.home_or_new()? } else { context.home()? };
     match command {
         Command::Create { from, via, to, alias, allow, resume_timeout, disclose, at } => {
             let to = to.iter().map(|to| source::route(to)).collect::<Result<Vec<_>, _>>()?;

@@ -87,7 +87,7 @@ fn last_failure(last: &TargetFailureDocument) -> String {
 }
 
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
-    let home = context.home()?;
+    let home = if matches!(command, Command::Create { .. }) { context.home_or_new()? } else { context.home()? };
     match command {
         Command::Create { to, from, allow, resume_timeout, disclose, at } => {
             let arguments = OutletArguments {

@@ -16,6 +16,7 @@ use postern_runtime::authority::AuthorityError;
 use postern_runtime::enrol::EnrolError;
 use postern_runtime::files::FileError;
 use postern_runtime::home::HomeError;
+use postern_runtime::lock::LockError;
 use postern_runtime::net::BindError;
 use postern_runtime::vault::{PassphraseError, VaultError};
 
@@ -354,7 +355,11 @@ impl From<HomeError> for Fault {
             HomeError::NoIdentity(name) => Self::not_found("identity", name),
             HomeError::NodeExists(name) => Self::exists("a node", name),
             HomeError::IdentityExists(name) => Self::exists("an identity", name),
-            HomeError::NodeLocked { .. } | HomeError::ServersLocked { .. } => Self::new(code::RUNNING, error.to_string()),
+            HomeError::NodeLocked { ref name, source: LockError::Held { .. } } => Self::new(code::RUNNING, error.to_string())
+                .try_this(format!("this needs it to be stopped: postern node stop {name}")),
+            HomeError::ServersLocked { source: LockError::Held { .. } } => {
+                Self::new(code::RUNNING, error.to_string()).try_this("this needs them to be stopped: postern serve stop")
+            }
             HomeError::Rotate { source: RotateError::Full, .. } => Self::new(code::HISTORY_FULL, error.to_string())
                 .try_this("make another identity and let it join with a new ticket; then remove this one from the project"),
             error => Self::new(code::STORAGE, error.to_string()),

@@ -30,6 +30,8 @@ pub fn protect(context: &Context, home: &Home, new_key_file: Option<PathBuf>, ge
     let file = new_key_file.or_else(|| context.key_file().filter(|_| !protected));
     let new = match &file {
         Some(path) => {
+            // Before a key file is made, or anybody is asked for anything.
+            home.check_stopped()?;
             if generate {
                 make(context, path)?;
             }
@@ -50,7 +52,10 @@ pub fn protect(context: &Context, home: &Home, new_key_file: Option<PathBuf>, ge
                 .say("the keys of this home are protected already; --new-key-file FILE gives them another passphrase");
             return Ok(());
         }
-        None => passphrase::new(context)?,
+        None => {
+            home.check_stopped()?;
+            passphrase::new(context)?
+        }
     };
     let output = context.output();
     match home.protect(&new)? {
@@ -69,6 +74,8 @@ fn make(context: &Context, path: &Path) -> Result<(), CliError> {
         .map_err(|error| CliError::from_error(code::UNWRITABLE_FILE, &error).why(format!("making `{}`", path.display())))?;
     if made {
         context.output().say(format_args!("made the key file {}", path.display()));
+    } else {
+        context.output().say(format_args!("using the key file that is there, {}", path.display()));
     }
     Ok(())
 }
@@ -108,6 +115,7 @@ pub fn unprotect(context: &Context, home: &Home, yes: Yes) -> Result<(), CliErro
         context.output().say("the keys of this home are not protected");
         return Ok(());
     }
+    home.check_stopped()?;
     confirm(context, "Write all keys of this home as they are, for whoever gets a copy of it?", yes.yes)?;
     home.unprotect()?;
     context.output().say("the keys of this home need no passphrase any more");

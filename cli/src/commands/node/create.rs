@@ -75,7 +75,7 @@ pub struct CreateArgs {
 
 pub fn run(context: &Context, args: CreateArgs) -> Result<(), CliError> {
     let request = Request::read(context, &args)?;
-    let home = context.home()?;
+    let home = context.home_or_new()?;
     let foreground = args.foreground || request.config.foreground == Some(true);
     // Only now is it known whether this process stays.
     context.start_logging(foreground)?;

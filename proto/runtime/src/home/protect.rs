@@ -96,6 +96,14 @@ impl Home {
         self.unprotect_by(&mut || Ok(()))
     }
 
+    /// That nothing of this home runs, as [`Home::protect`] and [`Home::unprotect`] need it.
+    ///
+    /// # Errors
+    /// [`HomeError::NodeLocked`] or [`HomeError::ServersLocked`].
+    pub fn check_stopped(&self) -> Result<(), HomeError> {
+        self.stopped().map(drop)
+    }
+
     /// `step` is called before every change on disk; where it fails, the rest is not done.
     fn protect_by(&self, new: &Passphrase, step: &mut dyn FnMut() -> Result<(), HomeError>) -> Result<Protecting, HomeError> {
         let _changes = self.dir.lock_changes()?;
