@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::enrol::Newcomer;
 use crate::keys::{Keys, KeysError};
 use crate::server::Server;
-use crate::service::{MAX_CREDENTIAL_LIFETIME, SIGNING_KEY_LIFETIME, Service, ServiceError, replaced};
+use crate::service::{MAX_CREDENTIAL_LIFETIME, SIGNING_KEY_LIFETIME, Service, ServiceError, replaced, signed_until};
 use crate::store::{Action, Entry, Project, Store, StoreError, Write, members, project};
 
 /// How long a credential is valid, unless it is set.
@@ -240,7 +240,7 @@ async fn create(write: &mut Write, keys: &Keys, settings: &Settings, now: Timest
         authority: keys.identity.identifier(),
         static_key: keys.static_key.public(),
         addresses: settings.addresses.clone(),
-        key_ring: key_ring(&[], keys, settings, now),
+        key_ring: key_ring(&[], keys, now, now),
         sequence: 1,
         epoch: 0,
         changed_at: now,
@@ -265,7 +265,8 @@ async fn update(
         // the file until it is retired.
         before.retain(|key| keys.signing.get(key.id).is_some());
     }
-    let ring = key_ring(&before, keys, settings, now);
+    let until = signed_until(write, &before, now, settings.credential_lifetime).await?;
+    let ring = key_ring(&before, keys, until, now);
     // Whoever starts without addresses (a tool on the database) leaves those that are known.
     let addresses = if settings.addresses.is_empty() { &known.addresses } else { &settings.addresses };
     if ring != known.key_ring || *addresses != known.addresses {
@@ -282,15 +283,15 @@ async fn update(
 }
 
 /// The key ring as it is to be when the authority starts. Where the file has no key that signs, as when it was replaced by hand, its
-/// first one signs from now on; the one before stays until the last credential that it signed has expired.
-fn key_ring(known: &[RingKey], keys: &Keys, settings: &Settings, now: Timestamp) -> Vec<RingKey> {
+/// first one signs from now on; the one before stays until the last credential that it signed has expired, at `until`.
+fn key_ring(known: &[RingKey], keys: &Keys, until: Timestamp, now: Timestamp) -> Vec<RingKey> {
     let Some(active) = keys.signing.active(known).or_else(|| keys.signing.first()) else { return known.to_vec() };
     let current = active.key_id();
     let state = |key: RingKey| match key.state {
         KeyState::Active if key.id == current => Some(key),
         // It signs again, so it is good for longer than for what it had signed.
         _ if key.id == current => Some(RingKey { not_after: now.plus(SIGNING_KEY_LIFETIME), ..key.in_state(KeyState::Active) }),
-        KeyState::Active => Some(replaced(key, now, settings.credential_lifetime)),
+        KeyState::Active => Some(replaced(key, until)),
         // Nobody can sign with it any more.
         KeyState::Prepared if keys.signing.get(key.id).is_none() => None,
         KeyState::Prepared | KeyState::Replaced => Some(key),

@@ -80,6 +80,7 @@ pub async fn redeem(
     };
     failpoint::hit("redeem-taken");
     // Taken back with the transaction: the ticket stays good for whom it is meant.
+    rules::may_be_called(&newcomer.name)?;
     if let Some(bound) = &taken.bound {
         rules::is_for(bound, newcomer.identifier, &newcomer.name)?;
     }

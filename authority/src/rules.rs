@@ -6,7 +6,7 @@ use std::time::Duration;
 use postern_proto::authority::{Attributes, Bound, Grant, Refusal, RelayPermission, Role, TicketRequest};
 use postern_proto::credential::{MAX_CREDENTIAL, MAX_RELAY_NAMES, check_attributes};
 use postern_proto::id::Identifier;
-use postern_proto::name::{IdentityName, RelayName};
+use postern_proto::name::{IdentityName, RelayName, is_beginning_of_identifier};
 
 use crate::store::{Holder, Member};
 
@@ -74,7 +74,7 @@ pub fn check_ticket(request: &TicketRequest) -> Result<(), Refusal> {
     if let Some(Bound::Name(pattern)) = &request.bound {
         let stem = pattern.strip_suffix('*').unwrap_or(pattern);
         // A name that no identity can have would make a ticket that nobody can use.
-        if stem.parse::<IdentityName>().is_err() {
+        if stem.parse::<IdentityName>().is_err() || is_beginning_of_identifier(stem) {
             return invalid("a ticket is for an identity's name, or for all that begin so: NAME or NAME*");
         }
     }
@@ -255,6 +255,20 @@ pub fn is_for(bound: &Bound, identifier: Identifier, name: &IdentityName) -> Res
             "the ticket is for identities called `{pattern}`, and this one is called `{name}`: choose another one with --identity"
         )),
     }
+}
+
+/// What is the beginning of an identifier names the member of that identifier: nobody else is called so.
+///
+/// # Errors
+/// [`Refusal::NotPermitted`], saying what to do.
+pub fn may_be_called(name: &IdentityName) -> Result<(), Refusal> {
+    if !is_beginning_of_identifier(name.as_str()) {
+        return Ok(());
+    }
+    not_permitted(format!(
+        "an identity cannot be called `{name}`, as identifiers begin so (`P` and 7 or more hexadecimal digits): choose another one with \
+         --identity"
+    ))
 }
 
 fn name_fits(pattern: &str, name: &str) -> bool {

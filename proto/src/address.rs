@@ -41,8 +41,8 @@ impl HostPort {
         if name && (trimmed.len() > MAX_HOST || !trimmed.split('.').all(label)) {
             return Err(InvalidAddress::Host(host.chars().take(80).collect()));
         }
-        // `1.2.3` and `127.0.0.256` are misspelt addresses, not names; some resolvers would read them as addresses.
-        if name && trimmed.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit())) {
+        // `1.2.3`, `127.0.0.256` and `0x7f000001` are misspelt addresses, not names; some resolvers would read them as addresses.
+        if name && trimmed.rsplit('.').next().is_some_and(is_number) {
             return Err(InvalidAddress::Host(host.chars().take(80).collect()));
         }
         Ok(Self { host: host.to_owned(), port })
@@ -82,6 +82,14 @@ impl HostPort {
     /// [`InvalidAddress::PortZero`].
     pub fn dialable(self) -> Result<Self, InvalidAddress> {
         if self.port == 0 { Err(InvalidAddress::PortZero) } else { Ok(self) }
+    }
+}
+
+/// Whether the last part of a host is a number, decimal or hexadecimal, as it is in addresses alone.
+fn is_number(label: &str) -> bool {
+    match label.strip_prefix("0x").or_else(|| label.strip_prefix("0X")) {
+        Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
+        None => label.bytes().all(|b| b.is_ascii_digit()),
     }
 }
 
@@ -172,6 +180,8 @@ mod tests {
             ("0.0.0.0:7000", "0.0.0.0:7000"),
             ("[::1]:80", "[::1]:80"),
             ("db.internal.:1", "db.internal.:1"),
+            ("0xbeef.example:1", "0xbeef.example:1"),
+            ("0xen:1", "0xen:1"),
         ] {
             assert_eq!(text.parse::<HostPort>().map(|a| a.to_string()), Ok(shown.to_owned()));
         }
@@ -189,6 +199,11 @@ mod tests {
             "x\0:80",
             "127.0.0.256:80",
             "1.2.3:80",
+            "2130706433:80",
+            "0x7f000001:80",
+            "0X7F.0x1:80",
+            "127.0x1.:80",
+            "0x:80",
             "a..b:80",
             "http://x:80",
         ] {

@@ -113,9 +113,30 @@ name!(
     ProjectName, "a project name", "A-Z a-z 0-9 _ -", b'_' | b'-'
 );
 
+/// Fewest characters of an identifier that are taken for its beginning.
+const SHORTEST_BEGINNING: usize = 8;
+
+/// Whether `text` has the form of the beginning of an [`Identifier`](crate::id::Identifier): `P` and 7 or more hexadecimal digits. People name
+/// members so, and so no member may be called.
+#[must_use]
+pub fn is_beginning_of_identifier(text: &str) -> bool {
+    let digits = text.strip_prefix('P');
+    text.len() >= SHORTEST_BEGINNING && digits.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn beginnings_of_identifiers() {
+        for text in ["Pee2a607", "PEE2A6073", &format!("P{}", "ab".repeat(32))] {
+            assert!(is_beginning_of_identifier(text), "{text}");
+        }
+        for text in ["", "P", "Pee2a60", "pee2a6073", "Pee2a607x", "Paddington", "ee2a60731"] {
+            assert!(!is_beginning_of_identifier(text), "{text}");
+        }
+    }
 
     #[test]
     fn limits() {

@@ -202,8 +202,19 @@ fn tickets_that_are_for_somebody() {
     let check = |bound, max_uses| check_ticket(&TicketRequest { bound: Some(bound), max_uses, ..request() }).is_ok();
     assert!(check(name("web-*"), 5) && check(Bound::Identity(one), 1));
     assert!(!check(Bound::Identity(one), 2));
-    for bad in ["", "*", "a b", "a*b", "x\n", &"n".repeat(65)] {
+    for bad in ["", "*", "a b", "a*b", "x\n", "Pee2a6073", "Pee2a6073*", &"n".repeat(65)] {
         assert!(!check(name(bad), 1), "{bad:?}");
+    }
+}
+
+/// Who may choose a name must not choose what means somebody else.
+#[test]
+fn nobody_is_called_as_identifiers_begin() {
+    let called = |text: &str| may_be_called(&text.parse().unwrap());
+    assert!(called("default").is_ok() && called("Paddington").is_ok() && called("Pee2a60").is_ok());
+    for text in ["Pee2a6073", "PEE2A607", &identifier(7).to_string()[..20]] {
+        let Err(Refusal::NotPermitted { reason }) = called(text) else { panic!("{text}") };
+        assert!(reason.contains(text) && reason.contains("--identity"), "{reason}");
     }
 }
 

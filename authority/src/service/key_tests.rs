@@ -6,12 +6,14 @@ use postern_proto::handshake::StaticKey;
 use postern_proto::id::{KeyId, NodeId};
 use postern_proto::identity::Identity;
 use postern_proto::sign::peek_key_id;
+use postern_proto::time::CLOCK_TOLERANCE;
 use postern_runtime::enrol::attest;
 use postern_runtime::home::authority::SIGNING;
 
 use super::tests::{audit, credentials, info, verify};
 use super::*;
 use crate::testing::{Fixture, Person, directory, request};
+use crate::{Authority, Settings};
 
 async fn keys(f: &Fixture, request: Request) -> Vec<RingKey> {
     match f.ask(&f.administrator, request).await {
@@ -95,7 +97,37 @@ async fn a_key_in_use_is_retired_by_force_only() {
     keys(&f, Request::PrepareKey).await;
     keys(&f, Request::ActivateKey).await;
     f.advance(f.settings().credential_lifetime + Duration::from_secs(1));
+    // By a clock that is late within reason they have not.
+    let refused = f.ask(&f.administrator, Request::RetireKey { force: false }).await;
+    assert!(matches!(refused, Err(Refusal::KeyInUse { nodes: 1, .. })), "{refused:?}");
+    f.advance(CLOCK_TOLERANCE);
     keys(&f, Request::RetireKey { force: false }).await;
+}
+
+/// Credentials live as long as was set when they were signed.
+#[tokio::test]
+async fn a_replaced_key_is_good_for_all_that_it_signed() {
+    for by_hand in [false, true] {
+        let mut f = Fixture::new().await;
+        let person = f.enrol("node", request()).await;
+        let (old, _) = credentials(&f, &person, &[]).await.unwrap();
+        let until = verify(&f, &person, &old, Audience::Member).unwrap().expires();
+        let shorter = Settings { credential_lifetime: Duration::from_secs(600), ..f.settings() };
+        f.authority.shutdown(Duration::from_secs(5)).await;
+        if by_hand {
+            directory(&f.home).write(SIGNING, &[7; 32]).unwrap();
+        }
+        f.authority = Authority::open_or_create(&directory(&f.home), shorter).await.unwrap();
+        if !by_hand {
+            keys(&f, Request::PrepareKey).await;
+            keys(&f, Request::ActivateKey).await;
+        }
+        let ring = info(&f).key_ring;
+        let replaced = ring.iter().find(|key| key.state == KeyState::Replaced).unwrap();
+        assert_eq!(replaced.not_after, until.plus(CLOCK_TOLERANCE), "by hand: {by_hand}");
+        f.advance(Duration::from_secs(1_200));
+        assert!(verify(&f, &person, &old, Audience::Member).is_ok());
+    }
 }
 
 #[tokio::test]

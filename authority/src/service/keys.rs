@@ -8,20 +8,32 @@ use postern_proto::credential::MAX_RING_KEYS;
 use postern_proto::sign::SigningKey;
 use postern_proto::time::{CLOCK_TOLERANCE, Timestamp};
 
-use super::tickets::no_project;
+use super::tickets::{no_key, no_project};
 use super::{Caller, Service, calling, kept};
 use crate::ActError;
 use crate::keys::KeysError;
 use crate::rules;
-use crate::store::{Action, Entry, Project, StoreError, Write, credentials};
+use crate::store::{Action, Connection, Entry, Project, StoreError, Write, credentials};
 
 /// How long a credential-signing key is trusted. It is replaced by hand, long before.
 pub(crate) const SIGNING_KEY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// Takes the place of the key that signs: from now on it is good only for what it has signed, and no longer than that.
-pub(crate) fn replaced(key: RingKey, now: Timestamp, credential_lifetime: Duration) -> RingKey {
-    let last = now.plus(credential_lifetime).plus(CLOCK_TOLERANCE);
-    RingKey { not_after: key.not_after.min(last), ..key.in_state(KeyState::Replaced) }
+/// Until when what the key that signs in `ring` has signed is good: for a lifetime, and longer where a longer one was set when it signed.
+pub(crate) async fn signed_until(
+    from: &mut impl Connection,
+    ring: &[RingKey],
+    now: Timestamp,
+    credential_lifetime: Duration,
+) -> Result<Timestamp, StoreError> {
+    let until = now.plus(credential_lifetime);
+    let Some(active) = ring.iter().find(|key| key.state == KeyState::Active) else { return Ok(until) };
+    Ok(credentials::last_expiry(from, active.id).await?.map_or(until, |last| until.max(last)))
+}
+
+/// Takes the place of the key that signs: from now on it is good only for what it has signed, which is good `until` then, and no longer than
+/// that.
+pub(crate) fn replaced(key: RingKey, until: Timestamp) -> RingKey {
+    RingKey { not_after: key.not_after.min(until.plus(CLOCK_TOLERANCE)), ..key.in_state(KeyState::Replaced) }
 }
 
 /// The ring in a word each, for the audit.
@@ -58,8 +70,9 @@ impl Service {
 
     /// The prepared key signs from here on.
     pub(super) async fn activate_key(&self, caller: &Caller) -> Result<Answer, ActError> {
-        let (write, project) = self.begin_with_keys(caller).await?;
+        let (mut write, project) = self.begin_with_keys(caller).await?;
         let now = self.now();
+        let until = signed_until(&mut write, &project.key_ring, now, self.0.credential_lifetime).await?;
         let prepared = project.key_ring.iter().find(|key| key.state == KeyState::Prepared);
         let next = prepared.ok_or_else(|| Refusal::NotFound { what: "a prepared key; prepare one first".to_owned() })?.id;
         let ring: Vec<RingKey> = project
@@ -67,7 +80,7 @@ impl Service {
             .iter()
             .cloned()
             .map(|key| match key.state {
-                KeyState::Active => replaced(key, now, self.0.credential_lifetime),
+                KeyState::Active => replaced(key, until),
                 KeyState::Prepared => key.in_state(KeyState::Active),
                 KeyState::Replaced => key,
             })
@@ -87,8 +100,10 @@ impl Service {
             project.key_ring.iter().cloned().partition(|key| key.state == KeyState::Replaced);
         let first =
             old.first().ok_or_else(|| Refusal::NotFound { what: "a replaced key; activate another first".to_owned() })?.id;
+        // All that were replaced end together, so what another of them has signed helps nobody.
+        let stays = ring.iter().find(|key| key.state == KeyState::Active).ok_or_else(no_key)?.id;
         for key in &old {
-            let nodes = credentials::nodes_with_only(&mut write, key.id, now).await?;
+            let nodes = credentials::nodes_with_only(&mut write, key.id, stays, now).await?;
             if nodes > 0 && !force {
                 return Err(Refusal::KeyInUse { key: key.id, nodes }.into());
             }

@@ -35,7 +35,7 @@ use crate::store::{Action, Connection, Entry, Member, Store, StoreError, members
 
 pub use self::audit::SignedCheckpoint;
 pub use self::enforcement::{Enforcement, Presence};
-pub(crate) use self::keys::{SIGNING_KEY_LIFETIME, replaced};
+pub(crate) use self::keys::{SIGNING_KEY_LIFETIME, replaced, signed_until};
 pub use self::project::Published;
 
 /// How far back a credential's validity begins, for peers whose clock is behind.

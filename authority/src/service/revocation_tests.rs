@@ -201,4 +201,9 @@ async fn it_is_known_who_enforces_a_revocation() {
     assert_eq!(missing.iter().map(|missing| missing.name.as_str()).collect::<Vec<_>>(), ["away"]);
     let asked = f.ask(&node, Request::Enforcement { epoch: revoked }).await;
     assert!(matches!(asked, Err(Refusal::NotPermitted { .. })), "{asked:?}");
+    // Who has a credential that somebody takes by a late clock is asked; also after another of its member was issued.
+    f.advance(f.settings().credential_lifetime + Duration::from_secs(1));
+    assert_eq!(report().await.offline, 1);
+    f.advance(postern_proto::time::CLOCK_TOLERANCE);
+    assert_eq!(report().await.offline, 0);
 }

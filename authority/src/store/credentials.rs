@@ -1,7 +1,7 @@
 //! What was issued to whom: ids and times, never the credentials themselves.
 
 use postern_proto::id::{CredentialId, Identifier, KeyId, StaticPublic};
-use postern_proto::time::Timestamp;
+use postern_proto::time::{CLOCK_TOLERANCE, Timestamp};
 
 use super::codec::{Columns, time};
 use super::{Connection, StoreError, Write};
@@ -26,18 +26,32 @@ pub struct Issued {
     pub signing_key: KeyId,
 }
 
-/// How many nodes have valid credentials by `key`, and none by another. They are told apart by their static keys.
+/// When the last credential that `key` signed expires; `None` where it signed none that is known.
 ///
 /// # Errors
 /// What SQLite reports.
-pub async fn nodes_with_only(from: &mut impl Connection, key: KeyId, now: Timestamp) -> Result<u64, StoreError> {
+pub async fn last_expiry(from: &mut impl Connection, key: KeyId) -> Result<Option<Timestamp>, StoreError> {
+    let row = sqlx::query("SELECT max(expires_at) AS last FROM credentials WHERE signing_key = ?")
+        .bind(&key.as_bytes()[..])
+        .fetch_one(from.connection())
+        .await?;
+    Columns(&row).optional_time("last")
+}
+
+/// How many nodes have credentials by `key` that somebody still takes, and none by `other`, which stays. They are told apart by their static
+/// keys.
+///
+/// # Errors
+/// What SQLite reports.
+pub async fn nodes_with_only(from: &mut impl Connection, key: KeyId, other: KeyId, now: Timestamp) -> Result<u64, StoreError> {
     let row = sqlx::query(
         "SELECT count(*) AS nodes FROM (
              SELECT member, static_key FROM credentials WHERE signing_key = ?1 AND expires_at > ?2
-             EXCEPT SELECT member, static_key FROM credentials WHERE signing_key <> ?1 AND expires_at > ?2)",
+             EXCEPT SELECT member, static_key FROM credentials WHERE signing_key = ?3 AND expires_at > ?2)",
     )
     .bind(&key.as_bytes()[..])
-    .bind(time(now))
+    .bind(time(now.minus(CLOCK_TOLERANCE)))
+    .bind(&other.as_bytes()[..])
     .fetch_one(from.connection())
     .await?;
     Columns(&row).number("nodes")
@@ -80,14 +94,14 @@ impl Write {
         Ok(())
     }
 
-    /// Forgets the credentials of a member that expired before `before`, so that the table does not grow with every renewal.
+    /// Forgets the credentials of a member that nobody takes any more, so that the table does not grow with every renewal.
     ///
     /// # Errors
     /// What SQLite reports.
-    pub async fn forget_credentials(&mut self, member: Identifier, before: Timestamp) -> Result<(), StoreError> {
+    pub async fn forget_credentials(&mut self, member: Identifier, now: Timestamp) -> Result<(), StoreError> {
         sqlx::query("DELETE FROM credentials WHERE member = ? AND expires_at < ?")
             .bind(&member.as_bytes()[..])
-            .bind(time(before))
+            .bind(time(now.minus(CLOCK_TOLERANCE)))
             .execute(self.connection())
             .await?;
         Ok(())

@@ -3,7 +3,7 @@
 use postern_proto::authority::{Attributes, MemberRow, RelayPermission, Role};
 use postern_proto::id::{Identifier, StaticPublic};
 use postern_proto::name::IdentityName;
-use postern_proto::time::Timestamp;
+use postern_proto::time::{CLOCK_TOLERANCE, Timestamp};
 use sqlx::sqlite::SqliteRow;
 
 use super::codec::{Columns, json, time};
@@ -125,7 +125,7 @@ pub struct Enforcer {
     pub relay: bool,
 }
 
-/// The nodes that have credentials which are still valid, and the relays.
+/// The nodes that have credentials which somebody still takes, by a clock that is as late as one may be, and the relays.
 ///
 /// # Errors
 /// What SQLite reports.
@@ -137,7 +137,7 @@ pub async fn enforcers(from: &mut impl Connection, now: Timestamp) -> Result<Vec
          UNION ALL
          SELECT members.identifier, members.name, relays.static_key, 1 FROM relays JOIN members ON members.identifier = relays.member",
     )
-    .bind(time(now))
+    .bind(time(now.minus(CLOCK_TOLERANCE)))
     .fetch_all(from.connection())
     .await?;
     rows.iter()

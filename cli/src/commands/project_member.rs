@@ -3,10 +3,10 @@
 use clap::Subcommand;
 use postern_proto::authority::{Answer, Attributes, MemberRow, Request, Role};
 use postern_proto::id::Identifier;
-use postern_proto::name::IdentityName;
+use postern_proto::name::{IdentityName, is_beginning_of_identifier};
 use serde::Serialize;
 
-use super::ticket::{attributes, begins, is_beginning, relays};
+use super::ticket::{attributes, begins, relays};
 use crate::args::Yes;
 use crate::authority::{Session, unexpected};
 use crate::code;
@@ -196,17 +196,20 @@ pub fn identifier_of(context: &Context, name: &str) -> Result<Identifier, CliErr
 
 /// The one member that `text` names.
 pub fn find(context: &Context, session: &Session, text: &str) -> Result<MemberRow, CliError> {
-    let all = rows(context, session)?;
+    choose(rows(context, session)?, text)
+}
+
+fn choose(all: Vec<MemberRow>, text: &str) -> Result<MemberRow, CliError> {
+    let beginning = is_beginning_of_identifier(text);
     let mut found: Vec<MemberRow> = match text.parse::<Identifier>() {
         Ok(identifier) => all.into_iter().filter(|row| row.identifier == identifier).collect(),
-        // A name goes before the beginning of an identifier.
-        Err(_) if is_beginning("P", text) && !all.iter().any(|row| row.name.as_str() == text) => {
-            all.into_iter().filter(|row| begins(row.identifier, text)).collect()
+        // Names are chosen by those who have them: one that looks like an identifier's beginning must not stand in for it.
+        Err(_) => {
+            all.into_iter().filter(|row| row.name.as_str() == text || (beginning && begins(row.identifier, text))).collect()
         }
-        Err(_) => all.into_iter().filter(|row| row.name.as_str() == text).collect(),
     };
     // A member comes before those of its name that were revoked.
-    if found.len() > 1 && found.iter().any(|row| row.revoked_at.is_none()) {
+    if !beginning && found.len() > 1 && found.iter().any(|row| row.revoked_at.is_none()) {
         found.retain(|row| row.revoked_at.is_none());
     }
     match found.len() {
@@ -232,4 +235,57 @@ fn document(row: MemberRow) -> Versioned<Document> {
         expires_at: row.expires_at.map(|at| at.to_string()),
         revoked_at: row.revoked_at.map(|at| at.to_string()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use postern_proto::time::Timestamp;
+
+    fn row(identifier: u8, name: &str, revoked: bool) -> MemberRow {
+        let at = Timestamp::from_unix(1_800_000_000);
+        MemberRow {
+            identifier: Identifier::from_bytes([identifier; 32]),
+            name: name.parse().unwrap(),
+            attributes: Attributes::new(),
+            relays: Vec::new(),
+            role: Role::Member,
+            attested_by: Identifier::from_bytes([1; 32]),
+            added_at: at,
+            expires_at: None,
+            revoked_at: revoked.then_some(at),
+        }
+    }
+
+    fn chosen(all: &[MemberRow], text: &str) -> Result<u8, String> {
+        choose(all.to_vec(), text).map(|row| row.identifier.as_bytes()[0]).map_err(|error| error.code)
+    }
+
+    /// A member chooses its own name: it must not get what is meant for the one whose identifier begins so.
+    #[test]
+    fn a_name_does_not_stand_in_for_an_identifier() {
+        let ambiguous = Err(code::AMBIGUOUS_MEMBER.as_str().to_owned());
+        let victim = row(0xee, "web", false);
+        for decoy_revoked in [false, true] {
+            for victim_revoked in [false, true] {
+                let victim = row(0xee, "web", victim_revoked);
+                let all = [row(2, "Peeeeeee", decoy_revoked), victim];
+                assert_eq!(chosen(&all, "Peeeeeee"), ambiguous, "{decoy_revoked} {victim_revoked}");
+                assert_eq!(chosen(&all, "Peeeeeeee"), Ok(0xee), "longer than the name");
+                assert_eq!(chosen(&all, &Identifier::from_bytes([0xee; 32]).to_string()), Ok(0xee));
+            }
+        }
+        // Of one that is called so, and nobody whose identifier begins so.
+        assert_eq!(chosen(&[row(2, "Pabcdef0", false), victim], "Pabcdef0"), Ok(2));
+    }
+
+    #[test]
+    fn a_member_comes_before_those_of_its_name_that_were_revoked() {
+        let all = [row(2, "web", true), row(3, "web", false), row(4, "web", true), row(5, "db", true)];
+        assert_eq!(chosen(&all, "web"), Ok(3));
+        assert_eq!(chosen(&all, "db"), Ok(5));
+        assert_eq!(chosen(&all, "none"), Err(code::NOT_FOUND.as_str().to_owned()));
+        assert_eq!(chosen(&[row(2, "web", true), row(3, "web", true)], "web"), Err(code::AMBIGUOUS_MEMBER.as_str().to_owned()));
+    }
 }

@@ -19,7 +19,8 @@ use crate::control::explain::RefusalDocument;
 /// Refusals that are kept: those of a day on a node where a few peers lack an attribute.
 const MAX_KEPT: usize = 1_024;
 
-/// Of them, those that differ in nothing but their id and time. Somebody who tries without end pushes out its own older ones only.
+/// Of them, those that differ in nothing but their id and time, and in the names of outlets that are not here. Somebody who tries without end
+/// pushes out its own older ones only.
 const MAX_ALIKE: usize = 32;
 
 /// Most bytes of their texts. An expression may have 8 KiB.
@@ -81,7 +82,9 @@ pub struct Refusal {
 impl Refusal {
     fn is_like(&self, other: &Self) -> bool {
         (self.by, self.peer, self.code) == (other.by, other.peer, other.code)
-            && (&self.through, &self.outlet) == (&other.through, &other.outlet)
+            && self.through == other.through
+            // A peer can think of as many names of outlets that are not here as it likes.
+            && (self.through.is_none() || self.outlet == other.outlet)
     }
 
     /// About how many bytes it holds.
@@ -282,14 +285,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_asks_for_many_names_pushes_out_its_own() {
+        let refusals = Refusals::default();
+        let first = refusal(1, "db", "");
+        refusals.note(first.clone());
+        for number in 0..2 * MAX_KEPT {
+            refusals.note(refusal(2, &number.to_string(), ""));
+        }
+        assert_eq!(refusals.find(first.id), Some(first));
+        assert_eq!(refusals.all().len(), 1 + MAX_ALIKE);
+    }
+
+    #[tokio::test]
     async fn what_is_kept_is_bounded() {
         let refusals = Refusals::default();
+        let here = |number: usize, reason: &str| {
+            let name = number.to_string();
+            Refusal { through: Some(Through::Outlet(name.parse().unwrap())), ..refusal(1, &name, reason) }
+        };
         for number in 0..2 * MAX_KEPT {
-            refusals.note(refusal(1, &number.to_string(), ""));
+            refusals.note(here(number, ""));
         }
         assert_eq!(refusals.all().len(), MAX_KEPT);
         for number in 0..MAX_KEPT {
-            refusals.note(refusal(1, &number.to_string(), &"x".repeat(8 * 1024)));
+            refusals.note(here(number, &"x".repeat(8 * 1024)));
         }
         let bytes = refusals.lock().bytes;
         assert!(bytes <= MAX_BYTES);

@@ -69,7 +69,7 @@ struct State {
     authority: Option<(History, ProjectId)>,
     /// The newest heartbeat that is written down.
     written: Option<Timestamp>,
-    /// A rollback was told of.
+    /// A rollback was told of, until the authority is heard as it should be.
     told: bool,
     /// It was told of that a relay passes on what is not the authority's.
     odd: bool,
@@ -85,7 +85,7 @@ impl State {
             (Road::Authority, _) => warn!(%error, "ignored {what}"),
             // A relay does not say of what kind it is: it is read as each, and some are longer than others may be.
             (Road::Relay, StatementError::Sign(SignError::Type { .. } | SignError::TooLarge { .. })) => {}
-            // Once, until there is a good one again: a relay can do that without end.
+            // Once, until there is a new one again: a relay can do that without end, and say old ones in between.
             (Road::Relay, _) if std::mem::replace(&mut self.odd, true) => {}
             (Road::Relay, _) => warn!(%error, "ignored {what} that a relay passed on: it is not of this project's authority"),
         }
@@ -143,15 +143,19 @@ pub fn take_heartbeat(shared: &Arc<Shared>, signed: &[u8], road: Road) {
         Ok(heartbeat) => heartbeat,
         Err(error) => return state.ignored("a heartbeat", &error, road),
     };
-    state.odd = false;
     let known = shared.trust.domain().map_or(0, |domain| domain.voided.epoch());
     if heartbeat.epoch < known {
-        if !std::mem::replace(&mut state.told, true) {
+        if road == Road::Relay {
+            // An old one, which says nothing of the authority's state: a relay can keep it and pass it on as long as it likes.
+            debug!(epoch = heartbeat.epoch, known, "ignored an old heartbeat that a relay passed on");
+        } else if !std::mem::replace(&mut state.told, true) {
             warn!(epoch = heartbeat.epoch, known, "the authority's state was set back: its heartbeats do not count");
         }
         return;
     }
-    state.told = false;
+    if road == Road::Authority {
+        state.told = false;
+    }
     match road {
         Road::Authority => shared.trust.clock().synchronise(heartbeat.time),
         Road::Relay => shared.trust.clock().at_least(heartbeat.time),
@@ -159,6 +163,9 @@ pub fn take_heartbeat(shared: &Arc<Shared>, signed: &[u8], road: Road) {
     if heartbeat.epoch > known {
         // What was voided since then is not known here, and whoever brought this may be keeping it back: it vouches for nothing.
         return;
+    }
+    if shared.trust.freshness().is_none_or(|known| heartbeat.time > known.heard) {
+        state.odd = false;
     }
     shared.trust.heard(heartbeat.time);
     let interval = (shared.max_staleness.get() / WRITES).max(LEAST_WRITE);
@@ -180,14 +187,16 @@ pub fn take_voiding(shared: &Arc<Shared>, signed: &[u8], road: Road) {
         Ok(voiding) => voiding,
         Err(error) => return state.ignored("a voiding statement", &error, road),
     };
-    state.odd = false;
     let Some(domain) = shared.trust.domain() else { return };
     let mut voided = domain.voided.clone();
     match voided.apply(&voiding) {
-        Ok(true) => {}
+        Ok(true) => state.odd = false,
         Ok(false) => return,
         // Told by the other road before, or said again when a session begins.
         Err(error @ VoidedError::Rollback { .. }) => return debug!(%error, ?road, "ignored a voiding statement"),
+        Err(error) if road == Road::Relay && std::mem::replace(&mut state.odd, true) => {
+            return debug!(%error, ?road, "ignored a voiding statement");
+        }
         Err(error) => return warn!(%error, ?road, "ignored a voiding statement"),
     }
     voided.forget_expired(shared.trust.now());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postern_proto::address::HostPort;
 use postern_proto::authority::{Answer, Attributes, Bound, Grant, RelayPermission, Request, Role, TicketRequest};
-use postern_proto::name::RelayName;
+use postern_proto::name::{RelayName, is_beginning_of_identifier};
 use postern_proto::policy::Expr;
 use postern_proto::ticket::Ticket;
 use postern_proto::time::parse_duration;
@@ -82,7 +82,7 @@ pub fn run(context: &Context, args: Args) -> Result<(), CliError> {
 /// What the flags ask for; the authority decides whether the caller may have it.
 fn request(args: Args) -> Result<TicketRequest, CliError> {
     let attributes = attributes(&args.attributes)?;
-    let bound = args.bound.map(bound);
+    let bound = args.bound.map(bound).transpose()?;
     let shared = args.usage_count > 1;
     let relays = args.relays.iter().map(|name| permission(name, shared)).collect::<Result<_, _>>()?;
     let role = match (args.relay_server, args.administrator, args.enroller) {
@@ -102,8 +102,16 @@ fn request(args: Args) -> Result<TicketRequest, CliError> {
 }
 
 /// Whom `--for` means: what is no identifier is a name, which the authority checks.
-fn bound(text: String) -> Bound {
-    text.parse().map_or(Bound::Name(text), Bound::Identity)
+fn bound(text: String) -> Result<Bound, CliError> {
+    if let Ok(identifier) = text.parse() {
+        return Ok(Bound::Identity(identifier));
+    }
+    if is_beginning_of_identifier(text.strip_suffix('*').unwrap_or(&text)) {
+        let error = CliError::new(code::INVALID_NAME, format!("`{text}` is a part of an identifier, and nobody is called so"));
+        return Err(error
+            .try_this("write the whole identifier (`P` and 64 digits), as `postern identity show` tells it on their machine"));
+    }
+    Ok(Bound::Name(text))
 }
 
 /// The attributes that several `K[=V]` name.
@@ -230,6 +238,11 @@ mod tests {
         assert_eq!(of("--for web-*").unwrap().bound, Some(Bound::Name("web-*".into())));
         let identifier = format!("P{}", "ab".repeat(32));
         assert_eq!(of(&format!("--for {identifier}")).unwrap().bound, Some(Bound::Identity(identifier.parse().unwrap())));
+        // Cut short, it is no name.
+        for cut in [&identifier[..8], &identifier[..64], &format!("{}*", &identifier[..9]), &format!("{identifier}0")] {
+            assert_eq!(of(&format!("--for {cut}")), Err("INVALID_NAME".into()), "{cut}");
+        }
+        assert_eq!(of("--for Paddington").unwrap().bound, Some(Bound::Name("Paddington".into())));
         assert!(of("--usage-count 0").is_err() && of("--expires-in 10").is_ok() && of("--expires-in x").is_err());
     }
 }

@@ -68,6 +68,28 @@ async fn statements_that_are_not_for_this_node_change_nothing() {
         assert!(!shared.trust.is_revoked());
     }
     assert_eq!(shared.trust.freshness().unwrap().heard, heard);
+    // A relay that keeps old ones makes no alarm of a rollback, which only the authority's own road can, nor ends one.
+    let told = || lock(&shared.revocation.state).told;
+    let at = |seconds| Heartbeat { time: heard.plus(Duration::from_secs(seconds)), ..heartbeat(project, 2) };
+    let old = signed(&authority, &heartbeat(project, 1));
+    take_heartbeat(shared, &old, Road::Relay);
+    assert!(!told());
+    take_heartbeat(shared, &old, Road::Authority);
+    assert!(told());
+    take_heartbeat(shared, &signed(&authority, &at(1)), Road::Relay);
+    assert!(told());
+    take_heartbeat(shared, &signed(&authority, &at(2)), Road::Authority);
+    assert!(!told());
+    // Nor does it fill the log with what is not the authority's, by saying something known in between.
+    take_from_relay(shared, &foreign[0]);
+    let odd = || lock(&shared.revocation.state).odd;
+    let voided = signed(&authority, &Voiding { entries: Vec::new(), ..voiding(project, 2) });
+    for known in [signed(&authority, &at(2)), voided, signed(&authority, &heartbeat(project, 9))] {
+        take_from_relay(shared, &known);
+        assert!(odd());
+    }
+    take_from_relay(shared, &signed(&authority, &at(3)));
+    assert!(!odd());
     take_from_relay(shared, &signed(&authority, &voiding(project, 3)));
     assert!(shared.trust.is_revoked());
 }

@@ -1,4 +1,8 @@
-//! Dialling the target of an outlet: its name says where to, and whoever answers for that name must not lead the outlet to this machine.
+//! Dialling the target of an outlet: its name says where to, and whoever answers for that name must not lead the outlet to what listens on
+//! this machine for itself, or answers machines about themselves.
+//!
+//! Other addresses of this machine are dialled as those of any machine are: what listens there is offered to the network, and services of
+//! the own host are targets by name, as are those of containers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -8,15 +12,19 @@ use tokio::net::TcpStream;
 
 use super::{DialError, SocketKind, dial_allowed};
 
-/// Where clouds answer machines about themselves over IPv6, as 169.254.169.254 does over IPv4.
-const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+/// Where clouds answer machines about themselves over IPv6, as 169.254.169.254 does over IPv4: Amazon's and Google's.
+const METADATA_V6: [Ipv6Addr; 2] =
+    [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
+
+/// And over IPv4, beside the link's own addresses: Alibaba's and Azure's.
+const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
 
 /// IPv4 addresses behind a translator (RFC 6052, section 2.1).
 const TRANSLATED: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
 
-/// Connects to the target `to`, within `deadline`. A name that resolves to this machine or to addresses of its link alone, where machines ask
-/// about themselves, is not followed there: that is for who wrote the outlet to say, by `localhost` or the address itself. The address
-/// that was judged is the one that is dialled.
+/// Connects to the target `to`, within `deadline`. A name that resolves to a loopback address, to addresses of the link alone, or to where
+/// machines ask about themselves, is not followed there: that is for who wrote the outlet to say, by `localhost`, which leads to loopback
+/// addresses only, or the address itself. The address that was judged is the one that is dialled.
 ///
 /// # Errors
 /// [`DialError`]; [`DialError::Forbidden`] where `to` leads only to such addresses, or to those that `allowed` does not take.
@@ -25,14 +33,24 @@ pub async fn dial_target(
     deadline: Duration,
     allowed: impl Fn(SocketAddr) -> bool + Send,
 ) -> Result<TcpStream, DialError> {
-    let named = is_named(to);
-    let allowed = move |address| (named || !is_of_this_place(address)) && allowed(address);
+    let written = to.as_socket_addr().is_some();
+    let localhost = is_localhost(to);
+    let allowed = move |address| (written || may_lead(localhost, address)) && allowed(address);
     dial_allowed(to, SocketKind::Application, deadline, allowed).await
 }
 
 /// Whether `to` names the place that it is itself.
 pub(super) fn is_named(to: &HostPort) -> bool {
-    to.as_socket_addr().is_some() || to.host().eq_ignore_ascii_case("localhost")
+    to.as_socket_addr().is_some() || is_localhost(to)
+}
+
+fn is_localhost(to: &HostPort) -> bool {
+    to.host().eq_ignore_ascii_case("localhost")
+}
+
+/// Whether a name may lead to `address`: `localhost`, or another one.
+fn may_lead(localhost: bool, address: SocketAddr) -> bool {
+    if localhost { address.ip().to_canonical().is_loopback() } else { !is_of_this_place(address) }
 }
 
 pub(super) fn is_of_this_place(address: SocketAddr) -> bool {
@@ -45,7 +63,7 @@ pub(super) fn is_of_this_place(address: SocketAddr) -> bool {
                     || address.is_unspecified()
                     || address.is_unicast_link_local()
                     || address.is_multicast()
-                    || address == METADATA_V6
+                    || METADATA_V6.contains(&address)
             }
         },
     }
@@ -58,6 +76,7 @@ fn is_of_this_place_v4(address: Ipv4Addr) -> bool {
         || address.is_link_local()
         || address.is_multicast()
         || address.is_broadcast()
+        || METADATA_V4.contains(&address)
 }
 
 /// The IPv4 address that stands in an IPv6 one: mapped, compatible or translated.
@@ -100,6 +119,10 @@ mod tests {
             "64:ff9b::7f00:1",
             "64:ff9b::a9fe:a9fe",
             "fd00:ec2::254",
+            "fd20:ce::254",
+            "100.100.100.200",
+            "168.63.129.16",
+            "::ffff:168.63.129.16",
         ];
         for text in of_this_place {
             assert!(is_of_this_place(SocketAddr::new(text.parse().unwrap(), 80)), "{text}");
@@ -109,6 +132,19 @@ mod tests {
         {
             assert!(!is_of_this_place(SocketAddr::new(text.parse().unwrap(), 80)), "{text}");
         }
+    }
+
+    /// A resolver that somebody else answers for must not lead `localhost` away, either.
+    #[test]
+    fn localhost_is_loopback_only() {
+        let leads = |localhost, text: &str| may_lead(localhost, SocketAddr::new(text.parse().unwrap(), 80));
+        for text in ["127.0.0.1", "127.0.1.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(leads(true, text) && !leads(false, text), "{text}");
+        }
+        for text in ["10.0.0.1", "169.254.169.254", "8.8.8.8", "fe80::1", "0.0.0.0", "::"] {
+            assert!(!leads(true, text), "{text}");
+        }
+        assert!(leads(false, "10.0.0.1"));
     }
 
     #[test]
