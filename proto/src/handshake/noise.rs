@@ -97,6 +97,12 @@ impl Noise {
         split
     }
 
+    /// As [`Self::add_secret`], where the secret is given.
+    #[cfg(test)]
+    pub(super) fn set_secret(&mut self, secret: &[u8; 32]) {
+        self.state.set_psk(3, secret).unwrap();
+    }
+
     #[cfg(test)]
     pub(super) fn hash(&self) -> &[u8] {
         self.state.get_handshake_hash()

@@ -331,18 +331,20 @@ fn bad_public_keys_are_refused_wherever_they_stand() {
 fn noise_vectors() {
     let file: serde_json::Value = serde_json::from_str(include_str!("../../tests/vectors/noise-xk.json")).unwrap();
     let vectors = file["vectors"].as_array().unwrap();
-    assert_eq!(vectors.len(), 4);
+    assert_eq!(vectors.len(), 6);
     for vector in vectors {
         let text = |field: &str| vector[field].as_str().unwrap();
         let bytes = |field: &str| hex::decode(text(field)).unwrap();
         let array = |field: &str| <[u8; 32]>::try_from(bytes(field)).unwrap();
         let static_key = |field: &str| StaticKey::from_secret(&SecretBytes::new(array(field)));
-        let suite = match text("protocol_name") {
-            "Noise_XK_25519_AESGCM_SHA256" => Suite::AesGcm,
-            "Noise_XK_25519_ChaChaPoly_SHA256" => Suite::ChaChaPoly,
+        let (exchange, suite) = match text("protocol_name") {
+            "Noise_XK_25519_AESGCM_SHA256" => (KeyExchange::X25519, Suite::AesGcm),
+            "Noise_XK_25519_ChaChaPoly_SHA256" => (KeyExchange::X25519, Suite::ChaChaPoly),
+            "Noise_XKpsk3_25519_AESGCM_SHA256" => (KeyExchange::Hybrid, Suite::AesGcm),
+            "Noise_XKpsk3_25519_ChaChaPoly_SHA256" => (KeyExchange::Hybrid, Suite::ChaChaPoly),
             other => panic!("{other}"),
         };
-        let choice = Choice { exchange: KeyExchange::X25519, suite };
+        let choice = Choice { exchange, suite };
         let remote = StaticPublic::from_bytes(array("init_remote_static"));
         let (ephemeral_i, ephemeral_r) = (array("init_ephemeral"), array("resp_ephemeral"));
         let fixed = |ephemeral| Fixed { ephemeral: Some(ephemeral) };
@@ -350,6 +352,12 @@ fn noise_vectors() {
             Noise::initiator(choice, &bytes("init_prologue"), &static_key("init_static"), remote, fixed(&ephemeral_i)).unwrap();
         let mut receiver =
             Noise::responder(choice, &bytes("resp_prologue"), &static_key("resp_static"), fixed(&ephemeral_r)).unwrap();
+        // In the place of what ML-KEM gives.
+        for secret in vector["init_psks"].as_array().into_iter().flatten() {
+            let secret = hex::decode(secret.as_str().unwrap()).unwrap().try_into().unwrap();
+            sender.set_secret(&secret);
+            receiver.set_secret(&secret);
+        }
         let messages: Vec<(Vec<u8>, Vec<u8>)> = vector["messages"]
             .as_array()
             .unwrap()
