@@ -460,6 +460,7 @@ fn both_nodes_write_down_the_same_streams() {
     assert_eq!(differs["only_here"].as_array().unwrap().len() + differs["not_compared"].as_u64().unwrap() as usize, 1);
     portal.vendor.file("theirs.jsonl", "nothing\n");
     portal.vendor.fails(&["audit", "reconcile", file.to_str().unwrap()], 1).says("AUDIT_NO_STREAMS");
+    portal.vendor.fails(&["audit", "reconcile", "nosuch.jsonl"], 1).says("cannot open `nosuch.jsonl`");
 }
 
 #[test]

@@ -232,7 +232,7 @@ fn a_question_is_asked_on_a_terminal_only() {
         home.invoke(["node", "delete", "n"]).args(extra).run_on_terminal(typed, PATIENCE).expect("a terminal")
     };
     let (status, shown) = ask("n\n", &[]);
-    assert!(status == 1 && shown.contains('?'), "{status}: {shown}");
+    assert!(status == 1 && shown.contains('?') && shown.contains("add -y"), "{status}: {shown}");
     assert_eq!(home.json(&["node", "show", "n"])["status"], "running");
     assert_eq!(ask("", &["--no-input"]).0, 2);
     let (status, _) = home.invoke(["node", "delete", "n"]).env("NO_INPUT", "1").run_on_terminal("y\n", PATIENCE).unwrap();
@@ -252,6 +252,7 @@ fn outlets() {
     // Made on the fly, as the default node.
     let created = home.run(&["tcp-outlet", "create", "--to", "localhost:5432"]).success();
     assert_eq!(created.line(), "/service/outlet");
+    home.fails(&["tcp-outlet", "create", "--from", "outlet", "--to", "1"], 1).says("postern tcp-outlet delete outlet");
     let node = home.json(&["node", "show"]);
     assert_eq!(node["is_default"], true);
     let second = home.ok(&["tcp-outlet", "create", "--to", "[::1]:5432"]);
@@ -473,16 +474,23 @@ fn tickets_and_members() {
     let other = home.json(&["identity", "show", "default"])["identifier"].as_str().unwrap().to_owned();
     assert!(ambiguous.stderr.contains(&other), "{ambiguous:?}");
 
+    let own = project.json(&["identity", "show"])["identifier"].as_str().unwrap().to_owned();
+    project.fails(&["project-member", "revoke", &own, "-y"], 77).says("project ticket --administrator");
+
     not_found(project.run(&["project-member", "show", "nobody"]));
     not_found(project.run(&["project-member", "delete", "nobody", "-y"]));
     not_found(project.run(&["ticket", "show", "00000000000000000000000000000000"]));
     // Who makes a ticket learns its id, beside the ticket, by which it can be revoked.
     let made = project.run(&["project", "ticket"]).success();
     let made_id = made.stderr.split_whitespace().find(|word| word.len() == 33).expect("an id").trim_end_matches(',').to_owned();
-    project.ok(&["ticket", "revoke", &made_id, "-y"]);
+    let file = project.file("made.ticket", &made.stdout);
+    let shown = project.run(&["ticket", "show", file.to_str().unwrap()]).success();
+    assert!(shown.stdout.contains(&made_id) && !shown.stdout.contains(made.line()), "{shown:?}");
+    project.ok(&["ticket", "revoke", file.to_str().unwrap(), "-y"]);
     assert_eq!(project.json(&["ticket", "show", &made_id])["status"], "revoked");
     // A word that is none of the command's has a code, too.
     project.fails(&["ticket", "sow", id], 2).says("code: USAGE");
+    project.fails(&["--output", "json", "ticket", "sow", id], 2).says("\"try\"").says("similar subcommand exists: 'show'");
     project.fails(&["project-member", "delete", "second"], 2).says("-y");
     project.ok(&["project-member", "delete", "second", "-y"]);
     project.ok(&["project-member", "delete", &other, "-y"]);
@@ -691,4 +699,12 @@ fn servers_that_are_told_elsewhere_are_said_to_be() {
     assert!(home.run(&["status", "--output", "plain"]).stdout.contains(odd));
     let healed = home.run(&["enroll", "--advertise", "127.0.0.1"]).success();
     assert!(!healed.stderr.contains(odd), "{healed:?}");
+
+    // Who listens everywhere lacks only the name, for the port that there is.
+    let everywhere = TestHome::new(POSTERN);
+    let made = everywhere.run(&["enroll", "--listen", "0.0.0.0:0"]).success();
+    let address = everywhere.json(&["enroll", "--output", "json"])["address"].as_str().unwrap().to_owned();
+    let lacks = format!("postern enroll --advertise HOST:{}", address.rsplit(':').next().unwrap());
+    made.says(&lacks);
+    everywhere.run(&["project", "ticket"]).success().says(&lacks);
 }

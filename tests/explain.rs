@@ -438,6 +438,11 @@ fn guardrails_for_some_nodes() {
         (text(&known[0]["policy"]["source"]), text(&known[0]["policy"]["applies_to"])),
         ("guardrail", "(= subject.app \"crm\")")
     );
+    for command in [["node", "show"], ["policy", "list"]] {
+        let shown = pair.peer.invoke(["--output", "plain"]).args(command).run().success();
+        let rule = "tcp-inlet only where (= subject.cleared \"true\") (for (= subject.app \"crm\"))";
+        assert!(format!("{}{}", shown.stdout, shown.stderr).contains(rule), "{shown:?}");
+    }
     pair.project.ok(&["project", "policy", "delete", "--resource-type", "tcp-inlet", "--for", "app = \"crm\"", "-y"]);
     pair.passes();
     pair.project.run(&[&create[..], &["relay", "--allow", "a"]].concat()).exits(2);

@@ -86,6 +86,8 @@ fn what_is_neither_a_name_nor_a_file_leaves_nothing() {
         assert!(outcome.stderr.contains(wrong), "{outcome:?}");
     }
     home.fails(&["node", "create", &"n".repeat(65)], 2);
+    home.file("saas.yaml", "name: n");
+    home.fails(&["node", "create", "saas.yml"], 1).says("did you mean `saas.yaml`?");
     assert!(!home.path().exists());
     assert_eq!(home.processes(), []);
 }

@@ -94,7 +94,7 @@ fn an_address_in_use_is_said() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let at = taken.local_addr().unwrap().to_string();
     let home = home();
-    home.fails(&["enroll", "--listen", &at], 1).says("ADDRESS_IN_USE").says("--listen");
+    home.fails(&["enroll", "--listen", &at], 1).says("ADDRESS_IN_USE").says("ss -ltnp").says("--listen");
     home.fails(&["serve", "--listen", &at], 1).says("ADDRESS_IN_USE");
     drop(taken);
     home.ok(&["enroll"]);

@@ -56,8 +56,13 @@ fn not_understood(error: &clap::Error) -> ExitCode {
         arguments.next().is_some_and(|word| word == "--output=json" || arguments.next().is_some_and(|word| word == "json"));
     if json && error.use_stderr() {
         let text = error.to_string();
-        let what = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
-        return Output::new(Some(Format::Json), false, false).report(&CliError::new(code::USAGE, what));
+        let mut parts = text.split("\n\n");
+        let what = parts.next().unwrap_or_default().trim_start_matches("error: ");
+        let lines = parts.flat_map(str::lines).map(str::trim);
+        let hints =
+            lines.filter_map(|line| line.strip_prefix("tip: ").or(line.starts_with("For more information").then_some(line)));
+        let error = hints.fold(CliError::new(code::USAGE, what), CliError::try_this);
+        return Output::new(Some(Format::Json), false, false).report(&error);
     }
     // Nobody can be told that the output is closed.
     let _ = error.print();

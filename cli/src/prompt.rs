@@ -26,6 +26,6 @@ pub fn confirm(context: &Context, question: &str, yes: bool) -> Result<(), CliEr
     io::stdin().lock().take(MAX_ANSWER).read_line(&mut answer)?;
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(()),
-        _ => Err(CliError::new(code::DECLINED, "nothing was done")),
+        _ => Err(CliError::new(code::DECLINED, "nothing was done").try_this("answer y, or add -y to do it without a question")),
     }
 }

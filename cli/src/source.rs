@@ -75,8 +75,14 @@ fn parsed(text: SecretText) -> Result<TicketSource, CliError> {
 pub fn configuration(context: &Context, argument: &str) -> Result<Vec<u8>, CliError> {
     match place(argument) {
         Place::File(path) if !path.exists() => {
-            Err(CliError::new(code::CONFIGURATION_NOT_FOUND, format!("there is no file `{}`", path.display()))
-                .try_this("a node's name has only the characters A-Z a-z 0-9 _ -; anything else is taken as a path or URL"))
+            let error = CliError::new(code::CONFIGURATION_NOT_FOUND, format!("there is no file `{}`", path.display()));
+            // Each of the endings that one may have meant.
+            if let Some(near) =
+                ["yaml", "yml", "json"].map(|ending| path.with_extension(ending)).iter().find(|near| near.is_file())
+            {
+                return Err(error.try_this(format!("did you mean `{}`?", near.display())));
+            }
+            Err(error.try_this("a node's name has only the characters A-Z a-z 0-9 _ -; anything else is taken as a path or URL"))
         }
         place => read(context, &place, MAX_CONFIGURATION, "configuration"),
     }

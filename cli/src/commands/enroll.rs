@@ -134,7 +134,15 @@ fn tell(context: &Context, home: &Home, first: bool, address: HostPort, advertis
         out.say(format_args!("identity `{}` is its administrator", document.identity_name));
     }
     if document.advertised.is_loopback() {
-        out.say("only this machine can reach the servers; for others: postern enroll --listen 0.0.0.0:4000 --advertise HOST");
+        if document.address.is_loopback() {
+            out.say("only this machine can reach the servers; for others: postern enroll --listen 0.0.0.0:4000 --advertise HOST");
+        } else {
+            let (at, told, port) = (&document.address, &document.advertised, document.address.port());
+            out.say(format_args!(
+                "the servers listen on {at}, and others are told {told}, which leads nowhere from other machines; give them the \
+                 name of this one: postern enroll --advertise HOST:{port}"
+            ));
+        }
     }
     out.say("next: postern project ticket --attribute NAME --relay NAME > NAME.ticket");
     out.created(&document.project, &Versioned::new(&document))

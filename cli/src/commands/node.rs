@@ -15,6 +15,7 @@ use postern_runtime::home::{Home, NodeHome};
 
 pub use self::create::CreateArgs;
 
+use super::policy::guarded;
 use super::tcp_inlet::destination;
 use crate::args::Yes;
 use crate::context::Context;
@@ -200,6 +201,7 @@ pub fn plain(node: &NodeDocument) -> String {
             })
             .collect(),
     );
+    section("policies of the project", node.guardrails.iter().map(guarded).collect());
     section("waiting", node.waiting.iter().map(|w| format!("{}: {} ({})", w.what, w.reason, w.code)).collect());
     text
 }

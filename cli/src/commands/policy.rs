@@ -185,8 +185,8 @@ fn change_or_show(context: &Context, command: Command) -> Result<(), CliError> {
             for finding in &policy_findings {
                 context.output().say(format_args!("note: {}", said(finding)));
             }
-            for GuardrailDocument { resource_type, expression, .. } in &guardrails {
-                context.output().say(format_args!("note: the project allows {resource_type} only where {expression}, too"));
+            for guardrail in &guardrails {
+                context.output().say(format_args!("note: the project allows {}, too", guarded(guardrail)));
             }
             Ok(())
         }
@@ -207,6 +207,12 @@ fn change_or_show(context: &Context, command: Command) -> Result<(), CliError> {
             Ok(())
         }
     }
+}
+
+/// What a policy of the project leaves, and for which nodes it is.
+pub fn guarded(GuardrailDocument { resource_type, applies_to, expression }: &GuardrailDocument) -> String {
+    let whose = applies_to.as_ref().map(|nodes| format!(" (for {nodes})")).unwrap_or_default();
+    format!("{resource_type} only where {expression}{whose}")
 }
 
 /// A finding as a person reads it.

@@ -112,7 +112,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
                         if document.revoked_at.is_some() { "revoked" } else { "" }.to_owned(),
                     ]
                 };
-                let headings = ["NAME", "IDENTIFIER", "ROLE", "ATTRIBUTES", "RELAYS", ""];
+                let headings = ["NAME", "IDENTIFIER", "ROLE", "ATTRIBUTES", "RELAYS", "STATUS"];
                 table(&headings, &documents.iter().map(row).collect::<Vec<_>>())
             })
         }

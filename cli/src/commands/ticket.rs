@@ -1,5 +1,7 @@
 //! `ticket`: the tickets that this member may see, and their revocation.
 
+use std::path::Path;
+
 use clap::Subcommand;
 use postern_proto::authority::{Answer, Attributes, Bound, RelayPermission, Request, Role, TicketRow};
 use postern_proto::id::{Identifier, TicketId};
@@ -13,6 +15,7 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::output::{Versioned, fields, table};
 use crate::prompt::confirm;
+use crate::source;
 
 /// Look at the tickets that were made, and revoke them
 #[derive(Debug, Subcommand)]
@@ -21,12 +24,12 @@ pub enum Command {
     List,
     /// Show a ticket and who used it
     Show {
-        /// The ticket's id, as ticket list prints it, or 8 of its first characters or more
+        /// The ticket's id, as ticket list prints it, or 8 of its first characters or more, or its file
         id: String,
     },
     /// Make a ticket useless; who joined with it stays a member
     Revoke {
-        /// The ticket's id, as ticket list prints it, or 8 of its first characters or more
+        /// The ticket's id, as ticket list prints it, or 8 of its first characters or more, or its file
         id: String,
         #[command(flatten)]
         yes: Yes,
@@ -55,6 +58,11 @@ struct Document {
 
 pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
     let session = Session::open(context)?;
+    let command = match command {
+        Command::Show { id } => Command::Show { id: of_file(context, id)? },
+        Command::Revoke { id, yes } => Command::Revoke { id: of_file(context, id)?, yes },
+        Command::List => Command::List,
+    };
     match command {
         Command::List => {
             let documents: Vec<_> = rows(context, &session)?.into_iter().map(|row| document(context, row)).collect();
@@ -108,6 +116,14 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
             }
         }
     }
+}
+
+/// The id of the ticket in the file `text`; what is no file is an id already.
+fn of_file(context: &Context, text: String) -> Result<String, CliError> {
+    if text.parse::<TicketId>().is_ok() || is_beginning("", &text) || !Path::new(&text).is_file() {
+        return Ok(text);
+    }
+    Ok(source::ticket(context, &text, false)?.ticket.id.to_string())
 }
 
 /// `k` for what is simply granted, else `k=v`.

@@ -195,11 +195,18 @@ impl Fault {
                     "it was revoked or deleted, or never joined; ask for a new ticket, and join with it: postern project enroll TICKET",
                 ),
             ),
+            // There is no other one to ask.
+            Refusal::NotPermitted { reason } if reason.contains("only administrator") => {
+                (code::NOT_PERMITTED, Some("make a ticket for another one: postern project ticket --administrator"))
+            }
             Refusal::NotPermitted { .. } => (code::NOT_PERMITTED, Some("ask an administrator of the project")),
             Refusal::RelayNameHeld { .. } => {
                 (code::RELAY_NAME_HELD, Some("choose another name, or delete the member that holds it"))
             }
-            Refusal::NotFound { .. } => (code::NOT_FOUND, None),
+            Refusal::NotFound { what } => {
+                let kinds = ["member", "ticket", "audit row"];
+                (code::NOT_FOUND, kinds.into_iter().find(|kind| what.starts_with(kind)).and_then(look_up))
+            }
             Refusal::Invalid { .. } => (code::INVALID_REQUEST, None),
             Refusal::Busy { .. } => (code::AUTHORITY_BUSY, None),
             Refusal::KeyInUse { .. } => (

@@ -27,7 +27,9 @@ impl Keeper {
                 room_for(specs.outlets.len())?;
                 let spec = request.named(|name| specs.outlets.iter().any(|outlet| outlet.name.as_str() == name));
                 if specs.outlet(&spec.name).is_some() {
-                    return Err(Fault::exists("an outlet", &spec.name).try_this("choose another name with --from"));
+                    let delete = format!("postern tcp-outlet delete {}", spec.name);
+                    return Err(Fault::exists("an outlet", &spec.name)
+                        .try_this(format!("choose another name with --from, or delete that one first: {delete}")));
                 }
                 forget_policy(specs, spec.name.as_str(), spec.allow.is_some());
                 specs.outlets.push(spec.clone());
@@ -55,7 +57,9 @@ impl Keeper {
             let specs = &mut stored.specs;
             room_for(specs.inlets.len())?;
             if specs.inlet(&spec.alias).is_some() {
-                return Err(Fault::exists("an inlet", &spec.alias).try_this("choose another name with --alias"));
+                let delete = format!("postern tcp-inlet delete {}", spec.alias);
+                return Err(Fault::exists("an inlet", &spec.alias)
+                    .try_this(format!("choose another name with --alias, or delete that one first: {delete}")));
             }
             forget_policy(specs, spec.alias.as_str(), spec.allow.is_some());
             specs.inlets.push(spec);

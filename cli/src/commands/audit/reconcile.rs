@@ -78,8 +78,8 @@ struct Log {
 pub fn run(context: &Context, args: &Args) -> Result<ExitCode, CliError> {
     let here = of_home(&context.home()?)?;
     let mut there = Log::default();
-    let file =
-        File::open(&args.file).map_err(|error| CliError::from_error(code::UNREADABLE_FILE, &error).why(args.file.display()))?;
+    let file = File::open(&args.file)
+        .map_err(|error| unreadable(&args.file, &error).try_this("give the streams.jsonl of the other side's node"))?;
     read(&mut there, file, &args.file)?;
     if there.own.is_empty() {
         return Err(CliError::new(code::AUDIT_NO_STREAMS, format!("{} has no line of a stream", args.file.display()))
@@ -91,6 +91,10 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, CliError> {
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+fn unreadable(path: &Path, error: &std::io::Error) -> CliError {
+    CliError::new(code::UNREADABLE_FILE, format!("cannot open `{}`", path.display())).why(error)
+}
+
 /// What all nodes of this home wrote, the oldest first.
 fn of_home(home: &Home) -> Result<Log, CliError> {
     let mut log = Log::default();
@@ -100,7 +104,7 @@ fn of_home(home: &Home) -> Result<Log, CliError> {
             match File::open(&path) {
                 Ok(file) => read(&mut log, file, &path)?,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(CliError::from_error(code::UNREADABLE_FILE, &error).why(path.display())),
+                Err(error) => return Err(unreadable(&path, &error)),
             }
         }
     }

@@ -13,6 +13,7 @@ use crate::authority::{Session, unexpected};
 use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
+use crate::servers::Settings;
 
 /// Names that begin so are kept for what the authority itself says of members.
 const RESERVED: &str = "postern-";
@@ -68,10 +69,16 @@ pub fn run(context: &Context, args: Args) -> Result<(), CliError> {
     };
     let read: Ticket = ticket.expose_secret().parse()?;
     if read.addresses.iter().all(HostPort::is_loopback) {
-        context.output().warn(
-            "only this machine can use the ticket, because the servers are reached at a loopback address. For others, where the\n  \
-             servers run: postern enroll --listen 0.0.0.0:4000 --advertise HOST",
+        // Servers of this home that listen everywhere lack only a name.
+        let listen = Settings::load(&context.home()?)?.map(|settings| settings.listen).filter(|listen| !listen.is_loopback());
+        let flags = listen.map_or_else(
+            || "--listen 0.0.0.0:4000 --advertise HOST".to_owned(),
+            |listen| format!("--advertise HOST:{}", listen.port()),
         );
+        context.output().warn(format_args!(
+            "only this machine can use the ticket, because the servers are reached at a loopback address. For others, where the\n  \
+             servers run: postern enroll {flags}"
+        ));
     }
     context
         .output()
