@@ -472,7 +472,8 @@ fn tickets_and_members() {
     // Two are called `default`: the administrator, and the other home's.
     let ambiguous = project.fails(&["project-member", "show", "default"], 1);
     let other = home.json(&["identity", "show", "default"])["identifier"].as_str().unwrap().to_owned();
-    assert!(ambiguous.stderr.contains(&other), "{ambiguous:?}");
+    assert!(ambiguous.stderr.contains(&format!("{other}: member")), "{ambiguous:?}");
+    assert!(ambiguous.stderr.contains(": administrator"), "{ambiguous:?}");
 
     let own = project.json(&["identity", "show"])["identifier"].as_str().unwrap().to_owned();
     project.fails(&["project-member", "revoke", &own, "-y"], 77).says("project ticket --administrator");

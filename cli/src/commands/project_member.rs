@@ -217,7 +217,12 @@ fn choose(all: Vec<MemberRow>, text: &str) -> Result<MemberRow, CliError> {
         1 => Ok(found.swap_remove(0)),
         count => {
             let error = CliError::new(code::AMBIGUOUS_MEMBER, format!("`{text}` means {count} members"));
-            let listed = found.iter().fold(error, |error, row| error.why(format!("`{text}` is {}", row.identifier)));
+            // What tells them apart for a person.
+            let said = |row: &MemberRow| {
+                let held = format!("{} {}", role(&row.role), attributes(&row.attributes));
+                format!("`{text}` is {}: {}", row.identifier, held.trim_end())
+            };
+            let listed = found.iter().fold(error, |error, row| error.why(said(row)));
             Err(listed.try_this("name one by its identifier"))
         }
     }
