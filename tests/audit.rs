@@ -461,6 +461,15 @@ fn both_nodes_write_down_the_same_streams() {
     portal.vendor.file("theirs.jsonl", "nothing\n");
     portal.vendor.fails(&["audit", "reconcile", file.to_str().unwrap()], 1).says("AUDIT_NO_STREAMS");
     portal.vendor.fails(&["audit", "reconcile", "nosuch.jsonl"], 1).says("cannot open `nosuch.jsonl`");
+
+    // Whether lines may be missing is told by how the node ended.
+    let killed = || streams(&portal.vendor, "vendor").iter().filter(|line| line["killed"] == true).count();
+    portal.vendor.ok(&["node", "stop", "vendor"]);
+    portal.vendor.ok(&["node", "start", "vendor"]);
+    assert_eq!(killed(), 0);
+    portal.vendor.kill(portal.vendor.node_pid("vendor"));
+    portal.vendor.ok(&["node", "start", "vendor"]);
+    eventually(PATIENCE, "the line that says that lines may be missing", || (killed() == 1).then_some(()));
 }
 
 #[test]

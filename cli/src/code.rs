@@ -40,7 +40,7 @@ postern_node::codes! {
     DECLINED: Failure, "The question was answered with no; nothing was done.";
     IN_USE: Failure, "A node uses the identity.";
     ALREADY_MEMBER: Failure, "The identity belongs to a project, so this home cannot set up one of its own with it.";
-    AMBIGUOUS_MEMBER: Failure, "Several members have this name; the error lists their identifiers.";
+    AMBIGUOUS_MEMBER: Failure, "Several members have this name, or identifiers that begin so; the error lists them.";
     NOT_ENFORCED: TryLater, "It is done, and some nodes or relays that are connected have not said in time that they enforce it. They are named.";
     START: Failure, "The background process did not start; the error says where its log is.";
     START_TIMEOUT: TryLater, "The background process has not said yet that it is up; it may still come.";

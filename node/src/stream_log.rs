@@ -2,7 +2,7 @@
 //! peer's node writes the same stream under the same id, so that two companies can compare.
 //!
 //! Lines leave through a bounded queue, and a task writes them: nothing that moves bytes waits for a disk. What does not fit is counted,
-//! and a line says how many are missing.
+//! and a line says how many are missing. What a node that is killed had not written is missing, too: its next start says so.
 
 mod line;
 pub mod syslog;
@@ -17,7 +17,7 @@ use postern_runtime::bucket::Buckets;
 use postern_runtime::clock::Clock;
 use tokio::sync::mpsc;
 
-pub use self::line::{Decision, Entry, Lost, Side, StreamLine};
+pub use self::line::{Decision, Entry, Killed, Lost, Side, StreamLine};
 pub use self::syslog::Syslog;
 pub use self::writer::{FILES, Writer};
 

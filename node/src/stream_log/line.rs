@@ -57,12 +57,24 @@ pub struct Lost {
     pub lost: u64,
 }
 
+/// A line that says that some before it may be missing: the node did not end by a stop, and whatever ended then, or had just ended, is not
+/// written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Killed {
+    pub api_version: ApiVersion,
+    /// When the node came back.
+    pub at: String,
+    /// Always true.
+    pub killed: bool,
+}
+
 /// What a line of a log is.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum Entry {
     Stream(Box<StreamLine>),
     Lost(Lost),
+    Killed(Killed),
 }
 
 impl StreamLine {

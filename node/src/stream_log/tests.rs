@@ -108,6 +108,36 @@ async fn a_line_that_a_crash_cut_is_ended() {
 }
 
 #[tokio::test]
+async fn what_a_kill_may_have_lost_is_said_at_the_next_start() {
+    let (_home, dir) = dir();
+    let run = async |number| {
+        let (log, writer) = StreamLog::new(Arc::new(Clock::new()));
+        carried(&log, number);
+        (log, writer)
+    };
+    let (log, writer) = run(1).await;
+    write_all(log, writer, &dir).await;
+    let (log, writer) = run(2).await;
+    write_all(log, writer, &dir).await;
+    assert!(entries(&dir, FILES[0]).iter().all(|entry| matches!(entry, Entry::Stream(_))), "it was stopped");
+    // Killed: the task is dropped at some time after it has begun.
+    let (_log, writer) = run(3).await;
+    let writing = tokio::spawn(writer.run(dir.try_clone().unwrap(), CancellationToken::new()));
+    while entries(&dir, FILES[0]).len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    writing.abort();
+    assert!(writing.await.is_err());
+    for number in [4, 5] {
+        let (log, writer) = run(number).await;
+        write_all(log, writer, &dir).await;
+        let entries = entries(&dir, FILES[0]);
+        assert!(matches!(entries[3], Entry::Killed(Killed { killed: true, .. })), "{entries:?}");
+        assert_eq!(entries.len() as u64, number + 1, "said once");
+    }
+}
+
+#[tokio::test]
 async fn a_disk_that_takes_nothing_is_survived() {
     let (_home, dir) = dir();
     // Something else stands where the file should be.

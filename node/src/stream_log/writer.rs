@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::line::{Lost, StreamLine};
+use super::line::{Killed, Lost, StreamLine};
 use crate::control::document::ApiVersion;
 
 /// The length from which a file is put aside. Of [`FILES`], the oldest is deleted: the log of a node takes at most 80 MiB, some 200,000
@@ -50,6 +50,16 @@ impl Writer {
     /// Writes into `dir` until `stop`, and then what is left.
     pub async fn run(mut self, dir: Dir, stop: CancellationToken) {
         let mut target = Target { dir, file: None, failing: false };
+        let at = self.clock.now().to_string();
+        let begun = tokio::task::spawn_blocking(move || {
+            let begun = target.begin(at);
+            (target, begun)
+        });
+        let Ok((back, begun)) = begun.await else { return };
+        target = back;
+        if let Err(failed) = &begun {
+            error!(error = %failed, "whether lines of the log of streams are missing is told at the next start");
+        }
         let mut lines = Vec::with_capacity(BATCH);
         let mut closing = false;
         loop {
@@ -68,10 +78,15 @@ impl Writer {
                     }
                 }
             };
+            let lost = self.lost.load(Ordering::Relaxed);
             if received == 0 {
+                let rest = text(&mut lines, lost - self.told, &self.clock);
+                let ended = tokio::task::spawn_blocking(move || target.end(&rest, begun.is_ok())).await;
+                if let Ok(Err(failed)) = ended {
+                    error!(error = %failed, "the log of streams could not be ended; the next start says that lines may be missing");
+                }
                 return;
             }
-            let lost = self.lost.load(Ordering::Relaxed);
             let text = text(&mut lines, lost - self.told, &self.clock);
             // A disk that stalls holds this task, and nothing else.
             let written = tokio::task::spawn_blocking(move || {
@@ -128,6 +143,27 @@ struct Target {
 }
 
 impl Target {
+    /// Says that lines may be missing, where the run before did not end by a stop. What is told of this one is there until it does.
+    fn begin(&mut self, at: String) -> io::Result<()> {
+        if !self.dir.contains(layout::node::STREAMS_OPEN).map_err(io::Error::other)? {
+            return self.dir.write(layout::node::STREAMS_OPEN, b"").map_err(io::Error::other);
+        }
+        let mut text = Vec::new();
+        append(&mut text, &Killed { api_version: ApiVersion, at, killed: true });
+        self.write(&text)
+    }
+
+    /// Writes what is left. Where everything was said, nothing is missing.
+    fn end(&mut self, rest: &[u8], begun: bool) -> io::Result<()> {
+        if !rest.is_empty() {
+            self.write(rest)?;
+        }
+        if begun {
+            self.dir.remove(layout::node::STREAMS_OPEN).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
     fn write(&mut self, text: &[u8]) -> io::Result<()> {
         let done = self.try_write(text);
         if done.is_err() {

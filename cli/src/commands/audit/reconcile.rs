@@ -43,6 +43,9 @@ struct Document {
     /// Lines that were lost or cannot be read, on each side.
     lost_here: u64,
     lost_there: u64,
+    /// How often a node was killed on each side, so that lines may be missing.
+    killed_here: u64,
+    killed_there: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -72,6 +75,7 @@ struct Log {
     /// Whose nodes wrote it.
     own: BTreeSet<Identifier>,
     lost: u64,
+    killed: u64,
     lines: usize,
 }
 
@@ -129,6 +133,7 @@ fn read(log: &mut Log, file: File, path: &Path) -> Result<(), CliError> {
         match serde_json::from_slice::<Entry>(&line) {
             Ok(Entry::Stream(stream)) => log.take(*stream),
             Ok(Entry::Lost(lost)) => log.lost = log.lost.saturating_add(lost.lost),
+            Ok(Entry::Killed(_)) => log.killed += 1,
             // Cut by a crash, or not of a stream log.
             Err(_) => log.lost += 1,
         }
@@ -162,6 +167,8 @@ fn compare(here: &Log, there: &Log) -> Document {
         not_compared: 0,
         lost_here: here.lost,
         lost_there: there.lost,
+        killed_here: here.killed,
+        killed_there: there.killed,
     };
     let (covered_here, covered_there) = (here.covered(), there.covered());
     for ((stream, inlet), line) in here.streams.iter().filter(|(_, line)| is_with(line, there)) {
@@ -273,6 +280,11 @@ fn plain(document: &Document) -> String {
             text.push_str(&format!("{lost} lines {side} were lost or cannot be read\n"));
         }
     }
+    for (side, killed) in [("here", document.killed_here), ("there", document.killed_there)] {
+        if killed > 0 {
+            text.push_str(&format!("{killed} times a node {side} was killed: lines of that moment may be missing\n"));
+        }
+    }
     text
 }
 
@@ -313,6 +325,7 @@ mod tests {
             line("inlet", 6, &t(13), "clean", [1, 1]),
             line("inlet", 8, &t(1), "clean", [1, 1]),
             "{\"api_version\":\"1\",\"at\":\"x\",\"lost\":3}".to_owned(),
+            "{\"api_version\":\"1\",\"at\":\"x\",\"killed\":true}".to_owned(),
             "half a li".to_owned(),
         ]);
         let there = log(&[
@@ -324,6 +337,8 @@ mod tests {
         ]);
         let document = compare(&here, &there);
         assert_eq!((document.ok, document.agree, document.lost_here, document.lost_there), (false, 2, 4, 0));
+        assert_eq!((document.killed_here, document.killed_there), (1, 0));
+        assert!(plain(&document).contains("1 times a node here was killed"));
         let [differ] = &document.differ[..] else { panic!("{:?}", document.differ) };
         assert!(differ.stream.ends_with("-2") && differ.field == "bytes_to_inlet" && differ.here == "7" && differ.there == "9");
         let ids = |shown: &[Shown]| shown.iter().map(|one| one.stream[33..].to_owned()).collect::<Vec<_>>();

@@ -49,6 +49,8 @@ pub mod node {
     pub const AUDIT: &str = "audit";
     /// What streams the node carried or refused: the file that is written, and those that were put aside, newest first.
     pub const STREAMS: [&str; 5] = ["streams.jsonl", "streams.1.jsonl", "streams.2.jsonl", "streams.3.jsonl", "streams.4.jsonl"];
+    /// There while a node writes its log of streams, so that one that was killed is told from one that was stopped.
+    pub const STREAMS_OPEN: &str = "streams.open";
     /// The newest policies of the project that the node has seen, signed.
     pub const GUARDRAILS: &str = "guardrails";
     pub(in super::super) const ALL: &[&str] = &[
@@ -69,6 +71,7 @@ pub mod node {
         STREAMS[2],
         STREAMS[3],
         STREAMS[4],
+        STREAMS_OPEN,
         LOCK,
     ];
 }
