@@ -27,7 +27,8 @@ impl Lines for TestHome {
 #[test]
 fn identities() {
     let home = home();
-    assert_eq!(home.document("identity list"), json!([]));
+    home.postern("identity list").exits(78).says("HOME_MISSING");
+    assert!(!home.path().exists(), "looking makes nothing");
     let identifier = home.postern("identity create").success().line().to_owned();
     assert!(identifier.starts_with('P') && identifier.len() == 65, "{identifier}");
     let expected = home.document("identity show");
@@ -56,6 +57,7 @@ fn identities() {
     home.postern("identity delete --all -y").success();
     home.postern("identity delete --all -y").success();
     home.postern("identity show").exits(1);
+    assert_eq!(home.document("identity list"), json!([]));
     home.postern("identity create a!").exits(2);
     home.postern("identity delete").exits(2);
 }
@@ -79,6 +81,10 @@ fn results_are_alone_on_standard_output() {
 #[test]
 fn errors_have_a_stable_code_and_are_json_where_asked() {
     let home = home();
+    let error = home.postern("identity show missing --output json").exits(78);
+    let document: Value = serde_json::from_str(&error.stderr).unwrap();
+    assert_eq!((&document["error"]["code"], &document["error"]["exit"]), (&json!("HOME_MISSING"), &json!(78)));
+    home.postern("identity create").success();
     let error = home.postern("identity show missing --output json").exits(1);
     assert_eq!(error.stdout, "");
     let document: Value = serde_json::from_str(&error.stderr).unwrap();
@@ -125,6 +131,7 @@ fn reset_is_idempotent_and_keeps_foreign_files() {
 #[test]
 fn a_home_without_a_project() {
     let home = home();
+    home.postern("identity create").success();
     assert_eq!(home.document("project list"), json!([]));
     home.postern("project show").exits(1).says("postern enroll");
     for line in ["project ticket", "project-member list", "ticket list"] {
@@ -174,7 +181,7 @@ fn tickets_that_are_none() {
     home.postern(&format!("project enroll http://{}/other", server.address())).exits(1).says("404");
     home.postern(&format!("project enroll {}/t", server.address())).exits(1).says("NOT_A_TICKET");
     home.postern("project enroll http://127.0.0.1:1/t").exits(69);
-    assert_eq!(home.document("identity list"), json!([]), "nothing is made for a ticket that cannot be read");
+    assert!(!home.path().join("identities").exists(), "nothing is made for a ticket that cannot be read");
 }
 
 #[test]
