@@ -69,6 +69,19 @@ pub enum AuthorityError {
     NoAddress,
 }
 
+impl AuthorityError {
+    /// `other`, unless the attempt that this is of came further: a wrong key somewhere says more than silence or a closed port elsewhere.
+    fn or_further(self, other: Self) -> Self {
+        let how_far = |error: &Self| match error {
+            Self::NoAddress => 0,
+            Self::Unreachable { .. } => 1,
+            Self::Unproven { .. } => 2,
+            _ => 3,
+        };
+        if how_far(&self) > how_far(&other) { self } else { other }
+    }
+}
+
 impl From<SessionError> for AuthorityError {
     fn from(error: SessionError) -> Self {
         Self::Broken(Arc::new(error))
@@ -153,10 +166,8 @@ async fn reach(authority: Pinned<'_>, local: &StaticKey, hello: &Hello) -> Resul
         let stream = match dial(address, SocketKind::Link, DIAL_DEADLINE).await {
             Ok(stream) => stream,
             Err(error) => {
-                // A wrong key somewhere says more than a closed port elsewhere.
-                if !matches!(failed, AuthorityError::Handshake { .. }) {
-                    failed = AuthorityError::Unreachable { address: address.clone(), source: Arc::new(error) };
-                }
+                let source = Arc::new(error);
+                failed = failed.or_further(AuthorityError::Unreachable { address: address.clone(), source });
                 continue;
             }
         };
@@ -168,11 +179,12 @@ async fn reach(authority: Pinned<'_>, local: &StaticKey, hello: &Hello) -> Resul
             payload: &payload,
             limit: MAX_MESSAGE,
         };
-        match session::connect(stream, how).await {
+        let error = match session::connect(stream, how).await {
             Ok((session, _)) => return Ok(session),
-            Err(ConnectError::Timeout) => failed = AuthorityError::Unproven { address: address.clone() },
-            Err(error) => failed = AuthorityError::Handshake { address: address.clone(), source: Arc::new(error) },
-        }
+            Err(ConnectError::Timeout) => AuthorityError::Unproven { address: address.clone() },
+            Err(error) => AuthorityError::Handshake { address: address.clone(), source: Arc::new(error) },
+        };
+        failed = failed.or_further(error);
     }
     Err(failed)
 }

@@ -165,6 +165,23 @@ async fn the_first_address_that_proves_itself_is_taken() {
     assert!(matches!(wrong.map(|_| ()), Err(AuthorityError::Handshake { .. })));
 }
 
+/// Who says nothing may be the authority, with too much to do: that is no wrong key.
+#[tokio::test(start_paused = true)]
+async fn silence_is_no_wrong_key_and_more_than_a_closed_port() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent_at = HostPort::from(silent.local_addr().unwrap());
+    let closed = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        HostPort::from(listener.local_addr().unwrap())
+    };
+    let (supervisor, local, hello) = (Supervisor::new(), StaticKey::generate(), hello(true));
+    for addresses in [[silent_at.clone(), closed.clone()], [closed, silent_at.clone()]] {
+        let pinned = Pinned { addresses: &addresses, static_key: StaticKey::generate().public() };
+        let failed = AuthorityClient::connect(&supervisor, pinned, &local, &hello).await.map(|_| ());
+        assert!(matches!(&failed, Err(AuthorityError::Unproven { address }) if *address == silent_at), "{failed:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_end_of_the_session_reaches_everybody() {
     let Pair { client, mut pushed, mut server, .. } = pair().await;
