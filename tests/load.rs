@@ -4,7 +4,7 @@
 //! `POSTERN_LOAD_STREAMS` and `POSTERN_LOAD_STALLED` set how many streams are open at once, and how many readers stall.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use postern_test_support::{
     EchoServer, PATIENCE, Pattern, Portal, Project, Reserved, TcpServer, TestHome, connect, descriptors, echoes, eventually,
-    reset,
+    refused, reset,
 };
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
@@ -263,7 +263,7 @@ fn a_full_relay() {
     run_with_open_files(LIMIT, &admin, &["enroll"]);
     let portal = Portal::in_project(Project::of(admin), server.port());
     let mut open = Vec::new();
-    let refused = eventually(PATIENCE, "the relay is full", || {
+    let full = eventually(PATIENCE, "the relay is full", || {
         let stream = connect(portal.inlet).ok()?;
         match says(&stream, b"hello") {
             Ok(()) => {
@@ -273,9 +273,9 @@ fn a_full_relay() {
             Err(error) => Some(error),
         }
     });
-    println!("{} streams, then: {refused}", open.len());
+    println!("{} streams, then: {full}", open.len());
     assert!(open.len() > 10);
-    let mut took: Vec<Duration> = (0..9).map(|_| refused_within(portal.inlet)).collect();
+    let mut took: Vec<Duration> = (0..9).map(|_| refused(portal.inlet)).collect();
     took.sort_unstable();
     println!("refusals take {took:?}");
     assert!(took[took.len() / 2] < Duration::from_millis(100), "half of the refusals took longer: {took:?}");
@@ -286,12 +286,4 @@ fn a_full_relay() {
     }
     drop(open);
     eventually(PATIENCE, "a new connection", || echoes(portal.inlet, b"after").ok());
-}
-
-#[track_caller]
-fn refused_within(inlet: SocketAddr) -> Duration {
-    let begun = Instant::now();
-    let stream = connect(inlet).expect("the inlet listens");
-    assert!(says(&stream, b"hello").is_err(), "the relay is full");
-    begun.elapsed()
 }

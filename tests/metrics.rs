@@ -8,7 +8,7 @@ use std::process::Command;
 use postern_proto::preface::Service;
 use postern_test_support::{
     EchoServer, Foreground, HttpServer, PATIENCE, Project, Reserved, Signal, TcpServer, TestHome, Value, connect, echoes,
-    eventually, http_get, reset,
+    eventually, http_get, refused, reset,
 };
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
@@ -81,12 +81,6 @@ fn connected(inlet: SocketAddr) -> TcpStream {
     stream.write_all(b"x").expect("one byte");
     stream.read_exact(&mut [0]).expect("one byte back");
     stream
-}
-
-/// Connects where nothing is carried, and waits for the end.
-fn refused(inlet: SocketAddr) {
-    let mut stream = TcpStream::connect(inlet).expect("the inlet listens");
-    assert!(stream.read(&mut [0]).is_err(), "a reset, not an end");
 }
 
 #[test]

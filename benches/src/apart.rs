@@ -9,7 +9,7 @@ use crate::hosts::{Hosts, Side};
 use crate::measure::{first_bytes, one_stream};
 use crate::options::{Effort, Options};
 use crate::results::{Results, Unit};
-use crate::run::say;
+use crate::run::{Missing, say};
 use crate::service::Service;
 use crate::warden::Warden;
 use crate::ways::{self, Kind, Part, Setting, Started, Way};
@@ -27,6 +27,7 @@ pub fn measure(
     effort: &Effort,
     warden: &Warden,
     described: &[(Kind, String, Vec<Part>)],
+    missing: &mut Missing,
     results: &mut Results,
 ) -> Result<String> {
     let delay = if options.smoke { SMOKE_DELAY } else { Duration::from_millis(options.delay) };
@@ -43,17 +44,18 @@ pub fn measure(
     let kinds = described.iter().map(|(kind, ..)| *kind).filter(|kind| !options.smoke || *kind <= Kind::Postern);
     for kind in kinds {
         say(&format!("starting {}, far apart", kind.name()));
-        match ways::start(kind, &setting).map_err(|error| format!("{}, far apart: {error}", kind.name()))? {
-            Started::Runs(way) => ways.push(way),
-            Started::Missing(how) => return Err(how.into()),
+        match missing.unless_needed(kind, "does not start far apart", ways::start(kind, &setting))? {
+            Some(Started::Runs(way)) => ways.push(way),
+            Some(Started::Missing(how)) => return Err(how.into()),
+            None => {}
         }
     }
     let lost = (options.loss * 10_000.0) as u64;
     for round in 1..=effort.far.rounds {
         say(&format!("far apart, round {round} of {}", effort.far.rounds));
         for way in &ways {
-            this_way(way, &setting, &hosts, effort, delay, lost, results)
-                .map_err(|error| format!("{}, far apart: {error}", way.kind.name()))?;
+            let taken = this_way(way, &setting, &hosts, effort, delay, lost, results);
+            missing.unless_needed(way.kind, "failed far apart", taken)?;
         }
     }
     let (rounds, made) = (effort.far.rounds, hosts.wire.made_by());

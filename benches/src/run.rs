@@ -30,27 +30,25 @@ pub fn compare(options: &Options) -> Result<()> {
     let warden = Warden::start()?;
     let service = Service::start(TcpListener::bind("127.0.0.1:0")?)?;
     let setting = Setting { options, warden: &warden, service: service.address, hosts: None };
-    let mut missing = Vec::new();
+    let mut missing = Missing::default();
     let mut ways = Vec::new();
     for kind in wanted(options) {
         say(&format!("starting {}", kind.name()));
-        match ways::start(kind, &setting) {
-            Ok(Started::Runs(way)) => ways.push(way),
-            Ok(Started::Missing(how)) => missing.push((kind, format!("not installed: {how}"))),
-            // Without those there is no comparison; a peer that does not start here is told of, and left out.
-            Err(error) if matches!(kind, Kind::Direct | Kind::Chain | Kind::Postern) => return Err(error),
-            Err(error) => missing.push((kind, format!("does not start here: {error}"))),
+        match missing.unless_needed(kind, "does not start here", ways::start(kind, &setting))? {
+            Some(Started::Runs(way)) => ways.push(way),
+            Some(Started::Missing(how)) => missing.tell(kind, format!("not installed: {how}")),
+            None => {}
         }
     }
     let mut results = Results::default();
-    rounds(options, &effort, &ways, &mut results)?;
+    rounds(options, &effort, &mut ways, &mut missing, &mut results)?;
     peaks(options, &ways, &mut results)?;
     let described: Vec<_> = ways.iter().map(|way| (way.kind, way.what.clone(), way.parts.clone())).collect();
     drop(ways);
-    idle(&setting, &effort, &service, &described, &mut results)?;
+    idle(&setting, &effort, &service, &described, &mut missing, &mut results)?;
     let mut notes = Vec::new();
     if options.wants(Group::Far) {
-        notes.push(apart::measure(options, &effort, &warden, &described, &mut results)?);
+        notes.push(apart::measure(options, &effort, &warden, &described, &mut missing, &mut results)?);
     }
     let endings = options.wants(Group::Endings).then(|| {
         say("trying how connections end");
@@ -62,7 +60,7 @@ pub fn compare(options: &Options) -> Result<()> {
         rounds: effort.rounds,
         bytes: effort.bytes,
         ways: described,
-        missing,
+        missing: missing.0,
         notes,
         endings,
         verdicts: targets::judge(&results),
@@ -81,34 +79,67 @@ fn wanted(options: &Options) -> Vec<Kind> {
     Kind::value_variants().iter().copied().filter(|kind| options.ways.is_empty() || options.ways.contains(kind)).collect()
 }
 
+/// Ways that were not measured, or not to the end, and why.
+#[derive(Debug, Default)]
+pub struct Missing(Vec<(Kind, String)>);
+
+impl Missing {
+    fn tell(&mut self, kind: Kind, why: String) {
+        self.0.push((kind, why));
+    }
+
+    /// What `taken` holds; nothing where a peer failed, which is told of. Without the other ways there is no comparison: their
+    /// failures end the run.
+    pub fn unless_needed<T>(&mut self, kind: Kind, failure: &str, taken: Result<T>) -> Result<Option<T>> {
+        match taken {
+            Ok(taken) => Ok(Some(taken)),
+            Err(error) if matches!(kind, Kind::Direct | Kind::Chain | Kind::Postern) => {
+                Err(format!("{}: {failure}: {error}", kind.name()).into())
+            }
+            Err(error) => {
+                self.tell(kind, format!("{failure}: {error}"));
+                Ok(None)
+            }
+        }
+    }
+}
+
 /// On standard error, since standard output is the table's.
 pub fn say(what: &str) {
     eprintln!("postern-bench: {what}");
 }
 
-fn rounds(options: &Options, effort: &Effort, ways: &[Way], results: &mut Results) -> Result<()> {
-    for way in ways {
-        throughput(way, 1, effort.bytes / WARM_UP).map_err(|error| format!("{}: {error}", way.kind.name()))?;
+fn rounds(options: &Options, effort: &Effort, ways: &mut Vec<Way>, missing: &mut Missing, results: &mut Results) -> Result<()> {
+    each(ways, missing, |way| {
+        throughput(way, 1, effort.bytes / WARM_UP)?;
         way.parts.iter().for_each(|part| process::forget_peak(part.pid));
-    }
+        Ok(())
+    })?;
     for round in 1..=effort.rounds {
         say(&format!("round {round} of {}", effort.rounds));
         for many in MANY.iter().filter(|_| options.wants(Group::Throughput)) {
-            each(ways, |way| carry(way, *many, effort, results))?;
+            each(ways, missing, |way| carry(way, *many, effort, results))?;
         }
         for many in MANY.iter().filter(|_| options.wants(Group::Connections)) {
-            each(ways, |way| connect(way, *many, effort, results))?;
+            each(ways, missing, |way| connect(way, *many, effort, results))?;
         }
         for _ in (0..effort.round_trip_rounds).filter(|_| options.wants(Group::RoundTrip)) {
-            each(ways, |way| there_and_back(way, effort, results))?;
+            each(ways, missing, |way| there_and_back(way, effort, results))?;
         }
     }
     Ok(())
 }
 
-/// The same for each way, one directly after the other.
-fn each(ways: &[Way], mut measure: impl FnMut(&Way) -> Result<()>) -> Result<()> {
-    ways.iter().try_for_each(|way| measure(way).map_err(|error| format!("{}: {error}", way.kind.name()).into()))
+/// The same for each way, one directly after the other; without those that fail from then on.
+fn each(ways: &mut Vec<Way>, missing: &mut Missing, mut measure: impl FnMut(&Way) -> Result<()>) -> Result<()> {
+    let mut next = 0;
+    while let Some(way) = ways.get(next) {
+        match missing.unless_needed(way.kind, "failed", measure(way))? {
+            Some(()) => next += 1,
+            None => drop(ways.remove(next)),
+        }
+    }
+    Ok(())
 }
 
 fn carry(way: &Way, streams: usize, effort: &Effort, results: &mut Results) -> Result<()> {
@@ -148,6 +179,7 @@ fn idle(
     effort: &Effort,
     service: &Service,
     described: &[(Kind, String, Vec<Part>)],
+    missing: &mut Missing,
     results: &mut Results,
 ) -> Result<()> {
     // A hop of the chain has two threads for each connection, whose memory tells nothing.
@@ -165,7 +197,7 @@ fn idle(
             }
             Started::Missing(how) => Err(how.into()),
         });
-        for taken in measured.map_err(|error| format!("{}: {error}", kind.name()))? {
+        for taken in missing.unless_needed(kind, "failed with idle streams", measured)?.unwrap_or_default() {
             let place = taken.place.name();
             for (number, value) in effort.idle.iter().zip(taken.at) {
                 let title = format!("memory of each of {number} idle streams, {place}");

@@ -156,15 +156,25 @@ impl Setting<'_> {
 
     /// Runs `work` where clients are.
     pub fn as_client<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.at(Side::Client, work)
+    }
+
+    /// Runs `work` on that host.
+    fn at<T: Send>(&self, side: Side, work: impl FnOnce() -> T + Send) -> T {
         match self.hosts {
             None => work(),
-            Some(hosts) => hosts.enter(Side::Client, work),
+            Some(hosts) => hosts.enter(side, work),
         }
     }
 
     /// Waits until connections of clients are taken.
     fn listens(&self, address: SocketAddr, who: &str) -> Result<()> {
-        self.as_client(|| held::listens(address, who))
+        self.listens_at(Side::Client, address, who)
+    }
+
+    /// Waits until connections from that host are taken.
+    fn listens_at(&self, side: Side, address: SocketAddr, who: &str) -> Result<()> {
+        self.at(side, || held::listens(address, who))
     }
 }
 

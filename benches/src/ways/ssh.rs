@@ -38,10 +38,14 @@ pub fn start(kind: Kind, setting: &Setting<'_>) -> Result<Started> {
     command.arg(format!("UserKnownHostsFile={}", directory.join("known").display()));
     command.arg("-i").arg(directory.join("user")).args(["-p", &server.port().to_string(), "-l", &user, &server.ip().to_string()]);
     command.arg(direction).arg(format!("{entry}:{}", setting.service));
+    // sshd logs its clients in with processes that end then; this forward, to nobody, is listened to by one that comes after them.
+    let after_login = SocketAddr::from(([127, 0, 0, 1], setting.free(daemons_side).port()));
+    command.arg("-R").arg(format!("{after_login}:{}", setting.free(clients_side)));
     let client = Owned::spawn(&mut setting.on(clients_side, command), setting.warden)?;
     let mut parts = vec![Part { place, name: "ssh", pid: client.pid() }];
     held.process(client);
     setting.listens(entry, "ssh's forward")?;
+    setting.listens_at(daemons_side, after_login, "sshd after the login")?;
     let daemon = held.processes().next().ok_or("no sshd")?;
     parts.extend(descendants(daemon).into_iter().map(|pid| Part { place: Place::Middle, name: "sshd", pid }));
     parts.sort_by_key(|part| part.place);

@@ -1,8 +1,8 @@
 //! What applications do at an inlet.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::poll::{PATIENCE, eventually};
 
@@ -31,6 +31,25 @@ pub fn live(address: impl ToSocketAddrs + Copy) -> TcpStream {
     })
 }
 
+/// Connects where nothing is carried, and returns how long it took until the connection was reset. That can be before whoever makes it
+/// has it.
+///
+/// # Panics
+/// Where it ends in another way.
+#[track_caller]
+pub fn refused(address: impl ToSocketAddrs) -> Duration {
+    let begun = Instant::now();
+    let end = connect(address).and_then(|mut stream| stream.read(&mut [0; 1]));
+    let took = begun.elapsed();
+    assert!(is_reset(&end), "not a reset, after {took:?}: {end:?}");
+    took
+}
+
+/// Whether it failed because the connection was reset, which an application must see: an end is clean only if the peer made it.
+pub fn is_reset<T>(outcome: &io::Result<T>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
 /// Whether four bytes come back on a connection to an echo service.
 pub fn pings(stream: &mut TcpStream) -> bool {
     let mut back = [0; 4];
@@ -44,9 +63,10 @@ pub fn echoes(address: impl ToSocketAddrs, bytes: &[u8]) -> io::Result<()> {
     let mut back = Vec::new();
     std::thread::scope(|scope| {
         let sent = scope.spawn(move || writer.write_all(bytes).and_then(|()| writer.shutdown(Shutdown::Write)));
-        let received = stream.read_to_end(&mut back);
-        sent.join().map_err(|_| io::Error::other("the writer panicked"))??;
-        received
+        let received = stream.read_to_end(&mut back).map(drop);
+        let sent = sent.join().map_err(|_| io::Error::other("the writer panicked"))?;
+        // Whichever of the two comes to a broken connection first is told how it broke; the other one only that it has.
+        if is_reset(&sent) { sent } else { received.and(sent) }
     })?;
     if back == bytes { Ok(()) } else { Err(io::Error::other(format!("{} bytes of {} came back", back.len(), bytes.len()))) }
 }

@@ -1,10 +1,12 @@
 //! Connections that are to be cut, and when they are: the clock of a promise runs from before the command that asks for it, which may return
 //! long after it was kept.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, Read};
 use std::net::TcpStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use crate::client::is_reset;
 
 /// A connection that is read beside the test.
 #[derive(Debug)]
@@ -27,7 +29,7 @@ impl Cut {
     pub fn within(self, limit: Duration, since: Instant) -> Duration {
         let (end, at) = self.ended.join().expect("no panic");
         let took = at.saturating_duration_since(since);
-        assert!(matches!(&end, Err(error) if error.kind() == ErrorKind::ConnectionReset), "not a reset, after {took:?}: {end:?}");
+        assert!(is_reset(&end), "not a reset, after {took:?}: {end:?}");
         assert!(took <= limit, "reset after {took:?}, which is more than {limit:?}");
         took
     }

@@ -23,7 +23,7 @@ mod skips;
 mod squatter;
 mod terminal;
 
-pub use client::{HttpReply, connect, echoes, http_get, live, pings};
+pub use client::{HttpReply, connect, echoes, http_get, is_reset, live, pings, refused};
 pub use cut::Cut;
 pub use endings::{ENDINGS, Ending, EndingServer, NOBODY, Patience, nobody_there};
 pub use home::TestHome;
