@@ -1,14 +1,15 @@
 //! Everything that can happen between an authority that voids credentials and one node: statements that are lost, late, repeated, or come
 //! in another order; a disk that fails; a process that dies at any moment. The node's side is the real code: [`Voided`], as it is kept,
-//! and [`Progress`].
+//! and [`Progress`]. Stateright tries it all, in every order.
 
 use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
 
-use postern_explore::{Explored, Model, explore};
 use postern_proto::authority::{VoidEntry, Voiding};
 use postern_proto::credential::Voided;
 use postern_proto::id::{Identifier, ProjectId};
 use postern_proto::time::Timestamp;
+use stateright::{Checker, Model, Property};
 
 use super::progress::Progress;
 
@@ -25,7 +26,7 @@ enum Disk {
     Dies,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
     /// The authority revokes a member, or voids what it has until now.
     Void {
@@ -47,8 +48,10 @@ enum Act {
     Restart,
 }
 
-#[derive(Clone)]
+#[derive(Debug, Clone, Default)]
 struct State {
+    /// How many acts led here.
+    acts: usize,
     /// Event `i` has epoch `i + 1`.
     events: Vec<VoidEntry>,
     memory: Voided,
@@ -101,20 +104,60 @@ impl State {
             later.map(|event| Some(event.not_before)).any(|limit| limit == list.not_before(&member))
         })
     }
+
+    /// What tells states apart: states with one key have one future, however many acts led there.
+    fn key(&self) -> impl PartialEq + Hash + use<> {
+        let events: Vec<_> = self.events.iter().map(|event| (event.member, event.not_before)).collect();
+        (events, [kept(&self.memory), kept(&self.disk)], self.progress, self.enforcing.clone(), self.told)
+    }
+
+    /// What does not hold, and must.
+    fn fault(&self) -> Option<&'static str> {
+        let Self { memory, disk, told, progress, .. } = self;
+        let must = [
+            (self.holds(memory, memory.epoch()), "an epoch is known, and not what was said up to it"),
+            (disk.epoch() <= memory.epoch(), "the disk knows more than the process"),
+            (progress.done() <= memory.epoch(), "what is not known is done"),
+            (*told <= disk.epoch(), FORGETS),
+            (self.holds(memory, *told), "who was said to be out is believed"),
+        ];
+        must.into_iter().find_map(|(holds, what)| (!holds).then_some(what))
+    }
 }
+
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Hash for State {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.key().hash(hasher);
+    }
+}
+
+const FORGETS: &str = "the authority was told what a restart forgets";
+
+/// How many acts are tried in every order.
+const DEPTH: usize = 7;
+/// What must hold in every state. It is one property: where several are looked for, Stateright goes on after the first fault, and what it
+/// tells in the end need not be the shortest way to one.
+const BELIEVED: &str = "whoever is said to be out is never believed again";
 
 impl Model for Node {
     type State = State;
     type Action = Act;
-    type Key = (Vec<(Identifier, Timestamp)>, [Vec<u8>; 2], Progress, BTreeSet<u64>, u64);
 
-    fn start(&self) -> State {
-        let (events, memory, disk, progress, enforcing) = Default::default();
-        State { events, memory, disk, progress, enforcing, told: 0 }
+    fn init_states(&self) -> Vec<State> {
+        vec![State::default()]
     }
 
-    fn actions(&self, state: &State) -> Vec<Act> {
-        let mut acts = vec![Act::Store, Act::Tell, Act::Restart];
+    fn actions(&self, state: &State, acts: &mut Vec<Act>) {
+        if state.acts == DEPTH {
+            return;
+        }
+        acts.extend([Act::Store, Act::Tell, Act::Restart]);
         acts.extend(state.enforcing.iter().map(|epoch| Act::Enforced(*epoch)));
         if state.events.len() < EVENTS {
             acts.extend((0..MEMBERS).flat_map(|member| [true, false].map(|for_ever| Act::Void { member, for_ever })));
@@ -124,12 +167,11 @@ impl Model for Node {
                 acts.extend([Disk::Takes, Disk::Fails, Disk::Dies].map(|disk| Act::Hear { since, until, disk }));
             }
         }
-        acts
     }
 
-    fn step(&self, state: &State, act: &Act) -> State {
-        let mut next = state.clone();
-        match *act {
+    fn next_state(&self, state: &State, act: Act) -> Option<State> {
+        let mut next = State { acts: state.acts + 1, ..state.clone() };
+        match act {
             Act::Void { member, for_ever } => {
                 let at = Timestamp::from_unix(1000 + state.events.len() as u64);
                 let not_before = if for_ever { VoidEntry::FOR_EVER } else { at };
@@ -154,40 +196,37 @@ impl Model for Node {
             Act::Tell => next.told = next.told.max(next.progress.done()),
             Act::Restart => next.restart(),
         }
-        next
+        Some(next)
     }
 
-    fn key(&self, state: &State) -> Self::Key {
-        let events = state.events.iter().map(|event| (event.member, event.not_before)).collect();
-        (events, [kept(&state.memory), kept(&state.disk)], state.progress, state.enforcing.clone(), state.told)
-    }
-
-    fn check(&self, state: &State) -> Result<(), String> {
-        let State { memory, disk, told, progress, .. } = state;
-        let must = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
-        must(state.holds(memory, memory.epoch()), "an epoch is known, and not what was said up to it")?;
-        must(disk.epoch() <= memory.epoch(), "the disk knows more than the process")?;
-        must(progress.done() <= memory.epoch(), "what is not known is done")?;
-        must(*told <= disk.epoch(), "the authority was told what a restart forgets")?;
-        must(state.holds(memory, *told), "who was said to be out is believed")
+    fn properties(&self) -> Vec<Property<Self>> {
+        let mut properties = vec![Property::always(BELIEVED, |_, state: &State| state.fault().is_none())];
+        if !self.careless {
+            // That the model comes to what it is about.
+            properties.push(Property::sometimes("all is heard, done and told", |_, state: &State| state.told == EVENTS as u64));
+            properties
+                .push(Property::sometimes("a restart forgets", |_, state: &State| state.disk.epoch() < state.memory.epoch()));
+        }
+        properties
     }
 }
 
-/// How many acts are tried in every order.
-const DEPTH: usize = 7;
-
 #[test]
 fn whoever_is_said_to_be_out_is_never_believed_again() {
-    let explored = explore(&Node { careless: false }, DEPTH).unwrap();
-    let Explored { states, steps, .. } = explored;
-    println!("{states} states, {steps} steps");
-    assert!(states > 10_000, "{explored:?}");
+    let checker = Node { careless: false }.checker().spawn_bfs().join();
+    if let Some(path) = checker.discovery(BELIEVED) {
+        panic!("{:?}: {:?}", path.last_state().fault(), path.into_actions());
+    }
+    checker.assert_properties();
+    println!("{} states, {} steps", checker.unique_state_count(), checker.state_count());
+    assert!(checker.unique_state_count() > 10_000, "{}", checker.unique_state_count());
 }
 
 /// That the model would see it.
 #[test]
 fn a_node_that_counts_what_it_has_not_written_is_found_out() {
-    let fault = explore(&Node { careless: true }, DEPTH).unwrap_err();
-    assert_eq!(fault.what, "the authority was told what a restart forgets");
-    assert!(matches!(fault.path[..], [Act::Void { .. }, Act::Hear { disk: Disk::Fails, .. }, Act::Enforced(1), Act::Tell]));
+    let path = Node { careless: true }.checker().spawn_bfs().join().assert_any_discovery(BELIEVED);
+    assert_eq!(path.last_state().fault(), Some(FORGETS));
+    let acts = path.into_actions();
+    assert!(matches!(acts[..], [Act::Void { .. }, Act::Hear { disk: Disk::Fails, .. }, Act::Enforced(1), Act::Tell]), "{acts:?}");
 }

@@ -1,8 +1,11 @@
 //! Everything that can happen to one name, in every order: a node that registers, leaves, comes back or is taken over by its next run while
 //! its old link lives on for a while; another node beside it; and a watcher that asks only when it is woken, soon or late. Whatever
-//! happened, a little later the watcher knows who is there. The registry is the real one.
+//! happened, a little later the watcher knows who is there. The registry is the real one. It cannot be copied, so that Stateright's states
+//! are lists of acts, which are done again from the start.
 
-use postern_explore::{Explored, Model, explore};
+use std::hash::{Hash, Hasher};
+
+use stateright::{Checker, Model, Property};
 
 use super::*;
 
@@ -36,6 +39,25 @@ struct World {
     told: Option<Vec<u8>>,
     wrong: Option<String>,
     deaf: bool,
+}
+
+/// The acts that lead to a world. Two are the same to the checker if their worlds have one future.
+#[derive(Debug, Clone)]
+struct State {
+    acts: Vec<Act>,
+    key: Key,
+}
+
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Hash for State {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.key.hash(hasher);
+    }
 }
 
 /// What tells worlds apart, in times from now.
@@ -216,50 +238,65 @@ impl World {
     }
 }
 
-impl Model for OneName {
-    type State = Vec<Act>;
-    type Action = Act;
-    type Key = Key;
-
-    fn start(&self) -> Vec<Act> {
-        Vec::new()
+impl OneName {
+    fn state(&self, acts: Vec<Act>) -> State {
+        let key = self.world(&acts).key();
+        State { acts, key }
     }
 
-    fn actions(&self, _: &Vec<Act>) -> Vec<Act> {
-        let both = [false, true];
-        let mut acts =
-            vec![Act::Open(0), Act::Open(1), Act::Unregister, Act::Other, Act::Pass(100), Act::Pass(1000), Act::Listen];
-        acts.extend(both.map(|late| Act::Close { late }));
-        acts.extend(both.map(|late| Act::Register { late }));
-        acts
-    }
-
-    fn step(&self, acts: &Vec<Act>, act: &Act) -> Vec<Act> {
-        acts.iter().copied().chain([*act]).collect()
-    }
-
-    fn key(&self, acts: &Vec<Act>) -> Key {
-        self.world(acts).key()
-    }
-
-    fn check(&self, acts: &Vec<Act>) -> Result<(), String> {
-        self.world(acts).settle().map_or(Ok(()), Err)
+    fn fault(&self, state: &State) -> Option<String> {
+        self.world(&state.acts).settle()
     }
 }
 
 /// How many acts are tried in every order.
 const DEPTH: usize = 9;
+/// What must hold in every state. It is one property: where several are looked for, Stateright goes on after the first fault, and what it
+/// tells in the end need not be the shortest way to one.
+const KNOWN: &str = "a little later, the watcher knows who is there";
+
+impl Model for OneName {
+    type State = State;
+    type Action = Act;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![self.state(Vec::new())]
+    }
+
+    fn actions(&self, state: &State, acts: &mut Vec<Act>) {
+        if state.acts.len() < DEPTH {
+            let both = [false, true];
+            acts.extend([Act::Open(0), Act::Open(1), Act::Unregister, Act::Other, Act::Pass(100), Act::Pass(1000), Act::Listen]);
+            acts.extend(both.map(|late| Act::Close { late }));
+            acts.extend(both.map(|late| Act::Register { late }));
+        }
+    }
+
+    fn next_state(&self, state: &State, act: Act) -> Option<State> {
+        Some(self.state(state.acts.iter().copied().chain([act]).collect()))
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![Property::always(KNOWN, |model, state| model.fault(state).is_none())]
+    }
+}
 
 #[test]
 fn a_watcher_knows_who_is_there_whatever_happened() {
-    let Explored { states, steps, .. } = explore(&OneName::new(false), DEPTH).unwrap();
-    println!("{states} states, {steps} steps");
-    assert!(states > 2_000, "{states}");
+    let checker = OneName::new(false).checker().spawn_bfs().join();
+    if let Some(path) = checker.discovery(KNOWN) {
+        panic!("{:?}: {:?}", checker.model().fault(path.last_state()), path.into_actions());
+    }
+    println!("{} states, {} steps", checker.unique_state_count(), checker.state_count());
+    assert!(checker.is_done() && checker.unique_state_count() > 2_000, "{}", checker.unique_state_count());
 }
 
 /// That the model would see it.
 #[test]
 fn a_watcher_that_no_timer_wakes_is_found_out() {
-    let fault = explore(&OneName::new(true), DEPTH).unwrap_err();
-    assert!(fault.what.starts_with("the watcher knows of"), "{fault:?}");
+    let checker = OneName::new(true).checker().spawn_bfs().join();
+    let path = checker.assert_any_discovery(KNOWN);
+    let fault = checker.model().fault(path.last_state());
+    let actions = path.into_actions();
+    assert!(fault.as_ref().is_some_and(|fault| fault.starts_with("the watcher knows of")), "{fault:?}: {actions:?}");
 }
