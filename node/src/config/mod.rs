@@ -123,3 +123,5 @@ pub fn text(file: &str, bytes: &[u8]) -> Result<String, Problems> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod yaml_test_suite;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn load_with(text: &str, flags: &[&str]) -> Result<NodeConfig, Problems> {
+pub(super) fn load_with(text: &str, flags: &[&str]) -> Result<NodeConfig, Problems> {
     load("node.yaml", text, &Variables::new(flags.iter().copied(), []).unwrap(), None)
 }
 
