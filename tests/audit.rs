@@ -375,12 +375,6 @@ fn a_node_sees_a_database_from_before() {
     assert_eq!(fs::read(&remembered).unwrap(), signed);
 }
 
-/// The lines of a node's stream log.
-fn streams(home: &TestHome, node: &str) -> Vec<Value> {
-    let text = fs::read_to_string(home.path().join("nodes").join(node).join("streams.jsonl")).unwrap_or_default();
-    text.lines().map(|line| line.parse().unwrap()).collect()
-}
-
 #[test]
 fn both_nodes_write_down_the_same_streams() {
     let echo = EchoServer::start();
@@ -390,7 +384,7 @@ fn both_nodes_write_down_the_same_streams() {
         echoes(portal.inlet, b"twelve bytes").unwrap();
     }
     let clean = |home: &TestHome, node: &str| {
-        let all = streams(home, node);
+        let all = home.stream_lines(node);
         let clean = all.into_iter().filter(|line| line["end"] == "clean" && line["decision"] == "allowed");
         clean.collect::<Vec<Value>>()
     };
@@ -425,7 +419,7 @@ fn both_nodes_write_down_the_same_streams() {
     drop(held);
     for (home, node) in [(&portal.customer, "customer"), (&portal.vendor, "vendor")] {
         let took = eventually(PATIENCE, "the stream to be written down", || {
-            let took = streams(home, node).iter().filter_map(|line| line["duration_ms"].as_u64()).max()?;
+            let took = home.stream_lines(node).iter().filter_map(|line| line["duration_ms"].as_u64()).max()?;
             (took >= HELD.as_millis() as u64).then_some(took)
         });
         assert!(took <= (HELD + before.elapsed() + Duration::from_secs(1)).as_millis() as u64, "{took} ms");
@@ -436,7 +430,7 @@ fn both_nodes_write_down_the_same_streams() {
     let _ = echoes(portal.inlet, b"twelve bytes");
     let refused = |home: &TestHome, node: &str| {
         eventually(PATIENCE, "a refused stream to be written down", || {
-            streams(home, node).into_iter().rfind(|line| line["decision"] == "refused" && !line["stream"].is_null())
+            home.stream_lines(node).into_iter().rfind(|line| line["decision"] == "refused" && !line["stream"].is_null())
         })
     };
     let (there, here) = (refused(&portal.customer, "customer"), refused(&portal.vendor, "vendor"));
@@ -463,7 +457,7 @@ fn both_nodes_write_down_the_same_streams() {
     portal.vendor.fails(&["audit", "reconcile", "nosuch.jsonl"], 1).says("cannot open `nosuch.jsonl`");
 
     // Whether lines may be missing is told by how the node ended.
-    let killed = || streams(&portal.vendor, "vendor").iter().filter(|line| line["killed"] == true).count();
+    let killed = || portal.vendor.stream_lines("vendor").iter().filter(|line| line["killed"] == true).count();
     portal.vendor.ok(&["node", "stop", "vendor"]);
     portal.vendor.ok(&["node", "start", "vendor"]);
     assert_eq!(killed(), 0);
@@ -496,7 +490,7 @@ fn the_log_of_streams_goes_to_a_syslog_too() {
         assert!(header.starts_with("<134>1 20") && header.contains(" postern ") && header.contains(" stream "), "{header}");
         sent.push(json.parse::<Value>().unwrap());
     }
-    let written = eventually(PATIENCE, "the lines in the file", || Some(streams(&home, "n")).filter(|lines| lines.len() >= 2));
+    let written = eventually(PATIENCE, "the lines in the file", || Some(home.stream_lines("n")).filter(|lines| lines.len() >= 2));
     assert!(sent.iter().all(|line| written.contains(line)), "{sent:?}\n{written:?}");
 
     // A syslog that has gone away keeps nobody waiting.
@@ -505,5 +499,5 @@ fn the_log_of_streams_goes_to_a_syslog_too() {
     for _ in 0..20 {
         echoes(inlet.as_str(), b"twelve bytes").unwrap();
     }
-    eventually(PATIENCE, "the lines in the file", || (streams(&home, "n").len() >= 42).then_some(()));
+    eventually(PATIENCE, "the lines in the file", || (home.stream_lines("n").len() >= 42).then_some(()));
 }

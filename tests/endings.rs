@@ -71,8 +71,8 @@ fn as_with_plain_tcp_by_relay_and_directly() {
 #[test]
 fn a_target_that_is_not_there() {
     let nobody = Reserved::new();
-    // Set aside for documentation (RFC 3849): where the network has no way there, it says so.
-    let nowhere: SocketAddr = "[2001:db8::1]:9".parse().expect("an address");
+    // A group of machines: for TCP, Linux says at once that there is no way to one. (A machine that is not there would be looked for first.)
+    let nowhere: SocketAddr = "224.0.0.1:9".parse().expect("an address");
     let has_no_way = TcpStream::connect_timeout(&nowhere, SOON)
         .is_err_and(|error| matches!(error.kind(), ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable));
     let project = Project::new(POSTERN);
@@ -86,7 +86,7 @@ fn a_target_that_is_not_there() {
         [("refuses", refuses), ("is not told from one that is denied", missing), ("cannot be reached", unreachable)]
     {
         if inlet == unreachable && !has_no_way {
-            postern_test_support::skipped(format_args!("this network does not say that it has no way to {nowhere}"));
+            postern_test_support::skipped(format_args!("this system does not say that it has no way to {nowhere}"));
             continue;
         }
         // The first one has to make the channel.

@@ -204,15 +204,57 @@ fn a_node_whose_service_is_away_is_passed_over_until_it_is_back() {
     }
     let customer = project.member(&[]);
     let inlet = customer.ok(&["tcp-inlet", "create", "--via", "shop", "--to", "service"]);
-    // One connection finds out; from then on, none is lost.
     eventually(PATIENCE, "the one that works", || asked(&inlet).ok());
-    eventually(PATIENCE, "the other is known to fail", || (0..4).all(|_| asked(&inlet).is_ok()).then_some(()));
+    // One connection finds out, and goes to the other.
     assert_eq!(split(&inlet, 20, [b'a', b'b']), [0, 20]);
 
     let listener = TcpListener::bind(("127.0.0.1", away.release())).expect("the port was held until now");
     let _back = TcpServer::start_on(listener, |mut stream| stream.write_all(b"c"));
     eventually(PATIENCE, "it is asked again", || (asked(&inlet).ok()? == b'c').then_some(()));
     drop(a);
+}
+
+/// Where one node rejects a connection, what the client has said already, and its end, go to the other one.
+#[test]
+fn what_was_said_early_goes_to_the_node_that_takes_it() {
+    const INLETS: usize = 4;
+    let (away, echo) = (Reserved::new(), EchoServer::start());
+    let project = Project::new(POSTERN);
+    let vendor = project.member(&["--relay", "shop"]);
+    for (name, port) in [("n0", away.port()), ("n1", echo.port())] {
+        let configuration = format!("{{name: {name}, relay: shop, tcp-outlet: {{from: service, to: {port}}}}}");
+        vendor.ok(&["node", "create", "--configuration", &configuration]);
+    }
+    let customer = project.member(&[]);
+    customer.ok(&["node", "create", "--configuration", "{name: customer}"]);
+    let create = || customer.ok(&["tcp-inlet", "create", "--via", "shop", "--to", "service"]);
+    eventually(PATIENCE, "the one that works", || echoes(create().as_str(), b"?").ok());
+    let rejected = || {
+        let refusals = customer.json(&["explain"]);
+        refusals.as_array().expect("a list").iter().filter(|refusal| refusal["code"] == "TARGET_REFUSED").count()
+    };
+    let before = rejected();
+    // Each inlet finds out for itself: one of its first two connections begins at the node whose service is away.
+    for number in 0..INLETS {
+        let inlet = create();
+        for said in [&b"little"[..], &vec![number as u8; 200_000]] {
+            echoes(inlet.as_str(), said).unwrap_or_else(|error| panic!("{} bytes by inlet {number}: {error}", said.len()));
+        }
+    }
+    assert!(rejected() - before >= INLETS, "{} of {INLETS} inlets tried the node whose service is away", rejected() - before);
+    // Each attempt is one stream, of which both its nodes have written the same.
+    let refused = |home: &TestHome, node: &str| {
+        let refused = home.stream_lines(node).into_iter().filter(|line| line["decision"] == "refused");
+        refused.map(|line| line["stream"].to_string()).collect::<Vec<_>>()
+    };
+    let there = eventually(PATIENCE, "the lines of the streams", || {
+        let there = refused(&vendor, "n0");
+        (there.len() >= INLETS).then_some(there)
+    });
+    eventually(PATIENCE, "the same here", || {
+        let here = refused(&customer, "customer");
+        here.iter().all(|stream| there.contains(stream)).then_some(()).filter(|()| here.len() >= INLETS)
+    });
 }
 
 #[test]
@@ -249,13 +291,13 @@ fn an_inlet_shares_its_connections_among_outlets() {
     let shown = customer.ok(&["tcp-inlet", "show", "ratings", "--output", "plain"]);
     assert!(shown.contains("ratings-v2: weight 10"), "{shown}");
 
-    // By flags, it is the same; and one that is not there loses nothing but its first connection.
+    // By flags, it is the same; and one that is not there loses nothing.
     let flags = ["--to", "ratings-v1=1", "--to", "none=1"];
     let inlet = customer.ok(&[&["tcp-inlet", "create", "--alias", "half", "--via", "shop"], &flags[..]].concat());
-    let _ = [asked(&inlet), asked(&inlet)];
     assert_eq!(split(&inlet, 10, [b'1']), [10]);
     let half = customer.json(&["tcp-inlet", "show", "half"]);
     assert_eq!(half["outlets"][1]["failing"], true, "{half}");
+    assert_eq!((&half["outlets"][0]["connections"], &half["outlets"][1]["connections"]), (&json!(10), &json!(0)), "{half}");
 }
 
 #[test]

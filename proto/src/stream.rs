@@ -12,6 +12,7 @@
 //! then goes on from the record that the other states ([`Received::Attached`], or what `attach` returns).
 
 mod attach;
+mod early;
 mod outbox;
 
 use crate::aead::Suite;
@@ -22,6 +23,7 @@ use crate::record::{
 use crate::secret::SecretBytes;
 
 pub use self::attach::{Attachment, ControlKeys};
+pub use self::early::Early;
 pub use self::outbox::{Outbox, SMALL};
 
 /// What each side may send before it hears from the other; also the limit of early data. Enough for a round trip of 20 ms at

@@ -16,7 +16,7 @@ use postern_proto::id::{ChannelId, Identifier, InstanceId, NodeId, RefusalId, St
 use postern_proto::path::{AttachHead, ChannelMessageError, Open, OpenHead};
 use postern_proto::record::{self, ResetCode};
 use postern_proto::replay::{NotOnce, OnceWindow};
-use postern_proto::stream::{Attachment, ControlKeys, Side, Stream, StreamError, StreamKeys};
+use postern_proto::stream::{Attachment, ControlKeys, Early, Side, Stream, StreamError, StreamKeys};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -432,6 +432,14 @@ impl Channel {
     pub fn open_stream(&self) -> (u64, Stream) {
         let id = self.next_stream.fetch_add(2, Ordering::Relaxed);
         (id, Stream::new(Side::Opener, StreamKeys::derive(&self.secret, id, self.part)))
+    }
+
+    /// What this side has sealed for stream `id`, which the peer has not opened.
+    ///
+    /// # Errors
+    /// Where `sealed` are not the first data records of that stream.
+    pub fn take_back(&self, id: u64, sealed: Vec<u8>) -> Result<Early, StreamError> {
+        Early::take_back(&self.secret, id, self.part, sealed)
     }
 
     /// The stream that the peer opens with `frame`, which begins with `head`, and what it asks for.

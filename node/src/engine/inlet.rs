@@ -10,7 +10,7 @@ use postern_proto::name::OutletName;
 use postern_proto::path::{Open, OpenHead};
 use postern_proto::record::{Kind, ResetCode};
 use postern_proto::spec::{Disclose, InletSpec};
-use postern_proto::stream::{Received, Stream, StreamError};
+use postern_proto::stream::{Early, Received, Stream, StreamError};
 use postern_runtime::net::Acceptor;
 use postern_runtime::workers::adopt;
 use tokio::net::TcpStream;
@@ -28,11 +28,14 @@ use super::policy::Resource;
 use super::pump::{self, End, Outcome, Pump, reset_application};
 use super::refusals::Refusal;
 use super::shared::Shared;
-use super::target::{Opened, Picked, Targets, open};
-use crate::stream_log::Side;
+use super::target::{Opened, Place, Targets, open};
+use crate::stream_log::{OpenStream, Side};
 
 /// How long the outlet's node may take to answer a probe: its dial's deadline, and the way there and back.
 const PROBE_DEADLINE: Duration = Duration::from_secs(12);
+
+/// Nodes and outlets that one connection is tried at, where its open is rejected: each may take as long as a dial.
+const MOST_TRIED: usize = 3;
 
 /// A running inlet.
 pub struct Inlet {
@@ -62,6 +65,11 @@ impl Inlet {
     fn outlets(&self) -> String {
         let names: Vec<&str> = self.spec.to.iter().map(|to| to.outlet.as_str()).collect();
         names.join(",")
+    }
+
+    /// What is to be written down of an attempt to carry a connection.
+    fn line(&self, shared: &Shared) -> Box<OpenStream> {
+        shared.stream_log.open(Side::Inlet, self.spec.alias.as_str(), &self.outlets(), shared.trust.identifier)
     }
 
     fn note(&self, failure: Option<Failure>) {
@@ -97,22 +105,44 @@ pub async fn run(shared: Arc<Shared>, inlet: Arc<Inlet>, acceptor: Acceptor) {
     }
 }
 
+/// A connection of an application, and what it has said already where it was tried.
+struct Begun {
+    application: TcpStream,
+    early: Early,
+    /// Where it was rejected.
+    tried: Vec<Place>,
+}
+
 pub(super) async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, application: TcpStream) {
     let mut counted = inlet.counts.open();
-    counted.written =
-        Some(shared.stream_log.open(Side::Inlet, inlet.spec.alias.as_str(), &inlet.outlets(), shared.trust.identifier));
+    counted.written = Some(inlet.line(&shared));
+    let mut begun = Begun { application, early: Early::default(), tried: Vec::new() };
     // In an allocation of its own: while bytes flow, or do not, nothing is held of how the path was found.
-    match Box::pin(open(&shared, &inlet)).await {
-        Ok(Opened { channel, link, picked }) => {
-            picked.count();
-            carry(&shared, &inlet, (channel, link, picked), application, &mut counted).await;
-        }
+    let mut opened = match Box::pin(open(&shared, &inlet)).await {
+        Ok(opened) => opened,
         Err(failure) => {
             counted.ends(Cause::Refused);
             refuse(&shared, &inlet, None, &mut counted, failure);
-            reset_application(application);
+            return reset_application(begun.application);
         }
+    };
+    while let Some(elsewhere) = carry(&shared, &inlet, opened, begun, &mut counted).await {
+        (opened, begun) = elsewhere;
     }
+}
+
+/// Another place for a connection that was rejected where it was tried, if there is one: no byte of it has reached a target.
+async fn elsewhere(shared: &Arc<Shared>, inlet: &Arc<Inlet>, tried: &[Place]) -> Option<Opened> {
+    if tried.len() >= MOST_TRIED {
+        return None;
+    }
+    let Opened { channel, link, picked } = Box::pin(open(shared, inlet)).await.ok()?;
+    if tried.contains(&picked.place()) {
+        // All others are passed over, too.
+        channel.give_idle(link);
+        return None;
+    }
+    Some(Opened { channel, link, picked })
 }
 
 /// A connection of an application is not carried.
@@ -178,13 +208,14 @@ pub(super) fn begin(channel: &Channel, open: &Open) -> Result<(u64, Stream, Vec<
     Ok((id, stream, first))
 }
 
+/// Carries a connection to its end; or, where it is rejected and there is another place for it, until then.
 async fn carry(
     shared: &Arc<Shared>,
     inlet: &Arc<Inlet>,
-    (channel, link, picked): (Arc<Channel>, Link, Picked),
-    application: TcpStream,
+    Opened { channel, link, picked }: Opened,
+    Begun { application, early, mut tried }: Begun,
     counted: &mut Counted,
-) {
+) -> Option<(Opened, Begun)> {
     counted.ends(Cause::Refused);
     let mark = shared.dialled.taken(&application);
     let open = Open { outlet: picked.target.share.to.outlet.clone(), probe: false, hops: shared.dialled.hops(mark), mark };
@@ -192,7 +223,8 @@ async fn carry(
         Ok(begun) => begun,
         Err(error) => {
             refuse(shared, inlet, Some(&channel), counted, Failure::new(Step::Outlet, code::INTERNAL, error.to_string()));
-            return reset_application(application);
+            reset_application(application);
+            return None;
         }
     };
     let peer = channel.peer();
@@ -204,12 +236,15 @@ async fn carry(
     // From here on a change reaches it; one that came while its path was made has not.
     if let Err(failure) = judge(shared, inlet, &channel) {
         refuse(shared, inlet, Some(&channel), counted, failure);
-        return reset_application(application);
+        reset_application(application);
+        return None;
     }
     counted.ends(Cause::ShuttingDown);
     if inlet.stop.is_cancelled() {
-        return reset_application(application);
+        reset_application(application);
+        return None;
     }
+    picked.count();
     let opener = Opener { shared: Arc::clone(shared), channel: Arc::clone(&channel), id, open, signal: Arc::clone(&live.signal) };
     let pump = Pump {
         stream: &mut stream,
@@ -221,8 +256,9 @@ async fn carry(
         resumed: &shared.metrics.resumes,
         counted,
         held: shared.holdings.of(peer),
+        early,
     };
-    let Outcome { end, path } = pump::run(pump, first).await;
+    let Outcome { end, path, sealed } = pump::run(pump, first).await;
     let (sent, received) = stream.bytes();
     counted.ended(&end, (sent, received));
     match end {
@@ -232,11 +268,24 @@ async fn carry(
             if let Some(path) = path {
                 channel.give_idle(path);
             }
-            return;
+            return None;
         }
         End::Rejected(reject) => {
-            picked.failed(shared, inlet);
-            refuse(shared, inlet, Some(&channel), counted, Failure::rejected(&reject));
+            let failure = Failure::rejected(&reject);
+            // A circle of portals has as many ends as there are ways through it.
+            let may_go_on = picked.failed(shared, inlet) && failure.code != code::LOOP;
+            tried.push(picked.place());
+            let next = if may_go_on { elsewhere(shared, inlet, &tried).await } else { None };
+            if let Some(next) = next
+                && let Ok(early) = channel.take_back(id, sealed)
+            {
+                picked.uncount();
+                inlet.counts.refuse(failure.code);
+                let failure = note_refusal(shared, inlet, Some(&channel), failure);
+                counted.goes_elsewhere(failure.code, failure.refusal, inlet.line(shared));
+                return Some((next, Begun { application, early, tried }));
+            }
+            refuse(shared, inlet, Some(&channel), counted, failure);
         }
         End::NotOpened(failure) => {
             picked.failed(shared, inlet);
@@ -276,6 +325,7 @@ async fn carry(
         }
     }
     reset_application(application);
+    None
 }
 
 /// Whether a byte could pass now: opens a stream that asks only that. The target is dialled and sent nothing. Tells how the keys with the

@@ -207,6 +207,14 @@ impl Counted {
         }
     }
 
+    /// It was refused, and is tried elsewhere, of which another line is written.
+    pub fn goes_elsewhere(&mut self, why: Code, id: Option<RefusalId>, line: Box<OpenStream>) {
+        self.refused(why, id);
+        if let Some(written) = self.written.replace(line) {
+            written.ended(Cause::Refused.as_str(), self.moved);
+        }
+    }
+
     /// How it ends; without this, it was cut with its task.
     pub fn ends(&mut self, cause: Cause) {
         self.cause = cause;

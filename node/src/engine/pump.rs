@@ -13,7 +13,7 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use postern_proto::record::{HEADER_LEN, Kind, MAX_BODY, MAX_RECORD, OVERHEAD, PREFIX_LEN, RecordError, Reject, ResetCode};
-use postern_proto::stream::{INITIAL_CREDIT, MAX_CREDIT, Outbox, Received, SMALL, Stream, StreamError};
+use postern_proto::stream::{Early, INITIAL_CREDIT, MAX_CREDIT, Outbox, Received, SMALL, Stream, StreamError};
 use postern_runtime::metrics::Count;
 use socket2::SockRef;
 use tokio::io::{Interest, Ready};
@@ -113,6 +113,8 @@ pub struct Pump<'a> {
     pub counted: &'a mut Counted,
     /// Its part of what streams hold for others.
     pub held: Held,
+    /// What the application has written already.
+    pub early: Early,
 }
 
 /// What one round did.
@@ -164,23 +166,32 @@ pub struct Outcome {
     pub end: End,
     /// The path that it had then.
     pub path: Option<Link>,
+    /// Of a stream that was rejected: the data records that were sealed for it.
+    pub sealed: Vec<u8>,
 }
 
 /// Moves bytes until the stream ends.
 ///
 /// `first` is sent before anything else: the frame that opens the stream, or nothing where the stream is accepted already.
 pub async fn run(pump: Pump<'_>, first: Vec<u8>) -> Outcome {
-    let mut state = State::new(pump, first);
+    let mut state = match State::new(pump, first) {
+        Ok(state) => state,
+        Err(error) => return Outcome { end: End::Protocol(error), path: None, sealed: Vec::new() },
+    };
     let end = state.run().await;
-    Outcome { end, path: state.link }
+    let State { link: path, outbox, .. } = state;
+    let sealed = if matches!(end, End::Rejected(_)) { outbox.into_sealed() } else { Vec::new() };
+    Outcome { end, path, sealed }
 }
 
 impl<'a> State<'a> {
-    fn new(pump: Pump<'a>, first: Vec<u8>) -> Self {
-        let Pump { stream, application, link, signal, resume, patience, resumed, counted, held } = pump;
+    fn new(pump: Pump<'a>, first: Vec<u8>) -> Result<Self, StreamError> {
+        let Pump { stream, application, link, signal, resume, patience, resumed, counted, held, early } = pump;
         let now = Instant::now();
         let answer_by = stream.has_only_answer().then(|| now + ANSWER_DELAY);
-        Self {
+        let mut outbox = Outbox::default();
+        early.seal(stream, &mut outbox)?;
+        Ok(Self {
             asked: (!stream.is_accepted()).then_some(now),
             stream,
             application,
@@ -189,12 +200,12 @@ impl<'a> State<'a> {
             patience,
             link: Some(link),
             lost: None,
-            outbox: Outbox::default(),
+            outbox,
             held,
             small: first,
             small_position: 0,
             backlog: Backlog::default(),
-            application_ended: false,
+            application_ended: early.is_finished(),
             told_end: false,
             began: now,
             acknowledge_by: None,
@@ -206,7 +217,7 @@ impl<'a> State<'a> {
             corruptions: 0,
             resumed,
             counted,
-        }
+        })
     }
 
     async fn run(&mut self) -> End {

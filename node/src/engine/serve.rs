@@ -9,7 +9,7 @@ use postern_proto::id::{Identifier, InstanceId, RefusalId};
 use postern_proto::path::{AttachHead, Open, OpenHead};
 use postern_proto::record::{Control, HEADER_LEN, Header, Kind, Reject, RejectCode, ResetCode};
 use postern_proto::spec::{Disclose, OutletSpec};
-use postern_proto::stream::Stream;
+use postern_proto::stream::{Early, Stream};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
@@ -406,8 +406,9 @@ pub(super) async fn carry(shared: &Shared, mut begun: Box<Begun>) -> Option<Carr
         resumed: &shared.metrics.resumes,
         counted: &mut begun.counted,
         held: shared.holdings.of(peer),
+        early: Early::default(),
     };
-    let Outcome { end, path } = pump::run(pump, Vec::new()).await;
+    let Outcome { end, path, .. } = pump::run(pump, Vec::new()).await;
     let stream = &begun.opened.stream;
     let (sent, received) = stream.bytes();
     begun.counted.ended(&end, (sent, received));

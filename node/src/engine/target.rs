@@ -58,6 +58,9 @@ pub struct Opened {
     pub picked: Picked,
 }
 
+/// An outlet of an inlet, at a node.
+pub type Place = (usize, NodeKey);
+
 /// The node and outlet that a connection went to; counted as long as this lives.
 pub struct Picked {
     pub target: Arc<Target>,
@@ -268,13 +271,25 @@ impl Picked {
         self.target.connections.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The stream was not opened there: others are preferred from now on, where there are some.
-    pub fn failed(&self, shared: &Arc<Shared>, inlet: &Arc<Inlet>) {
+    /// It did not stay there.
+    pub fn uncount(&self) {
+        self.target.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn place(&self) -> Place {
+        (self.target.place, self.node)
+    }
+
+    /// The stream was not opened there: others are preferred from now on. Returns whether there are any.
+    pub fn failed(&self, shared: &Arc<Shared>, inlet: &Arc<Inlet>) -> bool {
+        let several = inlet.targets.len() > 1;
         if self.others {
             self.target.failed(shared, inlet, Part::Node(self.node));
-        } else if inlet.targets.len() > 1 {
+        } else if several {
             self.target.failed(shared, inlet, Part::Whole);
         }
+        self.others || several
     }
 }
 

@@ -10,6 +10,7 @@ use postern_proto::handshake::{Label, StaticKey};
 use postern_proto::id::{RefusalId, StaticPublic};
 use postern_proto::preface::Service;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::net::{DialError, SocketKind, dial};
@@ -18,6 +19,13 @@ use crate::supervise::Supervisor;
 
 /// How long one address of the authority gets to be reached.
 const DIAL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Whoever closes a connection after so long without having shown who it is had too much to do, until its own deadline for that
+/// ([`crate::session::HANDSHAKE_DEADLINE`]) passed; who does not hold the key closes at once.
+const OVERWORKED: Duration = Duration::from_secs(4);
+
+/// How often an address is tried that has too much to do.
+const ATTEMPTS: u32 = 2;
 
 /// How long the authority gets to answer. It answers from one database; longer means that it is gone.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -163,30 +171,35 @@ async fn reach(authority: Pinned<'_>, local: &StaticKey, hello: &Hello) -> Resul
     let payload = session::encoded(hello);
     let mut failed = AuthorityError::NoAddress;
     for address in authority.addresses {
-        let stream = match dial(address, SocketKind::Link, DIAL_DEADLINE).await {
-            Ok(stream) => stream,
-            Err(error) => {
-                let source = Arc::new(error);
-                failed = failed.or_further(AuthorityError::Unreachable { address: address.clone(), source });
-                continue;
+        for _ in 0..ATTEMPTS {
+            let begun = Instant::now();
+            let error = match prove(address, authority.static_key, local, &payload).await {
+                Ok(session) => return Ok(session),
+                Err(error) => error,
+            };
+            let overworked = matches!(&error, AuthorityError::Handshake { source, .. } if matches!(**source, ConnectError::Closed))
+                && begun.elapsed() >= OVERWORKED;
+            if !overworked {
+                failed = failed.or_further(error);
+                break;
             }
-        };
-        let how = Connect {
-            service: Service::Authority,
-            label: Label::Authority,
-            local,
-            remote: authority.static_key,
-            payload: &payload,
-            limit: MAX_MESSAGE,
-        };
-        let error = match session::connect(stream, how).await {
-            Ok((session, _)) => return Ok(session),
-            Err(ConnectError::Timeout) => AuthorityError::Unproven { address: address.clone() },
-            Err(error) => AuthorityError::Handshake { address: address.clone(), source: Arc::new(error) },
-        };
-        failed = failed.or_further(error);
+            failed = failed.or_further(AuthorityError::Unproven { address: address.clone() });
+        }
     }
     Err(failed)
+}
+
+/// Connects to one address, where the authority must be.
+async fn prove(address: &HostPort, remote: StaticPublic, local: &StaticKey, payload: &[u8]) -> Result<Session, AuthorityError> {
+    let stream = dial(address, SocketKind::Link, DIAL_DEADLINE)
+        .await
+        .map_err(|error| AuthorityError::Unreachable { address: address.clone(), source: Arc::new(error) })?;
+    let (service, label) = (Service::Authority, Label::Authority);
+    match session::connect(stream, Connect { service, label, local, remote, payload, limit: MAX_MESSAGE }).await {
+        Ok((session, _)) => Ok(session),
+        Err(ConnectError::Timeout) => Err(AuthorityError::Unproven { address: address.clone() }),
+        Err(error) => Err(AuthorityError::Handshake { address: address.clone(), source: Arc::new(error) }),
+    }
 }
 
 type Waiting = oneshot::Sender<Result<Answer, AuthorityError>>;

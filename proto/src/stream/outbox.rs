@@ -140,6 +140,14 @@ impl<B: Deref<Target = [u8]>> Outbox<B> {
         }
     }
 
+    /// All records that are kept, one behind the other.
+    #[must_use]
+    pub fn into_sealed(self) -> Vec<u8> {
+        let mut sealed = Vec::with_capacity(self.kept);
+        self.runs.iter().for_each(|run| sealed.extend_from_slice(&run.bytes[..run.end]));
+        sealed
+    }
+
     /// Begins again on another path, with record number `received`.
     pub fn rewind(&mut self, received: u64) {
         (self.current, self.position, self.begun) = (0, 0, false);

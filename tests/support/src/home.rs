@@ -136,6 +136,17 @@ impl TestHome {
         self.log("servers/stdout.log")
     }
 
+    /// The whole lines of the stream log of the node `name`, as it is now.
+    ///
+    /// # Panics
+    /// Where one is no JSON.
+    #[track_caller]
+    pub fn stream_lines(&self, name: &str) -> Vec<Value> {
+        let text = self.log(&format!("nodes/{name}/streams.jsonl"));
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| line.parse().expect("JSON lines")).collect()
+    }
+
     fn log(&self, file: &str) -> String {
         fs::read(self.path().join(file)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }

@@ -168,8 +168,9 @@ async fn faulty_portal(mut faults: Vec<Fault>, patience: Duration) -> Portal {
                 resumed: &Count::default(),
                 counted: &mut Arc::<ResourceCounts>::default().open(),
                 held: Holdings::default().of(Identifier::from_bytes([1; 32])),
+                early: Early::default(),
             };
-            let Outcome { end, path } = run(pump, Vec::new()).await;
+            let Outcome { end, path, .. } = run(pump, Vec::new()).await;
             if !matches!(end, End::Clean) {
                 reset_application(application);
             }
@@ -314,6 +315,7 @@ async fn a_stream_that_nobody_brings_back_is_reset() {
         resumed: &Count::default(),
         counted: &mut Arc::<ResourceCounts>::default().open(),
         held: Holdings::default().of(Identifier::from_bytes([1; 32])),
+        early: Early::default(),
     };
     let before = cpu_time();
     assert!(matches!(run(pump, Vec::new()).await.end, End::PathLost { .. }));
@@ -441,6 +443,7 @@ async fn first_words(said: &[u8]) -> Vec<u8> {
         resumed: &Count::default(),
         counted: &mut Arc::<ResourceCounts>::default().open(),
         held: Holdings::default().of(Identifier::from_bytes([1; 32])),
+        early: Early::default(),
     };
     let mut words = vec![0; 1024];
     let mut near = near;
@@ -529,8 +532,9 @@ impl Modified {
             resumed: &Count::default(),
             counted: &mut Arc::<ResourceCounts>::default().open(),
             held: Holdings::default().of(Identifier::from_bytes([1; 32])),
+            early: Early::default(),
         };
-        let mut state = State::new(pump, Vec::new());
+        let mut state = State::new(pump, Vec::new()).unwrap();
         let rounds = async {
             loop {
                 let progress = state.round();

@@ -182,6 +182,30 @@ async fn silence_is_no_wrong_key_and_more_than_a_closed_port() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_has_too_much_to_do_is_asked_once_more() {
+    let server = Server::new().await;
+    let (supervisor, local, hello) = (Supervisor::new(), StaticKey::generate(), hello(false));
+    let pinned = Pinned { addresses: std::slice::from_ref(&server.address), static_key: server.key.public() };
+    // It accepts, and its deadline passes before it has come to the first message.
+    let late = async || {
+        let _accepted = server.listener.accept().await.unwrap();
+        tokio::time::sleep(OVERWORKED + Duration::from_millis(100)).await;
+    };
+    let (client, _session) = tokio::join!(AuthorityClient::connect(&supervisor, pinned, &local, &hello), async {
+        late().await;
+        server.accept().await.unwrap()
+    });
+    assert!(client.is_ok());
+    let (failed, ()) = tokio::join!(AuthorityClient::connect(&supervisor, pinned, &local, &hello), async {
+        for _ in 0..ATTEMPTS {
+            late().await;
+        }
+    });
+    let failed = failed.map(|_| ());
+    assert!(matches!(&failed, Err(AuthorityError::Unproven { .. })), "late is no wrong key: {failed:?}");
+}
+
 #[tokio::test]
 async fn the_end_of_the_session_reaches_everybody() {
     let Pair { client, mut pushed, mut server, .. } = pair().await;
