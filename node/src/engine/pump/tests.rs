@@ -52,6 +52,35 @@ fn streams() -> (Stream, Stream) {
     (Stream::new(Side::Opener, keys(&a, &b, control_keys(0))), acceptor)
 }
 
+/// What a stream stands on beside its sockets.
+struct Around {
+    signal: Signal,
+    resumed: Count,
+    counted: Counted,
+}
+
+impl Around {
+    fn new() -> Self {
+        Self { signal: Signal::default(), resumed: Count::default(), counted: Arc::<ResourceCounts>::default().open() }
+    }
+
+    /// A stream that nobody brings to another path.
+    fn pump<'a>(&'a mut self, stream: &'a mut Stream, application: &'a TcpStream, path: TcpStream) -> Pump<'a> {
+        Pump {
+            stream,
+            application,
+            link: Link::new(path),
+            signal: &self.signal,
+            resume: None,
+            patience: Duration::ZERO,
+            resumed: &self.resumed,
+            counted: &mut self.counted,
+            held: Holdings::default().of(Identifier::from_bytes([1; 32])),
+            early: Early::default(),
+        }
+    }
+}
+
 /// What the network does to one path: after so many bytes in a direction it cuts the path, or first changes one bit.
 #[derive(Debug, Clone, Copy)]
 struct Fault {
@@ -158,18 +187,10 @@ async fn faulty_portal(mut faults: Vec<Fault>, patience: Duration) -> Portal {
     let spawn = |mut stream: Stream, application: TcpStream, socket: TcpStream, opens: bool| {
         let finder = Arc::clone(&finder);
         tokio::spawn(async move {
-            let pump = Pump {
-                stream: &mut stream,
-                application: &application,
-                link: Link::new(socket),
-                signal: if opens { &finder.opener } else { &finder.acceptor },
-                resume: opens.then_some(&*finder as &dyn Resume),
-                patience,
-                resumed: &Count::default(),
-                counted: &mut Arc::<ResourceCounts>::default().open(),
-                held: Holdings::default().of(Identifier::from_bytes([1; 32])),
-                early: Early::default(),
-            };
+            let mut around = Around::new();
+            let signal = if opens { &finder.opener } else { &finder.acceptor };
+            let resume = opens.then_some(&*finder as &dyn Resume);
+            let pump = Pump { signal, resume, patience, ..around.pump(&mut stream, &application, socket) };
             let Outcome { end, path, .. } = run(pump, Vec::new()).await;
             if !matches!(end, End::Clean) {
                 reset_application(application);
@@ -303,20 +324,9 @@ async fn a_stream_that_nobody_brings_back_is_reset() {
     let (near, far) = sockets().await;
     let (_, mut acceptor) = streams();
     drop(far);
-    let signal = Signal::default();
+    let mut around = Around::new();
     let patience = Duration::from_millis(500);
-    let pump = Pump {
-        stream: &mut acceptor,
-        application: &inlet_application,
-        link: Link::new(near),
-        signal: &signal,
-        resume: None,
-        patience,
-        resumed: &Count::default(),
-        counted: &mut Arc::<ResourceCounts>::default().open(),
-        held: Holdings::default().of(Identifier::from_bytes([1; 32])),
-        early: Early::default(),
-    };
+    let pump = Pump { patience, ..around.pump(&mut acceptor, &inlet_application, near) };
     let before = cpu_time();
     assert!(matches!(run(pump, Vec::new()).await.end, End::PathLost { .. }));
     let used = cpu_time() - before;
@@ -432,19 +442,8 @@ async fn first_words(said: &[u8]) -> Vec<u8> {
     let (near, far) = sockets().await;
     let (_, mut stream) = streams();
     target.write_all(said).await.unwrap();
-    let signal = Signal::default();
-    let pump = Pump {
-        stream: &mut stream,
-        application: &application,
-        link: Link::new(far),
-        signal: &signal,
-        resume: None,
-        patience: Duration::ZERO,
-        resumed: &Count::default(),
-        counted: &mut Arc::<ResourceCounts>::default().open(),
-        held: Holdings::default().of(Identifier::from_bytes([1; 32])),
-        early: Early::default(),
-    };
+    let mut around = Around::new();
+    let pump = around.pump(&mut stream, &application, far);
     let mut words = vec![0; 1024];
     let mut near = near;
     tokio::select! {
@@ -521,19 +520,8 @@ impl Modified {
         SockRef::from(&far).set_send_buffer_size(4096).unwrap();
         let (opener, mut stream) = streams();
         let control = postern_proto::record::ControlSealer::new(Suite::AesGcm, &control_keys(0).send);
-        let signal = Signal::default();
-        let pump = Pump {
-            stream: &mut stream,
-            application: &application,
-            link: Link::new(far),
-            signal: &signal,
-            resume: None,
-            patience: Duration::ZERO,
-            resumed: &Count::default(),
-            counted: &mut Arc::<ResourceCounts>::default().open(),
-            held: Holdings::default().of(Identifier::from_bytes([1; 32])),
-            early: Early::default(),
-        };
+        let mut around = Around::new();
+        let pump = around.pump(&mut stream, &application, far);
         let mut state = State::new(pump, Vec::new()).unwrap();
         let rounds = async {
             loop {
@@ -566,7 +554,11 @@ impl Modified {
 async fn answers_that_nobody_reads_are_not_kept() {
     let (most, reads) = (std::cell::Cell::new(0), std::cell::Cell::new(0_u64));
     let flood = async |mut modified: Modified| {
-        for number in 0..3_000 {
+        // How much the kernel takes before the path is full, is its own affair; then there are a thousand more.
+        let (mut number, mut more) = (0, 1_000);
+        while more > 0 {
+            (number, more) = (number + 1, more - u64::from(most.get() >= MAX_SMALL));
+            assert!(number < 100_000, "the path was never full");
             let mut ping = Vec::new();
             modified.control.seal(postern_proto::record::Control::Ping { number }, &mut ping).unwrap();
             let before = reads.get();
@@ -589,7 +581,6 @@ async fn answers_that_nobody_reads_are_not_kept() {
         reads.set(reads.get() + u64::from(std::mem::take(&mut state.heard)));
     })
     .await;
-    assert!(most.get() >= MAX_SMALL, "the path was never full");
     assert!(most.get() < 2 * MAX_SMALL, "{} bytes wait", most.get());
 }
 
