@@ -121,6 +121,52 @@ fn fifty_megabytes_down_and_up() {
     println!("50 MB down and up at once in {:?}", begun.elapsed());
 }
 
+/// Threat B7: 10 GiB each way at once, every byte compared as it comes. Where `POSTERN_TEST_LONG` is set; `POSTERN_BINARY` runs another build.
+#[test]
+fn ten_gibibytes_both_ways() {
+    if std::env::var_os("POSTERN_TEST_LONG").is_none() {
+        postern_test_support::skipped("POSTERN_TEST_LONG is not set");
+        return;
+    }
+    const SIZE: u64 = 10 << 30;
+    /// A connection on which nothing comes for this long is a failure; all of it may take many times as long.
+    const STANDSTILL: Duration = Duration::from_secs(60);
+    let (checked, verdicts) = channel();
+    let checked = Mutex::new(checked);
+    let both = |stream: &TcpStream, sends: u64, takes: u64| {
+        stream.set_read_timeout(Some(STANDSTILL))?;
+        stream.set_write_timeout(Some(STANDSTILL))?;
+        thread::scope(|scope| {
+            let sent = scope.spawn(move || {
+                let mut stream = stream;
+                std::io::copy(&mut Pattern::new(sends, SIZE), &mut stream)?;
+                stream.shutdown(Shutdown::Write)
+            });
+            let mut stream = stream;
+            let taken = Pattern::new(takes, SIZE).check(&mut stream);
+            sent.join().expect("no panic").and(taken)
+        })
+    };
+    let server = TcpServer::start(move |stream| {
+        let verdict = both(&stream, 11, 12);
+        let _ = checked.lock().expect("no panic").send(verdict);
+        Ok(())
+    });
+    let portal = Portal::to(postern_test_support::binary_or(POSTERN), server.port());
+    let before = portal.resident();
+    let stream = connect(portal.inlet).expect("the inlet listens");
+    let begun = Instant::now();
+    both(&stream, 12, 11).expect("10 GiB, and the end");
+    verdicts.recv_timeout(PATIENCE).expect("the server gets to its end").expect("10 GiB, and the end");
+    let took = begun.elapsed();
+    let after = portal.resident();
+    println!("10 GiB each way in {took:?}, {} MiB/s each way", (SIZE / MIB) as f64 / took.as_secs_f64());
+    println!("resident memory of inlet node, relay and outlet node: {before:?} before, {after:?} after");
+    for (before, after) in before.iter().zip(after) {
+        assert!(after < before + 64 * MIB, "{before} bytes of memory before, {after} after");
+    }
+}
+
 /// Behaviour 12: TLS between the applications passes through untouched, so the client sees the server's own certificate.
 #[test]
 fn tls_of_the_application_passes_through() {

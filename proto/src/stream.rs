@@ -82,7 +82,8 @@ pub enum Received<'a> {
     Finished,
 }
 
-/// What the peer did wrong. All of these are final, and the stream must be reset with [`ResetCode::Protocol`].
+/// What the peer did wrong, or the path ([`StreamError::may_be_the_path`]). What only the peer can have done is final, and the stream must be
+/// reset with [`ResetCode::Protocol`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
     #[error(transparent)]
@@ -110,6 +111,15 @@ pub enum StreamError {
     /// The caller sealed more than the peer granted, or after it had finished: a bug on this side.
     #[error("sealed without credit or after the end")]
     NoBudget,
+}
+
+impl StreamError {
+    /// Whether a path alone can have done it, without the peer: by changing, repeating or reordering what the peer sent. Nothing was taken from
+    /// the record then, and another path may bring it as it was sent.
+    #[must_use]
+    pub const fn may_be_the_path(&self) -> bool {
+        matches!(self, Self::Record(RecordError::Aead(_)) | Self::UnexpectedKind(_) | Self::BeforeAnswer | Self::BeforeAttached)
+    }
 }
 
 /// Which side of the stream this is.
@@ -399,10 +409,11 @@ impl Stream {
 
     fn handle_data<'a>(&mut self, record: &'a mut [u8]) -> Result<Received<'a>, StreamError> {
         let receive = &mut self.receive;
+        // Opened first: that the peer goes on behind its end is said of what is the peer's only, not of what the path repeats.
+        let (data_type, body) = receive.opener.open(record)?;
         if receive.fin {
             return Err(StreamError::AfterFin);
         }
-        let (data_type, body) = receive.opener.open(record)?;
         match data_type {
             DataType::Data => {
                 receive.offset += body.len() as u64;

@@ -324,7 +324,7 @@ fn channel_failure(error: &ChannelError) -> Failure {
     let code = match error {
         ChannelError::NoCredential => code::NO_CREDENTIAL,
         ChannelError::Trust(error) => error.code(),
-        ChannelError::Mispaired { .. } | ChannelError::OtherRun(_) => code::MISPAIRED,
+        ChannelError::Mispaired { .. } | ChannelError::OtherRun(_) | ChannelError::NotAskedFor => code::MISPAIRED,
         ChannelError::Handshake(_) => code::HANDSHAKE,
         ChannelError::Link(_)
         | ChannelError::Unexpected

@@ -12,7 +12,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::time::Duration;
 
-use postern_proto::record::{HEADER_LEN, Kind, MAX_BODY, MAX_RECORD, OVERHEAD, PREFIX_LEN, RecordError, Reject, ResetCode};
+use postern_proto::record::{HEADER_LEN, Kind, MAX_BODY, MAX_RECORD, OVERHEAD, PREFIX_LEN, Reject, ResetCode};
 use postern_proto::stream::{Early, INITIAL_CREDIT, MAX_CREDIT, Outbox, Received, SMALL, Stream, StreamError};
 use postern_runtime::metrics::Count;
 use socket2::SockRef;
@@ -463,7 +463,7 @@ impl<'a> State<'a> {
                     return self.path_lost(io::ErrorKind::NotFound.into()).map(|()| true);
                 }
                 Err(error @ StreamError::UnexpectedKind(Kind::NoChannel)) => return Err(End::Protocol(error)),
-                Err(error @ (StreamError::Record(RecordError::Aead(_)) | StreamError::UnexpectedKind(_))) => {
+                Err(error) if error.may_be_the_path() => {
                     self.deliver(&pieces[..count])?;
                     return self.corrupted(error).map(|()| true);
                 }

@@ -1,5 +1,6 @@
 //! Two ends of a stream with a network between them that may cut, flip, reorder and repeat.
 
+mod chaos;
 mod swaps;
 
 use proptest::prelude::*;

@@ -3,11 +3,14 @@
 //!
 //! Nothing here uses a fixed port or a directory of its own choosing, so suites run beside each other and beside themselves.
 
+mod chaos;
 mod client;
 mod cut;
 mod endings;
 mod home;
 mod inspect;
+mod mispairing;
+mod name_server;
 mod netns;
 mod pattern;
 mod poll;
@@ -23,11 +26,14 @@ mod skips;
 mod squatter;
 mod terminal;
 
+pub use chaos::{Chaos, DAMAGES, Damages};
 pub use client::{HttpReply, connect, echoes, http_get, is_reset, live, pings, refused};
 pub use cut::Cut;
 pub use endings::{ENDINGS, Ending, EndingServer, NOBODY, Patience, nobody_there};
 pub use home::TestHome;
 pub use inspect::{command_lines, contains, descriptors, files_below, found_in_memory, resident};
+pub use mispairing::{Mispairing, Pair};
+pub use name_server::NameServer;
 pub use netns::{Namespace, unavailable as namespaces_unavailable};
 pub use pattern::Pattern;
 pub use poll::{PATIENCE, eventually, holds};

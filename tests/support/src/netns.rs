@@ -77,6 +77,20 @@ impl Namespace {
         fs::write(file, text)
     }
 
+    /// Has what [`Self::command`] starts from now on ask the name server at `address`, behind the hosts of [`Self::add_hosts`].
+    ///
+    /// # Errors
+    /// Where the files cannot be written.
+    pub fn resolves_at(&self, address: &str) -> io::Result<()> {
+        fs::create_dir_all(self.overlay())?;
+        fs::write(self.overlay().join("resolv.conf"), format!("nameserver {address}\noptions timeout:2 attempts:2\n"))?;
+        // A machine may have names looked up by a service of its own.
+        if Path::new("/etc/nsswitch.conf").exists() {
+            fs::write(self.overlay().join("nsswitch.conf"), "hosts: files dns\n")?;
+        }
+        Ok(())
+    }
+
     /// A command that will run in the namespace.
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {

@@ -1,10 +1,19 @@
 //! A TCP proxy that a test stands in front of a server: the network that fails when the test says so, and that remembers what it saw.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
+
+use crate::chaos::{Chaos, Counts, Damager, Damages};
+
+/// How long the chaos holds back what is to come together with what follows.
+const HELD: Duration = Duration::from_millis(20);
+
+/// Where the preface of a connection says which service it asks for.
+const SERVICE_AT: usize = 5;
 
 /// How the network behaves now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,11 +35,14 @@ struct Inside {
     silent: u64,
     /// What passed, one entry for each connection and direction; `None` where nothing is to be remembered.
     recorded: Option<Vec<Vec<u8>>>,
+    /// What it does to the bytes that pass, and the how manieth chaos that is.
+    chaos: (u64, Option<Chaos>),
 }
 
 struct State {
     inside: Mutex<Inside>,
     changed: Condvar,
+    damages: Counts,
 }
 
 impl State {
@@ -70,8 +82,16 @@ impl Proxy {
     fn with(recorded: Option<Vec<Vec<u8>>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let inside = Inside { weather: Weather::Fair, target: None, connections: Vec::new(), count: 0, silent: 0, recorded };
-        let state = Arc::new(State { inside: Mutex::new(inside), changed: Condvar::new() });
+        let inside = Inside {
+            weather: Weather::Fair,
+            target: None,
+            connections: Vec::new(),
+            count: 0,
+            silent: 0,
+            recorded,
+            chaos: (0, None),
+        };
+        let state = Arc::new(State { inside: Mutex::new(inside), changed: Condvar::new(), damages: Counts::default() });
         let accepting = Arc::clone(&state);
         thread::spawn(move || {
             for near in listener.incoming().flatten() {
@@ -115,6 +135,18 @@ impl Proxy {
         self.state.changed.notify_all();
     }
 
+    /// From now on, does this to what passes, on connections that there are, too; `None` ends it.
+    pub fn chaos(&self, chaos: Option<Chaos>) {
+        let mut inside = self.state.lock();
+        inside.chaos = (inside.chaos.0 + 1, chaos);
+    }
+
+    /// What was done to bytes so far.
+    #[must_use]
+    pub fn damages(&self) -> Damages {
+        std::array::from_fn(|which| self.state.damages[which].load(Ordering::Relaxed))
+    }
+
     /// What passed so far: one entry for each connection and direction.
     #[must_use]
     pub fn recorded(&self) -> Vec<Vec<u8>> {
@@ -154,37 +186,97 @@ fn carry(state: &Arc<State>, near: TcpStream) {
     let number = inside.count;
     inside.count += 1;
     drop(inside);
-    let (state_too, near_too, far_too) = (Arc::clone(state), Arc::clone(&near), Arc::clone(&far));
-    thread::spawn(move || forward(&state_too, number, &far_too, &near_too, back));
-    forward(state, number, &near, &far, there);
+    let service = Arc::new(AtomicU8::new(0));
+    let [there, back] = [(0, there), (1, back)].map(|(direction, place)| Direction {
+        state: Arc::clone(state),
+        number,
+        direction,
+        place,
+        service: Arc::clone(&service),
+        damager: None,
+    });
+    let (near_too, far_too) = (Arc::clone(&near), Arc::clone(&far));
+    thread::spawn(move || back.forward(&far_too, &near_too));
+    there.forward(&near, &far);
 }
 
-/// Carries one direction of connection `number`; what passes goes to the record at `place`.
-fn forward(state: &State, number: u64, mut from: &TcpStream, mut to: &TcpStream, place: Option<usize>) {
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let read = from.read(&mut buffer);
-        if !state.may_pass(number) {
-            return;
-        }
-        match read {
-            Ok(0) => {
-                // A half-close is passed on; where the far side is gone there is nobody to tell.
-                let _ = to.shutdown(Shutdown::Write);
+/// One direction of connection `number`.
+struct Direction {
+    state: Arc<State>,
+    number: u64,
+    /// 0 from who connected.
+    direction: u64,
+    /// Where what passes is recorded.
+    place: Option<usize>,
+    /// What the connection is for, once its preface was read.
+    service: Arc<AtomicU8>,
+    /// What is done to it, in the how manieth chaos.
+    damager: Option<(u64, Damager)>,
+}
+
+impl Direction {
+    fn forward(mut self, mut from: &TcpStream, mut to: &TcpStream) {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let held = self.damager.as_ref().is_some_and(|(_, damager)| damager.holds());
+            // A socket that is there takes a timeout.
+            let _ = from.set_read_timeout(held.then_some(HELD));
+            let read = from.read(&mut buffer);
+            if !self.state.may_pass(self.number) {
                 return;
             }
-            Ok(count) => {
-                if let Some(place) = place
-                    && let Some(recorded) = &mut state.lock().recorded
-                {
-                    recorded[place].extend_from_slice(&buffer[..count]);
+            let portions = match read {
+                Ok(0) => {
+                    // A half-close is passed on; where the far side is gone there is nobody to tell.
+                    let _ = to.write_all(&self.flush());
+                    let _ = to.shutdown(Shutdown::Write);
+                    return;
                 }
-                if to.write_all(&buffer[..count]).is_err() {
+                Ok(count) => self.passes(&buffer[..count]),
+                Err(error) if held && matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => vec![self.flush()],
+                Err(_) => return reset(to),
+            };
+            for portion in portions {
+                if to.write_all(&portion).is_err() {
                     return reset(from);
                 }
             }
-            Err(_) => return reset(to),
         }
+    }
+
+    /// What was held back.
+    fn flush(&mut self) -> Vec<u8> {
+        self.damager.as_mut().map(|(_, damager)| damager.flush()).unwrap_or_default()
+    }
+
+    /// What goes on of `bytes`.
+    fn passes(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        if self.direction == 0
+            && self.service.load(Ordering::Relaxed) == 0
+            && let Some(service) = bytes.get(SERVICE_AT)
+        {
+            self.service.store(*service, Ordering::Relaxed);
+        }
+        let mut inside = self.state.lock();
+        let (which, chaos) = inside.chaos;
+        if let Some(place) = self.place
+            && let Some(recorded) = &mut inside.recorded
+        {
+            recorded[place].extend_from_slice(bytes);
+        }
+        drop(inside);
+        let chaos = chaos.filter(|chaos| chaos.services.contains(&self.service.load(Ordering::Relaxed)));
+        let mut portions = Vec::new();
+        if self.damager.as_ref().is_none_or(|(of, _)| *of != which) {
+            portions.push(self.flush());
+            let damages = &self.state.damages;
+            self.damager = chaos.map(|chaos| (which, Damager::new(chaos, self.number, self.direction, Arc::clone(damages))));
+        }
+        match &mut self.damager {
+            Some((_, damager)) => portions.extend(damager.pass(bytes)),
+            None => portions.push(bytes.to_vec()),
+        }
+        portions
     }
 }
 

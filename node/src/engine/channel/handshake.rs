@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use postern_proto::channel::Side as Part;
-use postern_proto::handshake::{Initiator, Label, Responder};
+use postern_proto::handshake::{HandshakeError, Initiator, Label, Responder};
 use postern_proto::id::{Identifier, InstanceId};
 use postern_proto::path::{ChannelHello, ChannelMessage};
 use postern_proto::record::{HEADER_LEN, Header, Kind};
@@ -64,6 +64,9 @@ pub async fn answer(
         Err(error) => {
             if let Some(reply) = error.reply() {
                 write_handshake(&mut link, &reply).await?;
+            } else if joined.is_some() && matches!(error, HandshakeError::NotAuthentic) {
+                // Meant for another node, by who is a member. Strangers, who come without a relay, are told nothing.
+                link.write_all(&Header { kind: Kind::NoChannel, length: 0 }.to_bytes(), HANDSHAKE_DEADLINE).await?;
             }
             return Err(error.into());
         }
@@ -96,8 +99,10 @@ async fn write_handshake(link: &mut Link, body: &[u8]) -> Result<(), LinkError> 
 
 async fn read_handshake(link: &mut Link) -> Result<Vec<u8>, ChannelError> {
     let (header, frame) = link.read_frame(HANDSHAKE_DEADLINE).await?;
-    if header.kind != Kind::Handshake {
-        return Err(ChannelError::Unexpected);
+    match header.kind {
+        Kind::Handshake => Ok(frame[HEADER_LEN..].to_vec()),
+        // Not authenticated; without an answer there is no channel in any case.
+        Kind::NoChannel => Err(ChannelError::NotAskedFor),
+        _ => Err(ChannelError::Unexpected),
     }
-    Ok(frame[HEADER_LEN..].to_vec())
 }

@@ -30,6 +30,16 @@ const PARKED_MOST: usize = 64;
 /// Parked links beyond the floor go away after so long without a join.
 const PARKED_IDLE: Duration = Duration::from_secs(60);
 
+/// Refuses a path to another run of a node than `wanted`; nothing was said on it.
+fn asked_for(wanted: (Identifier, InstanceId), joined: (Identifier, InstanceId)) -> Result<(), Failure> {
+    let reason = match joined {
+        _ if joined == wanted => return Ok(()),
+        (identifier, _) if identifier == wanted.0 => format!("the relay joined another run of a node of {identifier}"),
+        (identifier, _) => format!("the relay joined {identifier}, and was asked for {}", wanted.0),
+    };
+    Err(Failure::new(Step::Channel, code::MISPAIRED, reason))
+}
+
 impl RelayLink {
     /// A path to that run of a peer's node.
     ///
@@ -45,7 +55,9 @@ impl RelayLink {
             let mut sealed = [0; Frame::SEALED_LEN];
             socket.read_exact(&mut sealed).await.map_err(|error| lost(&error))?;
             match frames.open(sealed).map_err(|error| lost(&error))? {
-                Frame::Joined { identifier: joined, instance: run } if (joined, run) == (identifier, instance) => Ok(socket),
+                Frame::Joined { identifier: joined, instance: run } => {
+                    asked_for((identifier, instance), (joined, run)).map(|()| socket)
+                }
                 Frame::Refused(refusal @ (Refusal::NotConnected | Refusal::NoLink)) => {
                     let code = if refusal == Refusal::NoLink { code::NO_LINK } else { code::NOT_CONNECTED };
                     Err(Failure::new(Step::Peer, code, format!("the peer's node is not there: {refusal}")))
@@ -58,7 +70,7 @@ impl RelayLink {
         };
         let joined = tokio::time::timeout(CONNECT_DEADLINE, join).await.unwrap_or_else(|_| Err(lost(&"no answer in time")));
         // That a peer is not there is no fault of the relay's.
-        let at_fault = joined.as_ref().is_err_and(|failure| failure.step == Step::Relay);
+        let at_fault = joined.as_ref().is_err_and(|failure| failure.step == Step::Relay || failure.code == code::MISPAIRED);
         *lock(&self.failed) = at_fault.then(Instant::now);
         joined
     }
@@ -122,6 +134,24 @@ impl RelayLink {
                 return;
             }
             shared.spawn_worker("parked link", Arc::clone(self).park(Arc::clone(shared), Arc::clone(session)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// B5: a relay that says itself that it joined another node than it was asked for.
+    #[test]
+    fn only_who_was_asked_for_is_taken() {
+        let [wanted, other] = [1, 2].map(|fill| Identifier::from_bytes([fill; 32]));
+        let [run, later] = [InstanceId::from_bytes([3; 16]), InstanceId::from_bytes([4; 16])];
+        assert_eq!(asked_for((wanted, run), (wanted, run)), Ok(()));
+        for (joined, says) in [((other, run), other), ((other, later), other), ((wanted, later), wanted)] {
+            let refused = asked_for((wanted, run), joined).unwrap_err();
+            assert_eq!((refused.step, refused.code), (Step::Channel, code::MISPAIRED));
+            assert!(refused.reason.contains(&says.to_string()), "{refused}");
         }
     }
 }

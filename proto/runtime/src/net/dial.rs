@@ -102,8 +102,20 @@ pub async fn dial_allowed(
     deadline: Duration,
     allowed: impl Fn(SocketAddr) -> bool + Send,
 ) -> Result<TcpStream, DialError> {
+    dial_resolved(to, kind, deadline, allowed, resolve(to)).await
+}
+
+/// As [`dial_allowed`], where `resolved` are the addresses. They are asked for once: whoever answers for the name could say something else the
+/// next time.
+async fn dial_resolved(
+    to: &HostPort,
+    kind: SocketKind,
+    deadline: Duration,
+    allowed: impl Fn(SocketAddr) -> bool + Send,
+    resolved: impl Future<Output = Result<Vec<SocketAddr>, DialError>> + Send,
+) -> Result<TcpStream, DialError> {
     let race = async {
-        let addresses = resolve(to).await?;
+        let addresses = resolved.await?;
         let first = addresses.first().copied();
         let wanted: Vec<SocketAddr> = interleaved(addresses.into_iter().filter(|address| allowed(*address)).collect());
         match (wanted.is_empty(), first) {
@@ -307,6 +319,39 @@ mod tests {
         let to = HostPort::new("localhost", listener.local_addr().unwrap().port()).unwrap();
         let refused = dial_allowed(&to, SocketKind::Application, 5 * SECOND, |address| !address.ip().is_loopback()).await;
         assert!(matches!(refused, Err(DialError::Forbidden { .. })), "{refused:?}");
+    }
+
+    /// H3: whoever answers for a name says something else each time. What is dialled was judged in that very dial; where nothing that may be
+    /// dialled was said, nothing is.
+    #[tokio::test]
+    async fn what_was_judged_is_what_is_dialled() {
+        let (listening, bad) =
+            (TcpListener::bind("127.0.0.1:0").await.unwrap(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let (good, lured) = (listening.local_addr().unwrap(), bad.local_addr().unwrap());
+        let to = HostPort::new("rebinding.example", 80).unwrap();
+        let mut served = 0;
+        for time in 0..60 {
+            let said = [vec![good], vec![lured], vec![lured, good], vec![good, lured]][time % 4].clone();
+            let judged = Mutex::new(Vec::new());
+            let allowed = |address| {
+                judged.lock().unwrap().push(address);
+                address == good
+            };
+            let resolved = std::future::ready(Ok(said.clone()));
+            let dialled = dial_resolved(&to, SocketKind::Application, 5 * SECOND, allowed, resolved).await;
+            assert_eq!(judged.into_inner().unwrap(), said, "each is judged, once");
+            match dialled {
+                Ok(stream) => {
+                    assert_eq!(stream.peer_addr().unwrap(), good);
+                    served += 1;
+                }
+                Err(DialError::Forbidden { address, .. }) => assert_eq!((said, address), (vec![lured], lured)),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(served, 45);
+        bad.set_nonblocking(true).unwrap();
+        assert_eq!(bad.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "somebody was led there");
     }
 
     #[test]
