@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use postern_test_support::{
     EchoServer, PATIENCE, Pattern, Portal, Project, Proxy, Reserved, TcpServer, TestHome, connect, echoes, eventually, holds,
-    refused, reset,
+    live, refused, reset,
 };
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
@@ -228,9 +228,7 @@ fn the_peer_comes_later() {
 fn the_outlet_node_is_killed_and_comes_back() {
     let server = EchoServer::start();
     let portal = Portal::to(POSTERN, server.port());
-    let mut live = connect(portal.inlet).expect("the inlet listens");
-    live.write_all(b"ping").expect("a live stream");
-    live.read_exact(&mut [0; 4]).expect("a live stream");
+    let live = live(portal.inlet);
 
     portal.vendor.kill(portal.vendor.node_pid("vendor"));
     let (end, took) = end_of(&live, PATIENCE);
@@ -265,10 +263,7 @@ fn relay_status(home: &TestHome) -> String {
 fn the_link_to_the_relay_is_cut() {
     let server = EchoServer::start();
     let (proxy, portal) = portal_behind_a_proxy(server.port());
-    echoes(portal.inlet, b"before").expect("all is well");
-    let mut live = connect(portal.inlet).expect("the inlet listens");
-    live.write_all(b"ping").expect("a live stream");
-    live.read_exact(&mut [0; 4]).expect("a live stream");
+    let live = live(portal.inlet);
 
     proxy.cut();
     let cut = Instant::now();
@@ -290,10 +285,7 @@ fn the_link_to_the_relay_is_cut() {
 fn the_link_to_the_relay_falls_silent() {
     let server = EchoServer::start();
     let (proxy, portal) = portal_behind_a_proxy(server.port());
-    echoes(portal.inlet, b"before").expect("all is well");
-    let mut live = connect(portal.inlet).expect("the inlet listens");
-    live.write_all(b"ping").expect("a live stream");
-    live.read_exact(&mut [0; 4]).expect("a live stream");
+    let live = live(portal.inlet);
 
     proxy.silence();
     let silent = Instant::now();

@@ -91,19 +91,17 @@ async fn ask(inlet: &InletSpec, question: &[u8]) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
+/// An outlet for all members.
+fn outlet(name: &str, to: HostPort) -> OutletSpec {
+    OutletSpec { name: name.parse().unwrap(), to, allow: None, resume_timeout: ResumeTimeout::DEFAULT, disclose: Disclose::Code }
+}
+
 /// Behaviour 9b.
 #[tokio::test]
 async fn two_nodes_of_one_home() {
     let home = TestHome::new();
     let (a, b) = (home.node("a").await, home.node("b").await);
-    b.add_outlet(OutletSpec {
-        name: "echo".parse().unwrap(),
-        to: echo_server().await,
-        allow: None,
-        resume_timeout: ResumeTimeout::DEFAULT,
-        disclose: Disclose::Code,
-    })
-    .await;
+    b.add_outlet(outlet("echo", echo_server().await)).await;
     let inlet = a.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
     for round in 0..20 {
         let question = vec![round; 1000 * usize::from(round)];
@@ -120,14 +118,7 @@ async fn a_node_of_another_home_is_refused() {
     // The same seed would be the same home.
     other.home.local_issuer_or(|| zeroize::Zeroizing::new(vec![8; 32])).unwrap();
     let (a, b) = (other.node("a").await, home.node("b").await);
-    b.add_outlet(OutletSpec {
-        name: "echo".parse().unwrap(),
-        to: echo_server().await,
-        allow: None,
-        resume_timeout: ResumeTimeout::DEFAULT,
-        disclose: Disclose::Code,
-    })
-    .await;
+    b.add_outlet(outlet("echo", echo_server().await)).await;
     let presence = b.shared.presence_of(&"b".parse().unwrap()).unwrap();
     let route = format!("/ip4/127.0.0.1/tcp/{}/service/echo", presence.address.port());
     let inlet = a.add_inlet(inlet("in", &route)).await.unwrap();
@@ -142,23 +133,9 @@ async fn refusals() {
     let home = TestHome::new();
     let (a, b) = (home.node("a").await, home.node("b").await);
     let allow = Some("trusted".parse().unwrap());
-    b.add_outlet(OutletSpec {
-        name: "closed".parse().unwrap(),
-        to: echo_server().await,
-        allow: allow.clone(),
-        resume_timeout: ResumeTimeout::DEFAULT,
-        disclose: Disclose::Code,
-    })
-    .await;
+    b.add_outlet(OutletSpec { allow: allow.clone(), ..outlet("closed", echo_server().await) }).await;
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    b.add_outlet(OutletSpec {
-        name: "dead".parse().unwrap(),
-        to: HostPort::from(nobody),
-        allow: None,
-        resume_timeout: ResumeTimeout::DEFAULT,
-        disclose: Disclose::Code,
-    })
-    .await;
+    b.add_outlet(outlet("dead", HostPort::from(nobody))).await;
     let mut refused = Vec::new();
     for (alias, to) in [("i1", "closed"), ("i2", "missing"), ("i3", "dead")] {
         let inlet = a.add_inlet(inlet(alias, &format!("/node/b/service/{to}"))).await.unwrap();
@@ -181,13 +158,7 @@ async fn refusals() {
 async fn an_outlet_that_leads_back_is_not_followed() {
     let home = TestHome::new();
     let (a, b) = (home.node("a").await, home.node("b").await);
-    let back = |from: &InletSpec| OutletSpec {
-        name: "back".parse().unwrap(),
-        to: from.from.clone(),
-        allow: None,
-        resume_timeout: ResumeTimeout::DEFAULT,
-        disclose: Disclose::Code,
-    };
+    let back = |from: &InletSpec| outlet("back", from.from.clone());
     for from in ["127.0.0.1:0", "0.0.0.0:0"] {
         let spec = InletSpec { from: from.parse().unwrap(), ..inlet("in", "/node/a/service/back") };
         let inlet = a.add_inlet(spec).await.unwrap();
@@ -208,7 +179,7 @@ async fn an_outlet_that_leads_back_is_not_followed() {
 
 fn leading_to(name: &str, to: &InletSpec) -> OutletSpec {
     let to = HostPort::new("127.0.0.1", to.from.port()).unwrap();
-    OutletSpec { name: name.parse().unwrap(), to, allow: None, resume_timeout: ResumeTimeout::DEFAULT, disclose: Disclose::Code }
+    outlet(name, to)
 }
 
 /// Connects to `inlet`, which must break off, and says how many connections it has carried since it was made.
@@ -265,14 +236,7 @@ async fn a_circle_through_another_node_ends_at_the_last_hop() {
 async fn a_changed_policy_cuts_live_streams() {
     let home = TestHome::new();
     let (a, b) = (home.node("a").await, home.node("b").await);
-    b.add_outlet(OutletSpec {
-        name: "echo".parse().unwrap(),
-        to: echo_server().await,
-        allow: None,
-        resume_timeout: ResumeTimeout::DEFAULT,
-        disclose: Disclose::Code,
-    })
-    .await;
+    b.add_outlet(outlet("echo", echo_server().await)).await;
     let inlet = a.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
     let mut live = TcpStream::connect(inlet.from.to_string()).await.unwrap();
     live.write_all(b"x").await.unwrap();
@@ -292,13 +256,7 @@ async fn a_changed_policy_cuts_live_streams() {
 async fn a_peer_that_restarts() {
     let home = TestHome::new();
     let (a, b) = (home.node("a").await, home.node("b").await);
-    let echo = OutletSpec {
-        name: "echo".parse().unwrap(),
-        to: echo_server().await,
-        allow: None,
-        resume_timeout: ResumeTimeout::DEFAULT,
-        disclose: Disclose::Code,
-    };
+    let echo = outlet("echo", echo_server().await);
     b.add_outlet(echo.clone()).await;
     let inlet = a.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
     assert_eq!(ask(&inlet, b"x").await.unwrap(), b"x");
@@ -314,14 +272,7 @@ async fn a_peer_that_restarts() {
 async fn echoing_pair() -> (TestHome, Engine, Engine, InletSpec) {
     let home = TestHome::new();
     let (a, b) = (home.node("a").await, home.node("b").await);
-    b.add_outlet(OutletSpec {
-        name: "echo".parse().unwrap(),
-        to: echo_server().await,
-        allow: None,
-        resume_timeout: ResumeTimeout::DEFAULT,
-        disclose: Disclose::Code,
-    })
-    .await;
+    b.add_outlet(outlet("echo", echo_server().await)).await;
     let inlet = a.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
     (home, a, b, inlet)
 }
@@ -341,14 +292,7 @@ async fn a_policy_that_changes_while_the_target_is_dialled() {
     let target = slow.local_addr().unwrap().as_socket().unwrap();
     // Fills its queue: the kernel lets the next one knock again after a second.
     let _queued = TcpStream::connect(target).await.unwrap();
-    b.add_outlet(OutletSpec {
-        name: "slow".parse().unwrap(),
-        to: HostPort::from(target),
-        allow: None,
-        resume_timeout: ResumeTimeout::DEFAULT,
-        disclose: Disclose::Code,
-    })
-    .await;
+    b.add_outlet(outlet("slow", HostPort::from(target))).await;
     let inlet = a.add_inlet(inlet("slow", "/node/b/service/slow")).await.unwrap();
     let mut live = TcpStream::connect(inlet.from.to_string()).await.unwrap();
     live.write_all(b"secret").await.unwrap();
@@ -493,13 +437,7 @@ async fn a_stream_that_was_given_up_unheard_leaves_its_target() {
     let home = TestHome::new();
     let (a, b) = (home.node("a").await, home.node("b").await);
     let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let outlet = OutletSpec {
-        name: "echo".parse().unwrap(),
-        to: HostPort::from(target.local_addr().unwrap()),
-        allow: None,
-        resume_timeout: ResumeTimeout::DEFAULT,
-        disclose: Disclose::Code,
-    };
+    let outlet = outlet("echo", HostPort::from(target.local_addr().unwrap()));
     b.add_outlet(outlet).await;
     let far = b.shared.presence_of(&"b".parse().unwrap()).unwrap().address.to_string();
     let network = TcpListener::bind("127.0.0.1:0").await.unwrap();

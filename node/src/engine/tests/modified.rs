@@ -53,14 +53,7 @@ impl Rig {
         let home = TestHome::new();
         let (a, b, c) = (home.node("a").await, home.node("b").await, home.node("c").await);
         let (to, reached) = counting_echo().await;
-        let outlet = OutletSpec {
-            name: "echo".parse().unwrap(),
-            to,
-            allow: None,
-            resume_timeout: ResumeTimeout::DEFAULT,
-            disclose: Disclose::Code,
-        };
-        b.add_outlet(outlet).await;
+        b.add_outlet(outlet("echo", to)).await;
         let honest = c.add_inlet(inlet("in", "/node/b/service/echo")).await.unwrap();
         a.shared.trust.watch_own().wait_for(Option::is_some).await.unwrap();
         let address = b.shared.presence_of(&"b".parse().unwrap()).unwrap().address;
