@@ -288,6 +288,129 @@ fn a_file_means_the_node_that_it_made() {
     assert_eq!(home.json(&["tcp-outlet", "show", "db"])["to"], "127.0.0.1:5432");
 }
 
+/// Whoever edited a file is told who would reach what before he deletes the node of before; the node stays as it was.
+#[test]
+fn a_changed_file_tells_who_would_reach_what() {
+    let home = home();
+    let file = |text: &str| home.file("n.yaml", format!("name: n\n{text}")).display().to_string();
+    let before = file("tcp-outlets: {db: {to: 5432, allow: admin}, old: {to: 1}, same: {to: 2}}\n");
+    home.ok(&["node", "create", &before]);
+    // What commands made would go, too.
+    home.ok(&["tcp-outlet", "create", "--from", "added", "--to", "3"]);
+    let shown = home.json(&["node", "show", "n"]);
+    file("tcp-outlets: {db: {to: 5432}, new: {to: 4, allow: admin}, same: {to: 2}}\n");
+    let told = home.fails(&["node", "create", &before], 1);
+    let lines: Vec<&str> = told.stderr.lines().filter_map(|line| line.trim().strip_prefix("would change: ")).collect();
+    let admin = "(= subject.admin \"true\")";
+    assert_eq!(
+        lines,
+        [
+            &format!("tcp-outlet db: allow {admin} → members only"),
+            "tcp-outlet old: goes away",
+            "tcp-outlet added: goes away",
+            &format!("tcp-outlet new: new, to 127.0.0.1:4; allow {admin}"),
+        ],
+        "{told:?}"
+    );
+    let document: Value = home.fails(&["node", "create", &before, "--output", "json"], 1).stderr.parse().expect("JSON");
+    let access = &document["error"]["access"];
+    assert_eq!(access.as_array().map(Vec::len), Some(4), "{document}");
+    assert_eq!((&access[0]["resource"], &access[0]["was"]["allow"]), (&json!("db"), &json!(admin)));
+    assert_eq!((&access[0]["is"]["members_only"], &access[1]["is"]), (&json!(true), &Value::Null));
+    assert_eq!(home.json(&["node", "show", "n"]), shown, "and nothing of it happened");
+}
+
+/// What `node show` tells of outlets: names and policies.
+fn outlets(home: &TestHome, name: &str) -> Vec<(String, String)> {
+    let node = home.json(&["node", "show", name]);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let outlets = node["outlets"].as_array().unwrap_or_else(|| panic!("{node}"));
+    let mut all: Vec<_> = outlets.iter().map(|outlet| (text(&outlet["name"]), text(&outlet["allow"]))).collect();
+    all.sort();
+    all
+}
+
+/// Killed wherever it is: there is no node, or the whole one, and the same command makes it.
+#[test]
+fn a_create_that_is_killed_leaves_nothing_or_everything() {
+    let home = home();
+    let whole = |name: &str| {
+        format!(
+            "{{name: {name}, policy: {{resource-type: tcp-outlet, allow: x}}, tcp-outlets: {{a: {{to: 1}}, b: {{to: 2, allow: y}}}}}}"
+        )
+    };
+    let create = |name: &str| {
+        ["node", "create", "--configuration"].map(str::to_owned).into_iter().chain([whole(name)]).collect::<Vec<_>>()
+    };
+    let took = home.invoke(create("first")).run().success().took;
+    let wanted = outlets(&home, "first");
+    assert_eq!(wanted.len(), 2);
+    let rounds = if std::env::var_os("POSTERN_TEST_LONG").is_some() { 60 } else { 6 };
+    for round in 0..rounds {
+        let name = format!("n{round}");
+        let making = home.invoke(create(&name)).spawn();
+        let killed = std::time::Instant::now() + took * round / rounds;
+        while std::time::Instant::now() < killed {
+            std::thread::yield_now();
+        }
+        making.signal(Signal::KILL);
+        // Its end does not wait for a node that it has started meanwhile.
+        drop(making);
+        if names(&home).contains(&name) {
+            assert_eq!(outlets(&home, &name), wanted, "round {round}");
+        }
+        home.invoke(create(&name)).run().success();
+        assert_eq!(outlets(&home, &name), wanted, "round {round}");
+        home.ok(&["node", "delete", &name, "-y"]);
+    }
+}
+
+/// Two texts for one name at once: one of them makes the node, as a whole, and the other is told what differs.
+#[test]
+fn of_two_texts_given_at_once_one_is_the_node() {
+    let home = home();
+    let text = |allow: &str| format!("{{name: n, tcp-outlets: {{a: {{to: 1, allow: {allow}}}, b: {{to: 2, allow: {allow}}}}}}}");
+    for _ in 0..3 {
+        let both = ["x", "y"].map(|allow| home.invoke(["node", "create", "--configuration", &text(allow)]).spawn());
+        let ended = both.map(|create| create.wait());
+        assert_eq!(ended.iter().filter(|outcome| outcome.status == 0).count(), 1, "{ended:#?}");
+        let refused = ended.iter().find(|outcome| outcome.status != 0).expect("one of the two").clone().exits(1);
+        let winner = if ended[0].status == 0 { "x" } else { "y" };
+        assert_eq!(refused.stderr.matches("would change: ").count(), 2, "{refused:?}");
+        let allow = format!("(= subject.{winner} \"true\")");
+        assert_eq!(outlets(&home, "n"), ["a", "b"].map(|name| (name.to_owned(), allow.clone())));
+        home.ok(&["node", "delete", "n", "-y"]);
+    }
+}
+
+/// A node that is killed while it changes has, after its start, what was there before or after each change, and all that was acknowledged.
+#[test]
+fn a_node_that_is_killed_in_a_change_comes_back_with_the_old_or_the_new() {
+    let home = home();
+    home.ok(&["node", "create", "n"]);
+    let mut known = 0;
+    for round in 0..4_u32 {
+        let pid = home.node_pid("n");
+        let changes: Vec<_> = (0..6)
+            .map(|number| {
+                let name = format!("o{round}{number}");
+                home.spawn(&["tcp-outlet", "create", "--from", &name, "--to", "1", "--allow", &format!("r{round}")])
+            })
+            .collect();
+        let mut changes = changes.into_iter();
+        // Behind the first answer, the others are anywhere.
+        let first = changes.next().expect("six").wait().success();
+        home.kill(pid);
+        let acknowledged = changes.map(|change| change.wait()).filter(|outcome| outcome.status == 0).count();
+        home.ok(&["node", "start", "n"]);
+        let now = outlets(&home, "n");
+        assert!(now.len() >= known + acknowledged + 1 && now.len() <= known + 6, "{first:?}: {now:?}");
+        let whole = |(name, allow): &(String, String)| *allow == format!("(= subject.r{} \"true\")", &name[1..2]);
+        assert!(now.iter().all(whole), "{now:?}");
+        known = now.len();
+    }
+}
+
 #[test]
 fn a_listen_address_in_use_undoes_everything() {
     let project = Project::new(POSTERN);

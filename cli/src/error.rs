@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::fmt::Display;
 
+use postern_node::access::AccessChange;
 use postern_node::code::Code;
 pub use postern_node::control::fault::Class as Exit;
 use postern_node::control::fault::{Fault, look_up};
@@ -28,11 +29,21 @@ pub struct CliError {
     pub exit: Exit,
     /// By which the authority knows it, where it refused.
     pub refusal: Option<RefusalId>,
+    /// What would change in who may reach what, where the error is about that.
+    pub access: Vec<AccessChange>,
 }
 
 impl CliError {
     pub fn new(code: Code, what: impl Into<String>) -> Self {
-        Self { what: what.into(), why: Vec::new(), try_this: Vec::new(), code: code.into(), exit: code.class(), refusal: None }
+        Self {
+            what: what.into(),
+            why: Vec::new(),
+            try_this: Vec::new(),
+            code: code.into(),
+            exit: code.class(),
+            refusal: None,
+            access: Vec::new(),
+        }
     }
 
     pub fn not_found(kind: &str, name: impl Display) -> Self {
@@ -96,6 +107,7 @@ impl From<Fault> for CliError {
             code: fault.code,
             exit: fault.class,
             refusal: None,
+            access: Vec::new(),
         }
     }
 }

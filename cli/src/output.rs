@@ -123,6 +123,9 @@ impl Output {
             for reason in &error.why {
                 text.push_str(&format!("\n  because: {}", inert(reason)));
             }
+            for change in &error.access {
+                text.push_str(&format!("\n  would change: {}", inert(&change.to_string())));
+            }
             for hint in &error.try_this {
                 text.push_str(&format!("\n  try: {}", inert(hint)));
             }
@@ -135,13 +138,17 @@ impl Output {
 
 /// An error as JSON.
 pub fn document(error: &CliError) -> Value {
-    json!({
+    let mut document = json!({
         "code": error.code,
         "exit": error.exit.exit_code(),
         "what": error.what,
         "why": error.why,
         "try": error.try_this,
-    })
+    });
+    if !error.access.is_empty() {
+        document["access"] = json!(error.access);
+    }
+    document
 }
 
 /// A document with the version of its shape.

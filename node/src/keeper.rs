@@ -146,6 +146,7 @@ impl Keeper {
         let taken = plan::apply(&self.engine, &stored.specs, &mut wanted.specs).await?;
         if let Err(fault) = self.save(wanted.clone()).await {
             plan::undo(&self.engine, &taken).await;
+            tracing::error!(code = fault.code, why = fault.why, "a change could not be kept, and was taken back: {fault}");
             return Err(fault);
         }
         self.seen.send_replace(wanted.clone());

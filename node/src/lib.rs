@@ -1,6 +1,7 @@
 //! The node: inlets, outlets, channels, streams and their local control.
 #![deny(unsafe_code)]
 
+pub mod access;
 pub mod code;
 pub mod config;
 pub mod control;

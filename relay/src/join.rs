@@ -252,8 +252,14 @@ impl Member {
             while let Some(answer) = pushed.recv().await {
                 // The authority let this relay in, and speaks: the session holds.
                 backoff.reset();
-                if let Err(error) = self.take(answer, clock) {
-                    tracing::warn!(%error, "a statement of the authority was not taken");
+                match self.take(answer, clock) {
+                    Ok(()) => {}
+                    // Every heartbeat tries again, and says nothing before it is kept.
+                    Err(KeepError::State(error)) => tracing::error!(
+                        error = chain(&error),
+                        "a statement of the authority is in force and cannot be kept: a restart would forget it"
+                    ),
+                    Err(error) => tracing::warn!(error = chain(&error), "a statement of the authority was not taken"),
                 }
             }
         };

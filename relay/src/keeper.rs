@@ -42,6 +42,8 @@ pub struct Keeper {
     unwritten: bool,
     /// So is the project information.
     unwritten_info: bool,
+    /// Something was not written down when it came.
+    behind: bool,
 }
 
 impl Keeper {
@@ -49,7 +51,7 @@ impl Keeper {
     #[must_use]
     pub fn new(home: RelayHome, trust: TrustState) -> Self {
         let stored = watch::Sender::new(trust.voided.epoch());
-        Self { home, trust: watch::Sender::new(Arc::new(trust)), stored, unwritten: false, unwritten_info: false }
+        Self { home, trust: watch::Sender::new(Arc::new(trust)), stored, unwritten: false, unwritten_info: false, behind: false }
     }
 
     /// Where it is kept.
@@ -88,7 +90,9 @@ impl Keeper {
             newer.membership = Arc::new(membership);
             self.trust.send_replace(Arc::new(newer));
             self.unwritten_info = true;
-            self.write_info()?;
+            let written = self.write_info();
+            self.settle();
+            written?;
         }
         Ok(())
     }
@@ -137,7 +141,17 @@ impl Keeper {
         newer.voided = Arc::new(voided);
         self.trust.send_replace(Arc::new(newer));
         self.unwritten = true;
-        Ok(self.write()?)
+        let written = self.write();
+        self.settle();
+        Ok(written?)
+    }
+
+    /// Says it when everything is written down that was not when it came.
+    fn settle(&mut self) {
+        let behind = self.unwritten || self.unwritten_info;
+        if std::mem::replace(&mut self.behind, behind) && !behind {
+            tracing::info!("what the disk did not take of the authority's statements is kept now");
+        }
     }
 
     /// Writes down what is void, where that has changed.
@@ -172,6 +186,7 @@ impl Keeper {
         if let Err(error) = self.write_info() {
             tracing::debug!(%error, "the project information is still not written down");
         }
+        self.settle();
         Ok(heartbeat.time)
     }
 }

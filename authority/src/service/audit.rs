@@ -138,7 +138,9 @@ impl Service {
             };
             let stopped = stop.run_until_cancelled(due).await.is_none();
             if let Err(error) = self.checkpoint().await {
-                tracing::error!(error = &error as &dyn std::error::Error, "the audit log was not signed");
+                if self.says(&error) {
+                    tracing::error!(error = &error as &dyn std::error::Error, "the audit log was not signed");
+                }
                 // The database says no to everything; not as fast as it can be asked.
                 let _ = stop.run_until_cancelled(tokio::time::sleep(CHECKPOINT_EVERY)).await;
             }

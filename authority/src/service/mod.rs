@@ -322,11 +322,15 @@ impl Service {
     async fn refuse(&self, actor: Option<Identifier>, action: Action, subject: String, error: ActError) -> Refusal {
         match error {
             ActError::Store(error) if error.is_transient() => {
-                tracing::warn!(%action, %error, "the database is busy");
+                if let Some(unsaid) = self.0.store.says(&error) {
+                    tracing::warn!(%action, %error, unsaid, "the database is busy");
+                }
                 Refusal::Busy { after: 1 }
             }
             ActError::Store(error) => {
-                tracing::error!(%action, error = &error as &dyn std::error::Error, "the database failed");
+                if let Some(unsaid) = self.0.store.says(&error) {
+                    tracing::error!(%action, error = &error as &dyn std::error::Error, unsaid, "the database failed");
+                }
                 Refusal::Internal
             }
             ActError::Publish(error) => {
@@ -356,8 +360,18 @@ impl Service {
             write.audit(&entry).await?;
             write.commit().await
         };
-        if let Err(error) = written.await {
+        if let Err(error) = written.await
+            && self.0.store.says(&error).is_some()
+        {
             tracing::error!(%action, error = &error as &dyn std::error::Error, "a refusal could not be written to the audit");
+        }
+    }
+
+    /// Whether what failed by itself is to be said in the log: [`Store::says`].
+    fn says(&self, error: &ServiceError) -> bool {
+        match error {
+            ServiceError::Store(error) => self.0.store.says(error).is_some(),
+            _ => true,
         }
     }
 
@@ -369,7 +383,9 @@ impl Service {
 
     /// As [`Self::republish`], where the act is done whether or not it can be told now: [`Self::keep_published`] tries again.
     async fn republish_or_later(&self) {
-        if let Err(error) = self.republish().await {
+        if let Err(error) = self.republish().await
+            && self.says(&error)
+        {
             tracing::error!(error = &error as &dyn std::error::Error, "what was changed could not be published; trying again");
         }
     }

@@ -35,11 +35,11 @@ pub enum StoreError {
          the project up anew (`postern reset`, `postern enroll`)"
     )]
     Other { found: i64 },
-    #[error("the database is in use by another process, or too many requests wait for it")]
+    #[error("the database is in use by another process, or too many requests wait for it: it goes on by itself when that ends")]
     Busy,
-    #[error("no space is left for the database")]
+    #[error("no space is left for the database: make room on its disk (df -h); it goes on by itself")]
     Full,
-    #[error("the database cannot be written: its file system or file is read-only")]
+    #[error("the database cannot be written: its file system or file is read-only; make it writable")]
     ReadOnly,
     #[error("the database is damaged: {what}; restore it from a back-up")]
     Damaged { what: String },
@@ -58,6 +58,12 @@ impl StoreError {
     #[must_use]
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Busy)
+    }
+
+    /// Whether it lasts until somebody does something about the disk, or ends what uses the database, and meets every request until then.
+    #[must_use]
+    pub const fn is_of_the_environment(&self) -> bool {
+        matches!(self, Self::Busy | Self::Full | Self::ReadOnly | Self::Disk(_))
     }
 
     pub(super) fn damaged(what: impl Into<String>) -> Self {

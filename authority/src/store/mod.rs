@@ -16,8 +16,10 @@ use std::fs::{OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use postern_runtime::trouble::Trouble;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, Sqlite, SqliteConnection, SqlitePool, Transaction};
@@ -34,12 +36,12 @@ pub use tickets::{NewTicket, Taken};
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// How long a write waits for another process that has the database locked. The authority is its only writer, so this is
-/// for a back-up or a person with a shell.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// for a back-up or a person with a shell. With [`ACQUIRE_TIMEOUT`], less than the 10 s for which a caller waits: it is to hear why.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a request waits for a connection before it is told to come back. A write takes milliseconds, so this is a
 /// queue of hundreds.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Readers only serve lists and look-ups; more of them would wait for the same disk.
 const READERS: u32 = 4;
@@ -54,6 +56,8 @@ pub struct Store {
     readers: SqlitePool,
     /// How many rows the audit has, as far as writes of this process tell.
     audited: watch::Sender<u64>,
+    /// Of the disk or of others who use the database.
+    trouble: Arc<Trouble>,
 }
 
 /// A write transaction. Dropped without [`Write::commit`], it changes nothing.
@@ -63,6 +67,7 @@ pub struct Write {
     /// Number of the last audit row of this transaction; 0 for none.
     appended: u64,
     audited: watch::Sender<u64>,
+    trouble: Arc<Trouble>,
 }
 
 /// A read transaction: what it reads is of one moment.
@@ -104,7 +109,7 @@ impl Store {
             .connect_with(options.pragma("query_only", "ON"))
             .await
             .map_err(StoreError::from)?;
-        Ok(Self { writer, readers, audited: watch::Sender::new(0) })
+        Ok(Self { writer, readers, audited: watch::Sender::new(0), trouble: Arc::default() })
     }
 
     /// Begins a write; others wait until it ends.
@@ -114,7 +119,14 @@ impl Store {
     pub async fn write(&self) -> Result<Write, StoreError> {
         // IMMEDIATE takes the write lock at once: a transaction that begins as a reader and then writes can fail half-way.
         let transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Write { transaction, appended: 0, audited: self.audited.clone() })
+        Ok(Write { transaction, appended: 0, audited: self.audited.clone(), trouble: Arc::clone(&self.trouble) })
+    }
+
+    /// Whether a failure is to be said in the log, and then how many before it were not: one that is nobody's fault but the disk's, or of who has the
+    /// database locked, meets every request while it lasts.
+    #[must_use]
+    pub fn says(&self, error: &StoreError) -> Option<u64> {
+        if error.is_of_the_environment() { self.trouble.fails() } else { Some(0) }
     }
 
     /// Tells how many rows the audit has, whenever some were committed.
@@ -162,6 +174,9 @@ impl Write {
     /// What SQLite reports; then nothing was written.
     pub async fn commit(self) -> Result<(), StoreError> {
         self.transaction.commit().await?;
+        if let Some(failed) = self.trouble.succeeds() {
+            tracing::info!(failed, "the database takes writes again");
+        }
         self.audited.send_if_modified(|known| {
             let more = self.appended > *known;
             *known = self.appended.max(*known);

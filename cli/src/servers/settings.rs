@@ -155,7 +155,12 @@ impl Settings {
 
     pub fn save(&self, home: &Home) -> Result<(), CliError> {
         let json = serde_json::to_vec_pretty(self).map_err(std::io::Error::from)?;
-        Ok(home.servers()?.write(servers::SETTINGS, &json)?)
+        let servers = home.servers()?;
+        // Servers that start again have nothing new to keep, and then need no room on the disk.
+        if matches!(servers.read(servers::SETTINGS, MAX_SMALL_FILE), Ok(Some(kept)) if kept.as_slice() == json) {
+            return Ok(());
+        }
+        Ok(servers.write(servers::SETTINGS, &json)?)
     }
 }
 

@@ -319,10 +319,27 @@ impl From<FileError> for Fault {
         }
         let code = if error.is_unsafe_place() { code::HOME_UNSAFE } else { code::STORAGE };
         let fault = Self::new(code, error.to_string());
-        match std::error::Error::source(&error) {
+        let fault = match std::error::Error::source(&error) {
             Some(source) => fault.because(source.to_string()),
             None => fault,
+        };
+        match error.io_kind().and_then(disk_help) {
+            Some(help) => fault.try_this(help),
+            None => fault,
         }
+    }
+}
+
+/// What helps where the disk does not take what is written.
+fn disk_help(kind: std::io::ErrorKind) -> Option<&'static str> {
+    use std::io::ErrorKind;
+    match kind {
+        ErrorKind::StorageFull => Some("make room on the disk of that file (df -h), and try again"),
+        ErrorKind::QuotaExceeded => Some("make room within the quota of the user whose file it is, and try again"),
+        ErrorKind::ReadOnlyFilesystem => {
+            Some("find out why the disk of that file is read-only (dmesg, mount), make it writable, and try again")
+        }
+        _ => None,
     }
 }
 

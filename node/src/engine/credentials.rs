@@ -364,7 +364,7 @@ async fn guardrails(shared: &Arc<Shared>, membership: &Membership, client: &Auth
         && take_guardrails(shared, membership, &statement)
         && let Err(error) = shared.node_home.dir().write(layout::node::GUARDRAILS, &statement)
     {
-        warn!(%error, "the policies of the project were not stored");
+        warn!(error = &error as &dyn std::error::Error, "the policies of the project were not stored");
     }
     Ok(())
 }
@@ -493,7 +493,7 @@ fn store(shared: &Shared, member: Vec<u8>, relay: Vec<u8>) {
     // Writing to a vector does not fail.
     let _ = minicbor::encode(Stored { member, relay }, &mut bytes);
     if let Err(error) = shared.node_home.dir().write(layout::node::CREDENTIALS, &bytes) {
-        warn!(%error, "the credentials were not stored");
+        warn!(error = &error as &dyn std::error::Error, "the credentials were not stored");
     }
 }
 

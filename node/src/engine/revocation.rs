@@ -173,7 +173,7 @@ pub fn take_heartbeat(shared: &Arc<Shared>, signed: &[u8], road: Road) {
         state.written = Some(heartbeat.time);
         let written = shared.node_home.dir().write(layout::node::HEARD, &heartbeat.time.as_unix().to_be_bytes());
         if let Err(error) = written {
-            warn!(%error, "the newest heartbeat was not stored");
+            warn!(error = &error as &dyn std::error::Error, "the newest heartbeat was not stored");
         }
     }
 }
@@ -209,7 +209,10 @@ pub fn take_voiding(shared: &Arc<Shared>, signed: &[u8], road: Road) {
     match store_voided(shared, &voided) {
         Ok(()) => shared.revocation.has_stored(&mut state, epoch),
         Err(error) => {
-            warn!(%error, "the list of void credentials was not stored; the authority is not told that it is enforced before it is");
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "the list of void credentials was not stored; the authority is not told that it is enforced before it is"
+            );
             if !std::mem::replace(&mut state.storing, true) {
                 shared.spawn("void list", store_later(Arc::clone(shared)));
             }

@@ -19,5 +19,6 @@ pub mod session;
 pub mod statics;
 pub mod supervise;
 pub mod telemetry;
+pub mod trouble;
 pub mod vault;
 pub mod workers;

@@ -64,10 +64,8 @@ impl Lock {
     /// # Errors
     /// Where the file cannot be looked at.
     pub fn holder(dir: &Dir, name: &str) -> Result<Option<Pid>, FileError> {
-        if !dir.contains(name)? {
-            return Ok(None);
-        }
-        let mut file = dir.open_in_place(name)?;
+        // Looking must not take more than reading: the disk may be one that nobody writes to.
+        let Some(mut file) = dir.open_to_look(name)? else { return Ok(None) };
         // The holder has the lock a moment before its id stands in the file.
         let deadline = Instant::now() + LOOKERS_GONE;
         loop {
@@ -94,7 +92,11 @@ impl Lock {
     pub fn signal_holder(dir: &Dir, name: &str, signal: Signal) -> Result<Option<Signalled>, FileError> {
         let Some(pid) = Self::holder(dir, name)? else { return Ok(None) };
         let fault = |errno: Errno| FileError::io("signal the process of", &dir.path().join(name), errno);
-        if read_namespace(&mut dir.open_in_place(name)?).is_some_and(|namespace| namespace != pid_namespace()) {
+        if dir
+            .open_to_look(name)?
+            .and_then(|mut file| read_namespace(&mut file))
+            .is_some_and(|namespace| namespace != pid_namespace())
+        {
             let elsewhere = io::Error::other("it runs in another container; stop it there");
             return Err(FileError::io("signal the process of", &dir.path().join(name), elsewhere));
         }

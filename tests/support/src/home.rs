@@ -30,7 +30,13 @@ impl TestHome {
     /// A home that does not exist yet. `binary` is `env!("CARGO_BIN_EXE_postern")`, which only a suite itself knows.
     #[must_use]
     pub fn new(binary: impl AsRef<Path>) -> Self {
-        let scratch = tempfile::Builder::new().prefix("postern-test-").tempdir().expect("a directory for a test");
+        Self::below(binary, &std::env::temp_dir())
+    }
+
+    /// The same in a directory of the test's choice, such as one on another disk.
+    #[must_use]
+    pub fn below(binary: impl AsRef<Path>, directory: &Path) -> Self {
+        let scratch = tempfile::Builder::new().prefix("postern-test-").tempdir_in(directory).expect("a directory for a test");
         Self { binary: binary.as_ref().to_owned(), scratch }
     }
 

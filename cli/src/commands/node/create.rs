@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use postern_node::access;
 use postern_node::config::{self, NodeConfig, Variables};
 use postern_node::control::document::NodeDocument;
 use postern_node::control::fault::Fault;
@@ -209,6 +210,9 @@ fn same_name(context: &Context, node: &NodeHome, request: &Request, how: How, ar
             }
             None => error = error.why("it was made by commands, without a configuration"),
         }
+        // Of what it has now, commands of later among it, because that is what would go.
+        let wanted = Stored::from_config(&request.config, stored.identity.clone());
+        error.access = access::changes(&stored.specs, &wanted.specs);
         return Err(error.try_this(format!("delete it first: postern node delete {}", node.name())));
     }
     if node.running()?.is_some() {

@@ -231,6 +231,14 @@ impl Dir {
         self.open_or_create_file(name, OFlags::RDWR)
     }
 
+    /// Opens the file `name` for reading; `None` where it is missing.
+    ///
+    /// # Errors
+    /// As [`Dir::append`].
+    pub fn open_to_look(&self, name: &str) -> Result<Option<File>, FileError> {
+        self.open_file(name, OFlags::RDONLY | OFlags::NONBLOCK)
+    }
+
     fn open_or_create_file(&self, name: &str, flags: OFlags) -> Result<File, FileError> {
         let path = self.child_path(name)?;
         let flags = flags | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

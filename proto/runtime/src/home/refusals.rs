@@ -19,6 +19,7 @@ use super::{Home, HomeError};
 use crate::bucket::Buckets;
 use crate::files::FileError;
 use crate::supervise::Supervisor;
+use crate::trouble::Trouble;
 
 /// The length from which the file is put aside: some 8,000 refusals.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -98,6 +99,7 @@ impl RefusalLog {
         let stopping = supervisor.stopping().clone();
         supervisor.spawn("log of refusals", async move {
             let mut queue: mpsc::Receiver<Vec<u8>> = queue;
+            let trouble = Trouble::default();
             loop {
                 let next = stopping.run_until_cancelled(queue.recv()).await;
                 let line = match next {
@@ -111,8 +113,19 @@ impl RefusalLog {
                 };
                 let home = Arc::clone(&home);
                 let written = tokio::task::spawn_blocking(move || home.append_refusal(&line)).await;
-                if let Ok(Err(error)) = written {
-                    tracing::warn!(%error, "a refusal could not be kept");
+                match written {
+                    Ok(Err(error)) => {
+                        if let Some(unsaid) = trouble.fails() {
+                            let error = &error as &dyn std::error::Error;
+                            tracing::warn!(error, unsaid, "refusals cannot be kept; `explain` will not know them");
+                        }
+                    }
+                    Ok(Ok(())) => {
+                        if let Some(failed) = trouble.succeeds() {
+                            tracing::info!(failed, "refusals are kept again");
+                        }
+                    }
+                    Err(_) => {}
                 }
             }
         });
