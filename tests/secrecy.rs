@@ -17,8 +17,8 @@ use std::time::Duration;
 use postern_proto::secret::random_array;
 use postern_proto::ticket::Ticket;
 use postern_test_support::{
-    EchoServer, Outcome, PATIENCE, Project, Proxy, Reserved, TestHome, command_lines, connect, contains, echoes, eventually,
-    files_below, found_in_memory, json, listen_as,
+    Disk, EchoServer, Outcome, PATIENCE, Project, Proxy, Reserved, TestHome, command_lines, connect, contains, echoes,
+    eventually, files_below, found_in_memory, json, listen_as,
 };
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
@@ -466,6 +466,95 @@ fn another_user_cannot_use_a_home() {
     }
     set_mode(&socket, 0o600);
     assert_eq!(home.json(&["node", "show", "n"])["status"], "running", "the node goes on");
+}
+
+/// How somebody gets at a node's control socket.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// By its path in the home.
+    Path,
+    /// By another path of the directory that it is in.
+    BoundDirectory,
+    /// By another path of the socket itself, which no directory of the home hides.
+    BoundSocket,
+    /// By a descriptor of the directory, which was handed to him open.
+    Inherited,
+}
+
+/// Threat F1: whichever way another user comes, the mode of the socket keeps him out; where the mode has been taken away, the node asks the kernel who
+/// he is. Root comes the same ways, and is answered: so they lead there.
+#[test]
+fn no_way_to_the_control_socket_is_open_to_another_user() {
+    const REFUSED: &str = "refused a user at the control socket";
+    if not_root() {
+        return;
+    }
+    for program in ["curl", "setpriv"] {
+        if Command::new(program).arg("--version").output().is_err() {
+            postern_test_support::skipped(format!("the program `{program}` is not installed"));
+            return;
+        }
+    }
+    Disk::with(16, |disk| {
+        let home = TestHome::below(POSTERN, disk.path());
+        set_mode(home.scratch(), 0o755);
+        home.ok(&["node", "create", "n"]);
+        let directory = home.path().join("nodes/n");
+        let socket = directory.join("control.sock");
+        let bound = ["directory", "socket"].map(|name| home.scratch().join(name));
+        fs::create_dir(&bound[0]).expect("a directory");
+        fs::write(&bound[1], "").expect("a file");
+        for (from, to) in [(&directory, &bound[0]), (&socket, &bound[1])] {
+            let mounted = Command::new("mount").arg("--bind").args([from, to]).status().expect("mount runs");
+            assert!(mounted.success());
+        }
+        // `None` is root.
+        let comes = |way: Way, uid: Option<u32>| -> Output {
+            let place = match way {
+                Way::Path => socket.clone(),
+                Way::BoundDirectory => bound[0].join("control.sock"),
+                Way::BoundSocket => bound[1].clone(),
+                Way::Inherited => "/proc/self/fd/7/control.sock".into(),
+            };
+            let who = uid.map(|uid| format!("setpriv --reuid={uid} --regid={uid} --clear-groups ")).unwrap_or_default();
+            let ask = "curl --silent --max-time 10 --output /dev/null --write-out '%{http_code}' --unix-socket \"$2\" http://localhost/";
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("exec 7<\"$1\"; exec {who}{ask}"), "sh"]).arg(&directory).arg(place);
+            shell.current_dir("/").stdin(Stdio::null()).output().expect("a shell")
+        };
+        let refusals = || home.node_log("n").lines().filter(|line| line.contains(REFUSED)).count();
+        let ways = [Way::Path, Way::BoundDirectory, Way::BoundSocket, Way::Inherited];
+        for way in ways {
+            let answered = comes(way, None);
+            assert!(answered.status.success() && answered.stdout != b"000", "{way:?}: {answered:?}");
+            let refused = comes(way, Some(NOBODY));
+            // It could not connect.
+            assert_eq!((refused.status.code(), refused.stdout.as_slice()), (Some(7), &b"000"[..]), "{way:?}: {refused:?}");
+        }
+        assert_eq!(refusals(), 0, "the mode kept him out");
+
+        for path in [home.path(), home.path().join("nodes"), directory.clone()] {
+            set_mode(&path, 0o755);
+        }
+        set_mode(&socket, 0o666);
+        for (already, way) in ways.into_iter().enumerate() {
+            let refused = comes(way, Some(NOBODY));
+            // He was connected, as the node says, and got no answer.
+            assert!(!refused.status.success() && refused.stdout == b"000", "{way:?}: {refused:?}");
+            eventually(PATIENCE, "the node says so", || (refusals() == already + 1).then_some(()));
+            let answered = comes(way, None);
+            assert!(answered.status.success(), "{way:?}: {answered:?}");
+        }
+        assert!(home.node_log("n").contains(&format!("uid=Some({NOBODY})")), "{}", home.node_log("n"));
+        for path in [home.path(), home.path().join("nodes"), directory.clone()] {
+            set_mode(&path, 0o700);
+        }
+        set_mode(&socket, 0o600);
+        for path in &bound {
+            assert!(Command::new("umount").arg(path).status().expect("umount runs").success());
+        }
+        assert_eq!(home.json(&["node", "show", "n"])["status"], "running", "the node goes on");
+    });
 }
 
 /// Threat F6: where somebody else has put a socket of his own in the place of a node's, commands say nothing to it: neither where the file is

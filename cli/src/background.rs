@@ -118,7 +118,7 @@ fn read(detail: &Value) -> Option<CliError> {
         why: texts("why")?,
         try_this: texts("try")?,
         refusal: None,
-        access: Vec::new(),
+        access: None,
     })
 }
 

@@ -30,8 +30,12 @@ pub struct CliError {
     /// By which the authority knows it, where it refused.
     pub refusal: Option<RefusalId>,
     /// What would change in who may reach what, where the error is about that.
-    pub access: Vec<AccessChange>,
+    pub access: Option<Box<AccessChanges>>,
 }
+
+/// Of one error; apart, because every function of a command returns room for an error.
+#[derive(Debug, Clone)]
+pub struct AccessChanges(pub Vec<AccessChange>);
 
 impl CliError {
     pub fn new(code: Code, what: impl Into<String>) -> Self {
@@ -42,7 +46,7 @@ impl CliError {
             code: code.into(),
             exit: code.class(),
             refusal: None,
-            access: Vec::new(),
+            access: None,
         }
     }
 
@@ -107,7 +111,7 @@ impl From<Fault> for CliError {
             code: fault.code,
             exit: fault.class,
             refusal: None,
-            access: Vec::new(),
+            access: None,
         }
     }
 }

@@ -123,7 +123,7 @@ impl Output {
             for reason in &error.why {
                 text.push_str(&format!("\n  because: {}", inert(reason)));
             }
-            for change in &error.access {
+            for change in error.access.iter().flat_map(|access| &access.0) {
                 text.push_str(&format!("\n  would change: {}", inert(&change.to_string())));
             }
             for hint in &error.try_this {
@@ -145,8 +145,8 @@ pub fn document(error: &CliError) -> Value {
         "why": error.why,
         "try": error.try_this,
     });
-    if !error.access.is_empty() {
-        document["access"] = json!(error.access);
+    if let Some(access) = &error.access {
+        document["access"] = json!(access.0);
     }
     document
 }

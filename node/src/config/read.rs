@@ -51,7 +51,9 @@ impl Arguments<'_> {
 }
 
 pub(super) fn read(file: &str, source: &str, root: Node, name: Option<&NodeName>, problems: &mut Vec<Problem>) -> NodeConfig {
-    let mut reader = Reader { file, source, problems, config: NodeConfig::default(), names: Vec::new(), listens: Vec::new() };
+    // It wins over the file's, and stands where the file has none.
+    let config = NodeConfig { name: name.cloned(), ..NodeConfig::default() };
+    let mut reader = Reader { file, source, problems, config, names: Vec::new(), listens: Vec::new() };
     reader.names.extend(name.cloned());
     let place = root.place;
     match root.value {

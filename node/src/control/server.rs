@@ -1,7 +1,6 @@
 //! The control server of a node: a Unix socket in its directory, for its user and for root alone.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,14 +40,8 @@ impl Socket {
     /// # Errors
     /// Where it cannot be bound.
     pub fn bind(home: &NodeHome) -> Result<Self, Fault> {
-        home.dir().remove(node::CONTROL_SOCKET)?;
-        let path = home.control_socket()?;
-        let bound = UnixListener::bind(&path).and_then(|listener| {
-            // The directory is its user's alone, so nobody can come in between.
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-            Ok(listener)
-        });
-        let listener = bound.map_err(|error| {
+        let listener = home.dir().listen(node::CONTROL_SOCKET)?;
+        let listener = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener)).map_err(|error| {
             let what = format!("cannot bind the control socket in `{}`", home.dir().path().display());
             Fault::new(code::LISTEN, what).because(error.to_string())
         })?;

@@ -21,7 +21,7 @@ use crate::code;
 use crate::commands::identity::user_of;
 use crate::commands::tcp_outlet::warn_of_own_name;
 use crate::context::Context;
-use crate::error::CliError;
+use crate::error::{AccessChanges, CliError};
 use crate::node_choice::free_node_name;
 use crate::{node_process, source};
 
@@ -212,7 +212,8 @@ fn same_name(context: &Context, node: &NodeHome, request: &Request, how: How, ar
         }
         // Of what it has now, commands of later among it, because that is what would go.
         let wanted = Stored::from_config(&request.config, stored.identity.clone());
-        error.access = access::changes(&stored.specs, &wanted.specs);
+        let changes = access::changes(&stored.specs, &wanted.specs);
+        error.access = (!changes.is_empty()).then(|| Box::new(AccessChanges(changes)));
         return Err(error.try_this(format!("delete it first: postern node delete {}", node.name())));
     }
     if node.running()?.is_some() {

@@ -16,11 +16,14 @@ use super::FileError;
 use crate::vault::Vault;
 
 const DIRECTORY_MODE: u32 = 0o700;
-const FILE_MODE: u32 = 0o600;
+pub(super) const FILE_MODE: u32 = 0o600;
 /// Rights of group and others, none of which may be set.
 const FOREIGN_RIGHTS: u32 = 0o077;
 /// End of the names of files that are being written; a process that is killed leaves one behind.
 const NEW_SUFFIX: &str = ".new";
+/// How often a file is opened again that something else took the place of meanwhile. Nobody of ours replaces what is written to in place more
+/// than once in a while.
+const SWAPS: usize = 64;
 /// `sun_path` holds 108 bytes, the last of which is a zero.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -240,12 +243,34 @@ impl Dir {
     }
 
     fn open_or_create_file(&self, name: &str, flags: OFlags) -> Result<File, FileError> {
+        self.open_to_write(name, flags | OFlags::CREATE)?
+            .ok_or_else(|| FileError::io("open", &self.path.join(name), io::Error::from(io::ErrorKind::NotFound)))
+    }
+
+    /// Opens the file `name` to write to it where it stands; `None` where it is missing and not to be made.
+    ///
+    /// What was opened is looked at again by its name, which must be its only one *then*: a link to another file that was there when it was
+    /// opened, and gone when its names were counted, would lead elsewhere.
+    pub(super) fn open_to_write(&self, name: &str, flags: OFlags) -> Result<Option<File>, FileError> {
         let path = self.child_path(name)?;
-        let flags = flags | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        match rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(FILE_MODE)) {
-            Ok(fd) => self.checked_file(fd, path),
-            Err(errno) => Err(self.classify(errno, "open", name, path, "a file")),
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        for _ in 0..SWAPS {
+            let file = match rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(FILE_MODE)) {
+                Ok(fd) => self.checked_file(fd, path.clone())?,
+                Err(Errno::NOENT) => return Ok(None),
+                Err(errno) => return Err(self.classify(errno, "open", name, path, "a file")),
+            };
+            let fault = |errno: Errno| FileError::io("look at", &path, errno);
+            let held = rustix::fs::fstat(&file).map_err(fault)?;
+            match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(found) if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino) => {}
+                Ok(found) if found.st_nlink > 1 => return Err(FileError::HardLink { path }),
+                Ok(_) => return Ok(Some(file)),
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(fault(errno)),
+            }
         }
+        Err(FileError::io("open", &path, io::Error::other("it is replaced again and again")))
     }
 
     pub(super) fn open_file(&self, name: &str, flags: OFlags) -> Result<Option<File>, FileError> {

@@ -5,7 +5,10 @@
 
 mod dir;
 mod error;
+#[cfg(test)]
+mod races;
 mod secrets;
+mod socket;
 
 pub use dir::{ChangeLock, Dir, Entry};
 pub use error::FileError;

@@ -126,7 +126,7 @@ impl Dir {
 
     /// `None` where nothing is there that may be overwritten: through a second name, somebody else's file would be.
     fn open_to_overwrite(&self, name: &str) -> Result<Option<File>, FileError> {
-        match self.open_file(name, OFlags::WRONLY | OFlags::NONBLOCK) {
+        match self.open_to_write(name, OFlags::WRONLY) {
             Err(error) if error.is_unsafe_place() => Ok(None),
             other => other,
         }
