@@ -43,14 +43,14 @@ enum Ended {
 ///
 /// # Panics
 /// Where anything else comes.
-fn exchange(stream: &TcpStream, size: u64, sends: u64, takes: u64) -> Ended {
+fn exchange(stream: &TcpStream, mut sends: Pattern, takes: Pattern) -> Ended {
     thread::scope(|scope| {
         let sent = scope.spawn(move || {
             let mut stream = stream;
-            std::io::copy(&mut Pattern::new(sends, size), &mut stream).and_then(|_| stream.shutdown(Shutdown::Write))
+            std::io::copy(&mut sends, &mut stream).and_then(|_| stream.shutdown(Shutdown::Write))
         });
         let mut stream = stream;
-        let taken = Pattern::new(takes, size).check(&mut stream);
+        let taken = takes.check(&mut stream);
         // A socket tells of its reset once: to whoever asks first. Behind that, who reads sees an end.
         let reset = || sent.join().expect("no panic").is_err_and(|error| error.kind() == ErrorKind::ConnectionReset);
         match taken {
@@ -60,6 +60,25 @@ fn exchange(stream: &TcpStream, size: u64, sends: u64, takes: u64) -> Ended {
             Err(error) => panic!("neither a prefix nor a reset: {error}"),
         }
     })
+}
+
+/// Which directions carry bytes; the client says so by its first one.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Both = 1,
+    /// What breaks off leaves nothing unread then, which would make any end a reset.
+    Down,
+}
+
+impl Way {
+    const fn of(byte: [u8; 1]) -> Self {
+        if byte[0] == Self::Both as u8 { Self::Both } else { Self::Down }
+    }
+
+    /// What the client sends.
+    const fn up(self, size: u64) -> Pattern {
+        Pattern::new(1, if matches!(self, Self::Both) { size } else { 0 })
+    }
 }
 
 /// A portal through a network that the test rules, to a service that exchanges patterns.
@@ -78,8 +97,12 @@ impl Carried {
     fn new(size: u64) -> Self {
         let (end, ends) = channel();
         let end = Mutex::new(end);
-        let server = TcpServer::start(move |stream| {
-            let ended = std::panic::catch_unwind(|| exchange(&stream, size, 2, 1)).ok();
+        let server = TcpServer::start(move |mut stream| {
+            let mut way = [0];
+            let ended = match stream.read_exact(&mut way) {
+                Ok(()) => std::panic::catch_unwind(|| exchange(&stream, Pattern::new(2, size), Way::of(way).up(size))).ok(),
+                begun => is_reset(&begun).then_some(Ended::Broken),
+            };
             // The test has ended where nobody takes it.
             let _ = end.lock().expect("no panic").send(ended);
             Ok(())
@@ -102,24 +125,29 @@ impl Carried {
         ]);
         let hasty = hasty.parse().expect("an address");
         let carried = Self { network, portal, hasty, ends: Mutex::new(ends), size, _server: server };
-        for inlet in [carried.portal.inlet, hasty] {
-            assert_eq!(carried.through(inlet), [Some(Ended::Whole); 2], "without chaos");
+        for (inlet, way) in [carried.portal.inlet, hasty].into_iter().flat_map(|inlet| [(inlet, Way::Both), (inlet, Way::Down)]) {
+            assert_eq!(carried.through(inlet, way), [Some(Ended::Whole); 2], "without chaos");
         }
         carried
     }
 
     /// How an exchange through `inlet` ended at the client and, where it was reached, at the server.
     #[track_caller]
-    fn through(&self, inlet: SocketAddr) -> [Option<Ended>; 2] {
+    fn through(&self, inlet: SocketAddr, way: Way) -> [Option<Ended>; 2] {
         // A refusal may come before the client has its connection.
-        let stream = match connect(inlet) {
+        let mut stream = match connect(inlet) {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return [Some(Ended::Broken), None],
             connected => connected.expect("the inlet listens"),
         };
         for set in [TcpStream::set_read_timeout, TcpStream::set_write_timeout] {
             set(&stream, Some(2 * PATIENCE)).expect("a deadline");
         }
-        let near = exchange(&stream, self.size, 1, 2);
+        let begun = stream.write_all(&[way as u8]);
+        if is_reset(&begun) {
+            return [Some(Ended::Broken), None];
+        }
+        begun.expect("the inlet takes it");
+        let near = exchange(&stream, way.up(self.size), Pattern::new(2, self.size));
         drop(stream);
         let ends = self.ends.lock().expect("no panic");
         // Where the client's end was broken before the target was dialled, nobody was there.
@@ -133,7 +161,8 @@ impl Carried {
     fn weather(&self, seed: u64, services: &'static [u8]) -> [[Option<Ended>; 2]; 2] {
         // Several damages on the way of one exchange.
         self.network.chaos(Some(Chaos { seed, every: self.size / 2, services }));
-        let ends = [self.portal.inlet, self.hasty].map(|inlet| self.through(inlet));
+        let way = if seed.is_multiple_of(2) { Way::Both } else { Way::Down };
+        let ends = [self.portal.inlet, self.hasty].map(|inlet| self.through(inlet, way));
         self.network.chaos(None);
         ends
     }
@@ -175,7 +204,7 @@ fn a_network_that_changes_what_it_carries() {
     assert!(whole[0] > count / 2 && broken[1] > count / 2, "{whole:?} whole, {broken:?} broken");
     // And all is well when the network is.
     let well = || {
-        let ends = [carried.portal.inlet, carried.hasty].map(|inlet| carried.through(inlet));
+        let ends = [carried.portal.inlet, carried.hasty].map(|inlet| carried.through(inlet, Way::Both));
         (ends == [[Some(Ended::Whole); 2]; 2]).then_some(())
     };
     eventually(2 * PATIENCE, "whole exchanges", well);
