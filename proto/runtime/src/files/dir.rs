@@ -24,6 +24,9 @@ const NEW_SUFFIX: &str = ".new";
 /// How often a file is opened again that something else took the place of meanwhile. Nobody of ours replaces what is written to in place more
 /// than once in a while.
 const SWAPS: usize = 64;
+/// How often the names of a file are looked at. The kernel finds the name first and counts the names then: a link that goes in between would be
+/// taken for the only one. Whoever makes it come and go has to meet that moment every time.
+const LOOKS: usize = 8;
 /// `sun_path` holds 108 bytes, the last of which is a zero.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -260,17 +263,27 @@ impl Dir {
                 Err(Errno::NOENT) => return Ok(None),
                 Err(errno) => return Err(self.classify(errno, "open", name, path, "a file")),
             };
-            let fault = |errno: Errno| FileError::io("look at", &path, errno);
-            let held = rustix::fs::fstat(&file).map_err(fault)?;
-            match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(found) if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino) => {}
-                Ok(found) if found.st_nlink > 1 => return Err(FileError::HardLink { path }),
-                Ok(_) => return Ok(Some(file)),
-                Err(Errno::NOENT) => {}
-                Err(errno) => return Err(fault(errno)),
+            if self.is_its_only_name(name, &path, &file)? {
+                return Ok(Some(file));
             }
         }
         Err(FileError::io("open", &path, io::Error::other("it is replaced again and again")))
+    }
+
+    /// Whether `file` is what has this name now, and has no other; an error where it has.
+    fn is_its_only_name(&self, name: &str, path: &Path, file: &File) -> Result<bool, FileError> {
+        let fault = |errno: Errno| FileError::io("look at", path, errno);
+        let held = rustix::fs::fstat(file).map_err(fault)?;
+        for _ in 0..LOOKS {
+            match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(found) if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino) => return Ok(false),
+                Ok(found) if found.st_nlink > 1 => return Err(FileError::HardLink { path: path.to_owned() }),
+                Ok(_) => {}
+                Err(Errno::NOENT) => return Ok(false),
+                Err(errno) => return Err(fault(errno)),
+            }
+        }
+        Ok(true)
     }
 
     pub(super) fn open_file(&self, name: &str, flags: OFlags) -> Result<Option<File>, FileError> {

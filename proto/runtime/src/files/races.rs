@@ -16,9 +16,12 @@ use crate::lock::Lock;
 /// What stands where nothing may be written.
 const PRECIOUS: &[u8] = b"precious";
 
+/// How often a thing comes and goes in one round, which counts as one.
+const BURST: usize = 16;
+
 /// How many swaps of each kind.
 fn races() -> usize {
-    std::env::var("POSTERN_RACES").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
+    std::env::var("POSTERN_RACES").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
 }
 
 /// What is put into a file's place.
@@ -34,6 +37,14 @@ enum Kind {
 }
 
 const KINDS: [Kind; 6] = [Kind::Symlink, Kind::Dangling, Kind::SymlinkToDirectory, Kind::HardLink, Kind::Fifo, Kind::Directory];
+
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// The places of a test outside of the directory that is written to.
 struct Outside {
@@ -84,13 +95,21 @@ fn race(doing: &str, work: impl Fn(&Dir, &str) + Sync) {
     for kind in KINDS {
         let (done, worked) = (AtomicBool::new(false), AtomicUsize::new(0));
         thread::scope(|scope| {
+            // Also where a round fails: the worker is waited for.
+            let _done = SetWhenDropped(&done);
             let worker = scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
+                loop {
                     work(&dir, "state");
                     worked.fetch_add(1, Ordering::Relaxed);
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
                 }
             });
-            for _ in 0..races() {
+            let mut swaps = 0;
+            // Both sides came to their turn.
+            while swaps < races() || worked.load(Ordering::Relaxed) < races() / 4 {
+                swaps += 1;
                 // Made beside it and renamed over it, or taken away and put there: both while somebody is in the middle of it.
                 let _ = fs::remove_dir(&aside);
                 let _ = fs::remove_file(&aside);
@@ -100,15 +119,19 @@ fn race(doing: &str, work: impl Fn(&Dir, &str) + Sync) {
                     let _ = fs::remove_file(&place);
                     let _ = fs::rename(&aside, &place);
                 }
+                // Gone before anybody looks at it, as often as possible between two looks at the target.
+                for _ in 0..BURST {
+                    let _ = fs::remove_dir(&place);
+                    let _ = fs::remove_file(&place);
+                    let _ = outside.put(kind, &place);
+                }
                 outside.is_untouched(doing, kind);
                 let _ = fs::remove_dir(&place);
                 let _ = fs::remove_file(&place);
                 assert!(!worker.is_finished(), "{doing}, {kind:?}");
             }
-            done.store(true, Ordering::Relaxed);
         });
         outside.is_untouched(doing, kind);
-        assert!(worked.into_inner() > 0);
         let _ = fs::remove_dir(&place);
         let _ = fs::remove_file(&place);
     }
