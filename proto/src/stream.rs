@@ -92,6 +92,7 @@ pub enum StreamError {
     UnexpectedKind(Kind),
     #[error("a control message that does not belong here")]
     UnexpectedControl,
+    /// Data: that was not opened, so a network may have exchanged the two. A control record is [`Self::UnexpectedControl`].
     #[error("a record before the answer to the open")]
     BeforeAnswer,
     #[error("{sent} bytes sent with credit for {credit}")]
@@ -102,6 +103,7 @@ pub enum StreamError {
     AttachBehind { received: u64, acknowledged: u64 },
     #[error("attach number {attach} after {last}")]
     AttachOld { attach: u64, last: u64 },
+    /// Data, as with [`Self::BeforeAnswer`].
     #[error("a record before the answer to the attach")]
     BeforeAttached,
     #[error("a stream that ended after {count} data records, of which {received} arrived here")]
@@ -389,7 +391,7 @@ impl Stream {
     /// Handles one whole record (header included), opening it in place.
     ///
     /// # Errors
-    /// What the peer did wrong; final.
+    /// What the peer did wrong; final, unless it [may be the path's doing](StreamError::may_be_the_path).
     pub fn handle_record<'a>(&mut self, header: Header, record: &'a mut [u8]) -> Result<Received<'a>, StreamError> {
         // The answer is the acceptor's first record: until it is here, nothing that the peer says makes this side send or hold more
         // than the early data, which it may have to say again on another path.
@@ -400,7 +402,10 @@ impl Stream {
             Kind::Data => self.handle_data(record),
             Kind::Control if self.attaching => self.handle_attach_answer(record),
             Kind::Control => match self.control_opener.open(record)? {
-                Control::Ack { .. } | Control::Ping { .. } | Control::Pong { .. } if unanswered => Err(StreamError::BeforeAnswer),
+                // The peer's own first record: it opened under the number that comes first.
+                Control::Ack { .. } | Control::Ping { .. } | Control::Pong { .. } if unanswered => {
+                    Err(StreamError::UnexpectedControl)
+                }
                 control => self.handle_control(control),
             },
             other => Err(StreamError::UnexpectedKind(other)),

@@ -22,6 +22,9 @@ const DELAYS: (Duration, Duration) = (Duration::from_millis(200), Duration::from
 /// How long a stream may be without a path where its portal says nothing else; a control stream may be, while nobody waits longer.
 pub const RESUME_TIMEOUT: Duration = ResumeTimeout::DEFAULT.get();
 
+/// Times that paths may change what they carry before a stream, or a control stream, is given up.
+pub const MAX_CORRUPTIONS: u32 = 64;
+
 /// A stream that this side opened, as far as another path needs it.
 pub struct Opener {
     pub shared: Arc<Shared>,

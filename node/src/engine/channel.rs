@@ -65,7 +65,7 @@ pub enum ChannelError {
     Message(#[from] ChannelMessageError),
     #[error("the peer is {found}, but the relay joined {expected}")]
     Mispaired { expected: Identifier, found: Identifier },
-    #[error("whoever the relay connected does not hold the key of the node that was asked for")]
+    #[error("whoever the relay connected does not hold the key of the node that was asked for, or the network says so")]
     NotAskedFor,
     #[error("the peer is another run of a node of {0} than the one that the relay joined")]
     OtherRun(Identifier),

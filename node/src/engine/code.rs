@@ -30,7 +30,7 @@ crate::codes! {
     NO_CHANNEL: Failure, "The peer's node has forgotten the channel, for instance because it was restarted. A new connection makes another one.";
     CLOSED: Failure, "The channel was just closed. A new connection makes another one.";
     HANDSHAKE: Failure, "The two nodes could not agree on a channel.";
-    MISPAIRED: Failure, "The relay connected another node than the one that was asked for; it was sent nothing.";
+    MISPAIRED: Failure, "The relay connected another node than the one that was asked for, or the network says so. That node was sent the first message of a handshake at most, which says nothing about this one.";
     PATH_LOST: Failure, "The connection to the peer broke before it answered.";
     DENIED: Failure, "A policy does not allow it; the reason names the term and what the peer had.";
     NO_SUCH_OUTLET: Failure, "In the log of the outlet's node: a peer asked for an outlet that is not there.";

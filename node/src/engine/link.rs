@@ -132,6 +132,12 @@ impl Link {
         }
     }
 
+    /// Says that nothing more will be sent: whoever is at the other end takes it for the end of the path.
+    pub async fn close(&mut self) {
+        // One that is closed already needs nothing.
+        let _ = self.socket.shutdown().await;
+    }
+
     /// Whether an idle path can still carry a stream: open, and nothing arrived on it unasked.
     #[must_use]
     pub fn is_usable(&self) -> bool {

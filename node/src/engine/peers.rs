@@ -253,7 +253,7 @@ impl Peers {
             Some(socket) => socket,
             None => path_by(shared, &way).await?.socket,
         };
-        let made = channel::dial(&shared.trust, peer, Link::new(socket)).await;
+        let made = channel::dial(&shared.trust, peer, Link::new(socket), matches!(way, Way::Relay { .. })).await;
         shared.metrics.handshake(Part::Initiator, made.is_ok());
         let (channel, control) = made.map_err(|error| channel_failure(&error))?;
         info!(peer = %channel.peer(), channel = %channel.id(), "made a channel to a peer");

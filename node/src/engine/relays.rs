@@ -338,8 +338,7 @@ impl RelayLinks {
                 joined = running.join_next() => match joined {
                     // The others are dropped with the set, and their links with them.
                     Some(Ok(Ok(socket))) => return Ok(socket),
-                    // That a peer is not there says more than that a relay is not.
-                    Some(Ok(Err(error))) if failure.as_ref().is_none_or(|failure| failure.step == Step::Relay) => {
+                    Some(Ok(Err(error))) if failure.as_ref().is_none_or(|failure| says_more(failure, &error)) => {
                         failure = Some(error);
                     }
                     Some(Ok(Err(_))) => {}
@@ -356,6 +355,12 @@ impl RelayLinks {
     }
 }
 
+/// Whether `next`, of another relay, is to be told in the place of `failure`: that a peer is not there says more than what a relay did
+/// wrong, and that it joined another node more than that it is not there itself.
+fn says_more(failure: &Failure, next: &Failure) -> bool {
+    failure.step == Step::Relay || (failure.code == code::MISPAIRED && next.step != Step::Relay)
+}
+
 /// Runs of nodes that were seen to be away while a connection was made, though a relay still names them.
 #[derive(Debug, Default)]
 pub struct Gone {
@@ -367,5 +372,38 @@ impl Gone {
     pub fn add(&mut self, identifier: Identifier, instance: InstanceId) {
         self.runs.insert((identifier, instance));
         self.since.get_or_insert_with(Instant::now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A relay that lies must not hide that another one knows nothing of the peer: streams would wait for it.
+    #[test]
+    fn that_a_peer_is_not_there_is_told_whatever_other_relays_did() {
+        let failures = [
+            (Step::Relay, code::RELAY_LOST),
+            (Step::Relay, code::RELAY_REFUSED),
+            (Step::Channel, code::MISPAIRED),
+            (Step::Peer, code::NOT_CONNECTED),
+        ];
+        let told = |order: &[usize]| {
+            let mut told: Option<Failure> = None;
+            for (step, code) in order.iter().map(|at| failures[*at]) {
+                let next = Failure::new(step, code, code.as_str());
+                if told.as_ref().is_none_or(|told| says_more(told, &next)) {
+                    told = Some(next);
+                }
+            }
+            told.unwrap().code
+        };
+        for order in [[0, 2, 3], [2, 0, 3], [2, 3, 0], [3, 2, 0], [3, 0, 2], [0, 3, 2]] {
+            assert_eq!(told(&order), code::NOT_CONNECTED, "{order:?}");
+        }
+        for order in [[0, 1, 2], [2, 0, 1], [0, 2, 1]] {
+            assert_eq!(told(&order), code::MISPAIRED, "{order:?}");
+        }
+        assert_eq!(told(&[0, 1]), code::RELAY_REFUSED);
     }
 }

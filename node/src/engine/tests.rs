@@ -192,7 +192,7 @@ async fn breaks_off(engine: &Engine, inlet: &InletSpec) -> u64 {
     inlet.targets.status()[0].connections
 }
 
-/// Threat H2, over two nodes: the outlet of each leads to an inlet of its own that leads to the other one's outlet.
+/// B4, over two nodes: the outlet of each leads to an inlet of its own that leads to the other one's outlet.
 #[tokio::test]
 async fn a_circle_over_inlets_of_two_nodes_is_refused_at_its_first_outlet() {
     let home = TestHome::new();
@@ -206,7 +206,7 @@ async fn a_circle_over_inlets_of_two_nodes_is_refused_at_its_first_outlet() {
     assert_eq!((failure.step, failure.code.as_str()), (Step::Target, "LOOP"), "{failure}");
 }
 
-/// Threat H2, where no node sees it at once: an outlet leads to an inlet of another node, which leads back to it.
+/// B4, where no node sees it at once: an outlet leads to an inlet of another node, which leads back to it.
 #[tokio::test]
 async fn a_circle_through_another_node_ends_at_the_last_hop() {
     let home = TestHome::new();
@@ -377,7 +377,7 @@ async fn a_mispaired_node_learns_nothing_and_is_not_taken_for_the_other() {
     let address = |of: &Engine, name: &str| of.shared.presence_of(&name.parse().unwrap()).unwrap().address;
     let (_, wanted) = a.shared.direct.dial(&a.shared.trust, &address(&b, "b")).await.unwrap();
     let (socket, found) = a.shared.direct.dial(&a.shared.trust, &address(&other, "z")).await.unwrap();
-    let refused = channel::dial(&a.shared.trust, &wanted, link::Link::new(socket)).await.map(|_| ());
+    let refused = channel::dial(&a.shared.trust, &wanted, link::Link::new(socket), false).await.map(|_| ());
     assert!(refused.is_err());
     assert!(other.shared.peers.channels().is_empty() && a.shared.peers.channels().is_empty());
     // And the other node wrote down that somebody asked for what it is not.
@@ -390,7 +390,7 @@ async fn a_mispaired_node_learns_nothing_and_is_not_taken_for_the_other() {
     assert_eq!(other.shared.refusals.all()[0].code.as_str(), "HANDSHAKE");
     // The same connection, asked for as what it is.
     let (socket, _) = a.shared.direct.dial(&a.shared.trust, &address(&other, "z")).await.unwrap();
-    let (channel, _control) = channel::dial(&a.shared.trust, &found, link::Link::new(socket)).await.unwrap();
+    let (channel, _control) = channel::dial(&a.shared.trust, &found, link::Link::new(socket), false).await.unwrap();
     assert!(other.shared.peers.by_id(channel.id()).is_some());
 }
 
@@ -402,7 +402,7 @@ async fn channels_of_one_peer_are_bounded() {
     let mut channels = Vec::new();
     for _ in 0..300 {
         let (socket, peer) = a.shared.direct.dial(&a.shared.trust, &address).await.unwrap();
-        channels.push(channel::dial(&a.shared.trust, &peer, link::Link::new(socket)).await.unwrap());
+        channels.push(channel::dial(&a.shared.trust, &peer, link::Link::new(socket), false).await.unwrap());
     }
     let kept = || channels.iter().filter(|(channel, _)| b.shared.peers.by_id(channel.id()).is_some()).count();
     assert_eq!(kept(), 256);
@@ -417,7 +417,7 @@ async fn a_peer_that_asks_for_credentials_without_end_loses_its_channel() {
     let (_home, a, b, _) = echoing_pair().await;
     let address = b.shared.presence_of(&"b".parse().unwrap()).unwrap().address;
     let (socket, peer) = a.shared.direct.dial(&a.shared.trust, &address).await.unwrap();
-    let (channel, mut control) = channel::dial(&a.shared.trust, &peer, link::Link::new(socket)).await.unwrap();
+    let (channel, mut control) = channel::dial(&a.shared.trust, &peer, link::Link::new(socket), false).await.unwrap();
     assert!(b.shared.peers.by_id(channel.id()).is_some());
     for _ in 0..100 {
         // It fails once the other side has closed the path.

@@ -6,7 +6,8 @@ mod swaps;
 use proptest::prelude::*;
 
 use super::*;
-use crate::id::RefusalId;
+use crate::id::{ChannelId, RefusalId};
+use crate::path::{AttachHead, OpenHead};
 use crate::record::{HEADER_LEN, OVERHEAD, PREFIX_LEN, RejectCode};
 
 /// Both ends of one stream.
@@ -258,13 +259,38 @@ fn nothing_is_believed_before_the_answer() {
         let mut record = Vec::new();
         b.control_sealer.seal(control.clone(), &mut record).unwrap();
         let header = Header::parse(record[..4].try_into().unwrap()).unwrap();
-        assert_eq!(a.handle_record(header, &mut record), Err(StreamError::BeforeAnswer), "{control:?}");
+        let error = a.handle_record(header, &mut record).unwrap_err();
+        assert_eq!(error, StreamError::UnexpectedControl, "{control:?}");
+        assert!(!error.may_be_the_path(), "only the peer can have said it");
         assert_eq!(a.budget(), INITIAL_CREDIT);
     }
     let (mut a, mut b) = pair();
     let mut record = data(&mut b, b"early");
     let header = Header::parse(record[..4].try_into().unwrap()).unwrap();
-    assert_eq!(a.handle_record(header, &mut record), Err(StreamError::BeforeAnswer));
+    let error = a.handle_record(header, &mut record).unwrap_err();
+    assert_eq!(error, StreamError::BeforeAnswer);
+    assert!(error.may_be_the_path(), "a network that exchanges frames can have done it");
+}
+
+/// The same behind an attach.
+#[test]
+fn nothing_is_believed_before_the_answer_to_an_attach() {
+    let early = [Control::Ack { received: 0, credit: u64::MAX }, Control::Ping { number: 1 }, Control::Accept];
+    let head = AttachHead { head: OpenHead { channel: ChannelId::from_bytes([9; 16]), stream: 2 }, attach: 1 };
+    let keys = || ControlKeys { suite: Suite::AesGcm, send: SecretBytes::new([1; 32]), receive: SecretBytes::new([2; 32]) };
+    for control in early {
+        let (mut a, mut b) = pair();
+        a.seal_attach(&keys(), head, None, &mut Vec::new()).unwrap();
+        let mut record = data(&mut b, b"early");
+        let header = Header::parse(record[..4].try_into().unwrap()).unwrap();
+        let error = a.handle_record(header, &mut record).unwrap_err();
+        assert!(error == StreamError::BeforeAttached && error.may_be_the_path());
+        let mut record = Vec::new();
+        ControlSealer::new(Suite::AesGcm, &SecretBytes::new([2; 32])).seal(control, &mut record).unwrap();
+        let header = Header::parse(record[..4].try_into().unwrap()).unwrap();
+        let error = a.handle_record(header, &mut record).unwrap_err();
+        assert!(error == StreamError::UnexpectedControl && !error.may_be_the_path());
+    }
 }
 
 /// What the network between the two ends does to the bytes of one direction.

@@ -6,12 +6,12 @@ use std::time::Duration;
 use postern_proto::channel::Side as Part;
 use postern_proto::id::{CredentialId, RefusalId};
 use postern_proto::path::{AttachHead, ChannelMessage, ChannelMessages, OpenHead, frame_channel_message};
-use postern_proto::record::{self, MAX_BODY, OVERHEAD, PREFIX_LEN};
+use postern_proto::record::{self, Kind, MAX_BODY, OVERHEAD, PREFIX_LEN};
 use postern_proto::stream::{Attachment, Outbox, Received, Stream, StreamError};
 use postern_runtime::bucket::Bucket;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{Channel, ChannelError, GENERATION, HANDSHAKE_DEADLINE, PATH_IDLE, SaidRefusal, lock};
 use crate::engine::attach;
@@ -39,6 +39,8 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(15);
 pub struct Control {
     wire: Wire,
     own: watch::Receiver<Option<Arc<OwnCredentials>>>,
+    /// Times that a path changed what it carried.
+    corruptions: u32,
     /// The credential of this side that the peer has.
     shown: Option<CredentialId>,
 }
@@ -66,7 +68,7 @@ pub enum ControlEvent {
 impl Control {
     /// `shown` is the credential of this side that the peer has already.
     pub(super) fn new(wire: Wire, trust: &Trust, shown: Option<CredentialId>) -> Self {
-        Self { wire, own: trust.watch_own(), shown }
+        Self { wire, own: trust.watch_own(), corruptions: 0, shown }
     }
 
     /// Runs the control stream until the channel is closed, by either side or because it was idle. Where this side
@@ -81,11 +83,17 @@ impl Control {
         mut event: impl FnMut(ControlEvent),
     ) -> Result<(), ChannelError> {
         let ended = loop {
-            let ended = self.serve(&shared.trust, channel, &mut event).await;
-            let Err(ChannelError::Link(error)) = ended else { break ended };
-            debug!(channel = %channel.id(), %error, "the control stream lost its path");
+            let lost = match self.serve(&shared.trust, channel, &mut event).await {
+                Err(error @ ChannelError::Link(_)) => error,
+                Err(ChannelError::Stream(error)) if error.may_be_the_path() && self.corruptions < attach::MAX_CORRUPTIONS => {
+                    self.corrupted(channel, error).await;
+                    error.into()
+                }
+                ended => break ended,
+            };
+            debug!(channel = %channel.id(), error = %lost, "the control stream lost its path");
             if Box::pin(self.recover(shared, channel)).await.is_none() {
-                break Err(ChannelError::Link(error));
+                break Err(lost);
             }
         };
         channel.close();
@@ -189,6 +197,17 @@ impl Control {
         }
     }
 
+    /// What arrived was not sealed by the peer: the path is at fault, and another one may not be.
+    async fn corrupted(&mut self, channel: &Channel, error: StreamError) {
+        self.corruptions += 1;
+        // Once for each channel: a network that does this does it often.
+        if self.corruptions == 1 {
+            warn!(channel = %channel.id(), %error, "the path changed what it carried; the control stream goes on with another one");
+        }
+        // Whoever is at the other end has to look for another one, too.
+        self.wire.link.close().await;
+    }
+
     /// Brings the control stream to another path, or waits for one that the peer brings. `None` where there is none in time.
     async fn recover(&mut self, shared: &Arc<Shared>, channel: &Channel) -> Option<()> {
         let recovered = async {
@@ -227,6 +246,12 @@ impl Control {
                     return Some(());
                 }
                 Err(ChannelError::Link(error)) => debug!(channel = %channel.id(), %error, "the path was of no use"),
+                // That the peer knows nothing of the channel may be a lie of the path's, too; a new channel is made then.
+                Err(ChannelError::Stream(error))
+                    if error.may_be_the_path() && error != StreamError::UnexpectedKind(Kind::NoChannel) =>
+                {
+                    debug!(channel = %channel.id(), %error, "the path changed the answer");
+                }
                 // The peer does not know the channel any more, or speaks nonsense.
                 Err(_) => return None,
             }

@@ -15,19 +15,26 @@ use super::{Channel, ChannelError, HANDSHAKE_DEADLINE};
 use crate::engine::link::{Link, LinkError};
 use crate::engine::trust::{PublishedPeer, Trust};
 
-/// Makes a channel to `peer` over a fresh path, which becomes the path of its control stream.
+/// Makes a channel to `peer` over a fresh path, which becomes the path of its control stream. `joined` says that a relay joined the path.
 ///
 /// The peer's credential arrives as the first message of the control stream; it must be of the identity that look-up named.
 ///
 /// # Errors
 /// [`ChannelError`].
-pub async fn dial(trust: &Trust, peer: &PublishedPeer, mut link: Link) -> Result<(Arc<Channel>, Control), ChannelError> {
+pub async fn dial(
+    trust: &Trust,
+    peer: &PublishedPeer,
+    mut link: Link,
+    joined: bool,
+) -> Result<(Arc<Channel>, Control), ChannelError> {
     let own = trust.own().ok_or(ChannelError::NoCredential)?;
     // The key that the credentials are for: a newer one has none for a moment.
     let key = trust.key_of(&own).ok_or(ChannelError::NoCredential)?;
     let (initiator, offer) = Initiator::new(Label::Channel, preferred_choice(), &key, peer.static_key)?;
     write_handshake(&mut link, &offer).await?;
-    let (answered, _) = initiator.read_answer(&read_handshake(&mut link).await?)?;
+    // Not authenticated; without an answer there is no channel in any case. Only a relay can have joined another node.
+    let no_channel = if joined { ChannelError::NotAskedFor } else { ChannelError::Unexpected };
+    let (answered, _) = initiator.read_answer(&read_handshake(&mut link, no_channel).await?)?;
     let hello = ChannelHello { credential: own.member.bytes().to_vec(), node_id: trust.node_id, instance: trust.instance };
     let (message, finished) = answered.finish(&minicbor::to_vec(&hello).map_err(|_| ChannelError::Unexpected)?)?;
     write_handshake(&mut link, &message).await?;
@@ -62,11 +69,13 @@ pub async fn answer(
     let responder = match Responder::read_offer(Label::Channel, offer, &statics.iter().collect::<Vec<_>>()) {
         Ok(responder) => responder,
         Err(error) => {
+            // Whether the answer leaves or not, what is to be written down is the handshake's error: a peer that resets its path, before
+            // or after it, does not hide it.
             if let Some(reply) = error.reply() {
-                write_handshake(&mut link, &reply).await?;
+                let _ = write_handshake(&mut link, &reply).await;
             } else if joined.is_some() && matches!(error, HandshakeError::NotAuthentic) {
                 // Meant for another node, by who is a member. Strangers, who come without a relay, are told nothing.
-                link.write_all(&Header { kind: Kind::NoChannel, length: 0 }.to_bytes(), HANDSHAKE_DEADLINE).await?;
+                let _ = link.write_all(&Header { kind: Kind::NoChannel, length: 0 }.to_bytes(), HANDSHAKE_DEADLINE).await;
             }
             return Err(error.into());
         }
@@ -75,7 +84,7 @@ pub async fn answer(
     let own_static = responder.local_static();
     let (answered, message) = responder.answer(&[])?;
     write_handshake(&mut link, &message).await?;
-    let (finished, payload) = answered.read_final(&read_handshake(&mut link).await?)?;
+    let (finished, payload) = answered.read_final(&read_handshake(&mut link, ChannelError::Unexpected).await?)?;
     let hello: ChannelHello = minicbor::decode(&payload).map_err(|_| ChannelError::Unexpected)?;
     let credential = trust.verify_member(&hello.credential, finished.remote_static)?;
     match joined {
@@ -97,12 +106,12 @@ async fn write_handshake(link: &mut Link, body: &[u8]) -> Result<(), LinkError> 
     link.write_all(&frame, HANDSHAKE_DEADLINE).await
 }
 
-async fn read_handshake(link: &mut Link) -> Result<Vec<u8>, ChannelError> {
+/// The next message. `no_channel` is what a NO_CHANNEL in its place says.
+async fn read_handshake(link: &mut Link, no_channel: ChannelError) -> Result<Vec<u8>, ChannelError> {
     let (header, frame) = link.read_frame(HANDSHAKE_DEADLINE).await?;
     match header.kind {
         Kind::Handshake => Ok(frame[HEADER_LEN..].to_vec()),
-        // Not authenticated; without an answer there is no channel in any case.
-        Kind::NoChannel => Err(ChannelError::NotAskedFor),
+        Kind::NoChannel => Err(no_channel),
         _ => Err(ChannelError::Unexpected),
     }
 }

@@ -8,15 +8,13 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{End, State};
+use crate::engine::attach::MAX_CORRUPTIONS;
 use crate::engine::link::Link;
 use crate::engine::live::NoPath;
 
 /// How long a stream whose peer's run is said to be gone waits for it to be seen again: a node that changes its network is away for
 /// as long as it takes to connect anew.
 const GONE_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Times that a path may change what it carries before the stream is given up.
-const MAX_CORRUPTIONS: u32 = 64;
 
 /// Since when, and why, a stream has no path that works.
 pub(super) struct Lost {

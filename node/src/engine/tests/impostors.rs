@@ -5,14 +5,15 @@ use postern_proto::channel::Side as Part;
 use postern_proto::credential::{Audience, Claims, issue};
 use postern_proto::handshake::{Finished, Initiator, Label, Responder, StaticKey};
 use postern_proto::id::{CredentialId, Identifier, ProjectId};
-use postern_proto::path::{ChannelHello, ChannelMessage, frame_channel_message};
+use postern_proto::path::{AttachHead, ChannelHello, ChannelMessage, OpenHead, frame_channel_message};
 use postern_proto::record::{HEADER_LEN, Header, Kind, OVERHEAD, PREFIX_LEN};
 use postern_proto::sign::SigningKey;
-use postern_proto::stream::{Side, Stream, StreamKeys};
+use postern_proto::stream::{ControlKeys, Received, Side, Stream, StreamKeys};
 use postern_proto::time::Timestamp;
 use postern_runtime::session::preferred_choice;
 
 use super::*;
+use crate::engine::attach::MAX_CORRUPTIONS;
 use crate::engine::channel::{Channel, ChannelError};
 use crate::engine::link::{Link, LinkError};
 use crate::engine::refusals::{By, Refusal};
@@ -203,11 +204,12 @@ async fn answer(
         link.write_all(&out, PATIENCE).await.unwrap();
         (finished, hello, link)
     };
-    let (made, (finished, hello, _link)) = tokio::join!(channel::dial(&engine.shared.trust, peer, Link::new(near)), answering);
+    let (made, (finished, hello, _link)) =
+        tokio::join!(channel::dial(&engine.shared.trust, peer, Link::new(near), false), answering);
     (made.map(|(channel, _)| channel), finished, hello)
 }
 
-/// A10: the side that was dialled.
+/// M2: the side that was dialled.
 #[tokio::test]
 async fn a_dialler_without_a_good_credential_gets_no_channel() {
     let home = TestHome::new();
@@ -229,7 +231,7 @@ async fn a_dialler_without_a_good_credential_gets_no_channel() {
     assert_eq!((channel.peer(), channel.peer_instance()), (member.identifier, (member.node_id, member.instance)));
 }
 
-/// B5: the relay says whom it joined, and that must be who shows itself.
+/// R3: the relay says whom it joined, and that must be who shows itself.
 #[tokio::test]
 async fn who_was_joined_is_who_shows_itself() {
     let home = TestHome::new();
@@ -250,7 +252,7 @@ async fn who_was_joined_is_who_shows_itself() {
     assert!(b.shared.peers.by_id(finished.secret.id()).is_some());
 }
 
-/// A10: the side that dialled.
+/// M2: the side that dialled.
 #[tokio::test]
 async fn a_dialled_node_without_a_good_credential_gets_no_channel() {
     let home = TestHome::new();
@@ -279,7 +281,7 @@ async fn a_dialled_node_without_a_good_credential_gets_no_channel() {
     assert_eq!((channel.id(), channel.peer()), (finished.secret.id(), member.identifier));
 }
 
-/// A8: a member in the middle. What was said to it, it can say to nobody else, and its two channels have nothing in common.
+/// A member in the middle. What was said to it, it can say to nobody else, and its two channels have nothing in common.
 #[tokio::test]
 async fn a_member_in_the_middle_passes_for_nobody() {
     let home = TestHome::new();
@@ -307,4 +309,90 @@ async fn a_member_in_the_middle_passes_for_nobody() {
     say(&mut link, &first).await;
     assert!(link.read_frame(PATIENCE).await.is_err());
     assert_eq!(refusal_after(&bob, before).await.code.as_str(), "HANDSHAKE");
+}
+
+/// R3: what a relay joined with the wrong node is written down there, also where the other side does not wait for the answer.
+#[tokio::test]
+async fn a_mispaired_peer_that_resets_its_path_is_written_down() {
+    let home = TestHome::new();
+    let b = node_of(&home, "b").await;
+    let member = Member::new(b.shared.trust.now());
+    let before = last_refusal(&b);
+    let (near, far) = sockets().await;
+    let mut link = Link::new(near);
+    // For another node's key.
+    let (_, first) = Initiator::new(Label::Channel, preferred_choice(), &member.key, StaticKey::generate().public()).unwrap();
+    say(&mut link, &first).await;
+    far.readable().await.unwrap();
+    socket2::SockRef::from(&link.socket).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(link);
+    serve_path(Arc::clone(&b.shared), far, Some((member.identifier, member.instance))).await;
+    let noted = refusal_after(&b, before).await;
+    assert_eq!((noted.code.as_str(), noted.peer), ("HANDSHAKE", Some(member.identifier)), "{}", noted.reason);
+}
+
+/// A NO_CHANNEL says what it says in one place only: to who waits for the answer to its first message, on a path that a relay joined.
+#[tokio::test]
+async fn no_channel_in_a_handshake() {
+    let home = TestHome::new();
+    let engine = node_of(&home, "a").await;
+    let member = Member::new(engine.shared.trust.now());
+    let no_channel = Header { kind: Kind::NoChannel, length: 0 }.to_bytes();
+    for joined in [true, false] {
+        let (near, mut far) = sockets().await;
+        far.write_all(&no_channel).await.unwrap();
+        let refused = channel::dial(&engine.shared.trust, &member.published(), Link::new(near), joined).await.map(|_| ());
+        match refused.expect_err("no answer") {
+            ChannelError::NotAskedFor => assert!(joined),
+            ChannelError::Unexpected => assert!(!joined),
+            other => panic!("{other}"),
+        }
+    }
+    // In the place of the third message, where a relay joined the path, too.
+    let before = last_refusal(&engine);
+    let (near, far) = sockets().await;
+    tokio::spawn(serve_path(Arc::clone(&engine.shared), far, Some((member.identifier, member.instance))));
+    let mut link = Link::new(near);
+    let remote = engine.shared.trust.statics.current().public();
+    let (_, first) = Initiator::new(Label::Channel, preferred_choice(), &member.key, remote).unwrap();
+    say(&mut link, &first).await;
+    hear(&mut link).await;
+    link.write_all(&no_channel, PATIENCE).await.unwrap();
+    let refused = refusal_after(&engine, before).await;
+    assert!(refused.reason.contains("something else than a channel's handshake"), "{}", refused.reason);
+}
+
+/// A path that changes what the control stream says loses the path, and neither the channel nor what it says: as often as for any stream.
+#[tokio::test]
+async fn a_control_stream_outlives_paths_that_change_it() {
+    let home = TestHome::new();
+    let b = node_of(&home, "b").await;
+    let member = Member::new(b.shared.trust.now());
+    let (finished, mut link) = dial(&b, &member.key, &member.hello(member.credential()), None).await.unwrap();
+    let channel = b.shared.peers.by_id(finished.secret.id()).expect("the same id at both ends");
+    let mut stream = Stream::new(Side::Opener, StreamKeys::derive(&finished.secret, 0, Part::Initiator));
+    let mut nonsense = Header { kind: Kind::Data, length: OVERHEAD - HEADER_LEN }.to_bytes().to_vec();
+    nonsense.resize(OVERHEAD, 0);
+    for attach in 1..=u64::from(MAX_CORRUPTIONS) {
+        link.write_all(&nonsense, PATIENCE).await.unwrap();
+        // The node closes its side of the path behind what it has said.
+        while link.read_frame(PATIENCE).await.is_ok() {}
+        assert!(channel.is_fresh(), "closed after {attach} of them");
+        let (near, far) = sockets().await;
+        tokio::spawn(serve_path(Arc::clone(&b.shared), far, None));
+        link = Link::new(near);
+        let head = AttachHead { head: OpenHead { channel: channel.id(), stream: 0 }, attach };
+        let mut out = Vec::new();
+        stream.seal_attach(&ControlKeys::derive(&finished.secret, 0, Part::Initiator, attach), head, None, &mut out).unwrap();
+        link.write_all(&out, PATIENCE).await.unwrap();
+        let (header, mut record) = link.read_frame(PATIENCE).await.unwrap();
+        assert_eq!(stream.handle_record(header, &mut record), Ok(Received::Attached { received: 0 }), "attach {attach}");
+    }
+    link.write_all(&nonsense, PATIENCE).await.unwrap();
+    let closed = async {
+        while channel.is_fresh() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed).await.expect("enough is enough");
 }

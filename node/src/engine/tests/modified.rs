@@ -73,7 +73,7 @@ impl Rig {
 
     async fn channel(&self) -> (Arc<Channel>, Control) {
         let (socket, peer) = self.a.shared.direct.dial(&self.a.shared.trust, &self.address).await.unwrap();
-        channel::dial(&self.a.shared.trust, &peer, Link::new(socket)).await.unwrap()
+        channel::dial(&self.a.shared.trust, &peer, Link::new(socket), false).await.unwrap()
     }
 
     /// Everything of `channel` is over, and the node has kept nothing of it.
@@ -96,7 +96,7 @@ fn open(channel: &Channel, outlet: &[u8], is_text: bool) -> Option<(u64, Vec<u8>
     Some((id, frame, stream))
 }
 
-/// H1: a peer that asks for a target, a path, or what is no name: closed without an answer, and nothing is dialled.
+/// M3: a peer that asks for a target, a path, or what is no name: closed without an answer, and nothing is dialled.
 #[tokio::test]
 async fn an_outlet_that_has_no_name_reaches_no_target() {
     let rig = Rig::new().await;
@@ -161,7 +161,7 @@ async fn an_outlet_that_has_no_name_reaches_no_target() {
     rig.b.shutdown(Duration::ZERO).await;
 }
 
-/// B9: streams that are given up without end, and opens of what is not there. The node keeps what it keeps of anybody, and others are served.
+/// Streams that are given up without end, and opens of what is not there. The node keeps what it keeps of anybody, and others are served.
 #[tokio::test]
 async fn resets_and_opens_without_end_change_nothing() {
     let rig = Rig::new().await;
@@ -213,7 +213,7 @@ async fn resets_and_opens_without_end_change_nothing() {
     rig.others_are_served().await;
 }
 
-/// A12: whoever speaks something else to a node's listener, or stops in the middle: closed without a byte, and the node serves on.
+/// N2: whoever speaks something else to a node's listener, or stops in the middle: closed without a byte, and the node serves on.
 #[tokio::test]
 async fn noise_on_a_node_s_port_is_closed_without_an_answer() {
     use postern_proto::preface::Service;
@@ -253,7 +253,7 @@ async fn noise_on_a_node_s_port_is_closed_without_an_answer() {
     rig.others_are_served().await;
 }
 
-/// A11: whoever says a byte now and then has no more time for it than others, and one that holds many connections crowds out its own: members are
+/// N1: whoever says a byte now and then has no more time for it than others, and one that holds many connections crowds out its own: members are
 /// served meanwhile.
 #[tokio::test]
 async fn who_drips_on_a_node_s_port_is_closed_at_the_deadline() {
