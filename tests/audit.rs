@@ -286,7 +286,7 @@ fn what_was_changed_in_the_database_is_named() {
     assert_eq!(project.json(&["audit", "verify", "--checkpoint", checkpoint.to_str().unwrap()])["ok"], true);
 }
 
-/// Threat J9: the rows of what was signed, too.
+/// The rows of what was signed, too.
 #[test]
 fn a_checkpoint_that_was_changed_or_exchanged_is_named() {
     let project = Project::new(POSTERN);

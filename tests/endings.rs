@@ -129,7 +129,7 @@ fn a_client_that_breaks_off_while_its_target_sends() {
     eventually(GIVEN_UP / 4, "every target has seen its client break off", none);
 }
 
-/// Threat H4: what a target does to its own stream is done to no other one, and arrives as it is.
+/// B2: what a target does to its own stream is done to no other one, and arrives as it is.
 #[test]
 fn targets_that_misbehave() {
     let ended = Arc::new(AtomicUsize::new(0));
@@ -186,7 +186,7 @@ fn targets_that_misbehave() {
     eventually(SOON, "the target hears that its client is gone", || (ended.load(Ordering::Relaxed) == 1).then_some(()));
 }
 
-/// Threat H4: a target that never answers. In the usual run with a clock of its own: `node/src/engine/outlet_target.rs`.
+/// B5: a target that never answers. In the usual run with a clock of its own: `node/src/engine/outlet_target.rs`.
 #[test]
 fn a_target_that_never_answers() {
     if std::env::var_os("POSTERN_TEST_LONG").is_none() {
@@ -216,7 +216,7 @@ fn a_target_that_never_answers() {
     assert!(reason.contains("did not answer within 10 s"), "{reason}");
 }
 
-/// Threat H2: the target of an outlet is an inlet of another process, which leads back to the outlet. Each connection ends, and nothing goes on
+/// B4: the target of an outlet is an inlet of another process, which leads back to the outlet. Each connection ends, and nothing goes on
 /// without it.
 #[test]
 fn a_circle_over_two_processes() {

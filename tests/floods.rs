@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
 
-/// Connections at a time that drip: twice as many as the servers leave unproven; where `POSTERN_TEST_LONG` is set, as many as threat J1 has.
+/// Connections at a time that drip: twice as many as the servers leave unproven; where `POSTERN_TEST_LONG` is set, many more.
 const CONNECTIONS: usize = 2_000;
 const CONNECTIONS_LONG: usize = 5_000;
 
@@ -216,7 +216,7 @@ fn raise_descriptors(wanted: usize) {
     setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).expect("up to the hard limit");
 }
 
-/// Threat J1.
+/// N1: first bytes that come one at a time, from everywhere at once.
 #[test]
 fn whoever_proves_nothing_holds_up_nobody() {
     let (connections, count) = if long() { (CONNECTIONS_LONG, HANDSHAKES_LONG) } else { (CONNECTIONS, HANDSHAKES) };
@@ -250,7 +250,7 @@ fn whoever_proves_nothing_holds_up_nobody() {
     assert_eq!(project.servers_pid(), pid, "it is the same process");
 }
 
-/// Threat J2: first messages that are whole, so that each is answered, from one /24; then nothing more. Whoever lives there too gets in, if not
+/// First messages that are whole, so that each is answered, from one /24; then nothing more. Whoever lives there too gets in, if not
 /// always at once; whoever lives elsewhere notices nothing.
 #[test]
 fn a_flood_of_first_messages_keeps_nobody_out() {

@@ -1,10 +1,10 @@
 //! What stands between the processes is hostile: a network that changes what it carries, a relay that joins other nodes than it says, a name
-//! server that says something else each time. Real nodes, real sockets (threats B1, B5 and H3).
+//! server that says something else each time. Real nodes, real sockets (R1, R2, R3 and B3 of the threat model).
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -62,7 +62,7 @@ fn exchange(stream: &TcpStream, mut sends: Pattern, takes: Pattern) -> Ended {
     })
 }
 
-/// Which directions carry bytes; the client says so by its first one.
+/// Which directions carry bytes; the client says so by its first one, in front of the exchange's number.
 #[derive(Debug, Clone, Copy)]
 enum Way {
     Both = 1,
@@ -71,8 +71,8 @@ enum Way {
 }
 
 impl Way {
-    const fn of(byte: [u8; 1]) -> Self {
-        if byte[0] == Self::Both as u8 { Self::Both } else { Self::Down }
+    const fn of(byte: u8) -> Self {
+        if byte == Self::Both as u8 { Self::Both } else { Self::Down }
     }
 
     /// What the client sends.
@@ -81,13 +81,23 @@ impl Way {
     }
 }
 
+/// How an exchange ended at the server.
+struct ServerEnd {
+    /// Which one: the server may tell of it when the client has begun others. `None` where it ended before it was said.
+    number: Option<u64>,
+    /// `None` where what came was neither a prefix and a reset, nor all of it and the end.
+    ended: Option<Ended>,
+}
+
 /// A portal through a network that the test rules, to a service that exchanges patterns.
 struct Carried {
     network: Proxy,
     portal: Portal,
     /// Gives its streams up as soon as they have no path.
     hasty: SocketAddr,
-    ends: Mutex<Receiver<Option<Ended>>>,
+    ends: Mutex<Receiver<ServerEnd>>,
+    /// How many exchanges were begun.
+    begun: AtomicU64,
     size: u64,
     _server: TcpServer,
 }
@@ -98,13 +108,18 @@ impl Carried {
         let (end, ends) = channel();
         let end = Mutex::new(end);
         let server = TcpServer::start(move |mut stream| {
-            let mut way = [0];
-            let ended = match stream.read_exact(&mut way) {
-                Ok(()) => std::panic::catch_unwind(|| exchange(&stream, Pattern::new(2, size), Way::of(way).up(size))).ok(),
-                begun => is_reset(&begun).then_some(Ended::Broken),
+            let mut begin = [0; 9];
+            let end_of = match stream.read_exact(&mut begin) {
+                Ok(()) => {
+                    let [way, number @ ..] = begin;
+                    let up = Way::of(way).up(size);
+                    let ended = std::panic::catch_unwind(|| exchange(&stream, Pattern::new(2, size), up)).ok();
+                    ServerEnd { number: Some(u64::from_be_bytes(number)), ended }
+                }
+                begun => ServerEnd { number: None, ended: is_reset(&begun).then_some(Ended::Broken) },
             };
             // The test has ended where nobody takes it.
-            let _ = end.lock().expect("no panic").send(ended);
+            let _ = end.lock().expect("no panic").send(end_of);
             Ok(())
         });
         let network = Proxy::start();
@@ -124,7 +139,7 @@ impl Carried {
             "0",
         ]);
         let hasty = hasty.parse().expect("an address");
-        let carried = Self { network, portal, hasty, ends: Mutex::new(ends), size, _server: server };
+        let carried = Self { network, portal, hasty, ends: Mutex::new(ends), begun: AtomicU64::new(0), size, _server: server };
         for (inlet, way) in [carried.portal.inlet, hasty].into_iter().flat_map(|inlet| [(inlet, Way::Both), (inlet, Way::Down)]) {
             assert_eq!(carried.through(inlet, way), [Some(Ended::Whole); 2], "without chaos");
         }
@@ -142,7 +157,8 @@ impl Carried {
         for set in [TcpStream::set_read_timeout, TcpStream::set_write_timeout] {
             set(&stream, Some(2 * PATIENCE)).expect("a deadline");
         }
-        let begun = stream.write_all(&[way as u8]);
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        let begun = stream.write_all(&[&[way as u8][..], &number.to_be_bytes()].concat());
         if is_reset(&begun) {
             return [Some(Ended::Broken), None];
         }
@@ -152,8 +168,16 @@ impl Carried {
         let ends = self.ends.lock().expect("no panic");
         // Where the client's end was broken before the target was dialled, nobody was there.
         let patience = if near == Ended::Whole { PATIENCE } else { Duration::from_secs(2) };
-        let far = ends.recv_timeout(patience).ok();
-        [Some(near), far.map(|far| far.expect("the server takes a prefix, and then a reset or the end"))]
+        let deadline = Instant::now() + patience;
+        let far = loop {
+            let Ok(far) = ends.recv_timeout(deadline.saturating_duration_since(Instant::now())) else { break None };
+            let ended = far.ended.expect("the server takes a prefix, and then a reset or the end");
+            // Others are of exchanges whose client did not wait so long.
+            if far.number == Some(number) {
+                break Some(ended);
+            }
+        };
+        [Some(near), far]
     }
 
     /// Both inlets, each in its turn, through the network that `seed` makes.
@@ -168,7 +192,7 @@ impl Carried {
     }
 }
 
-/// B1: whatever the network does to the bytes of links, what arrives is a prefix of what was sent, an end is clean behind everything only, and
+/// R1 and R2: whatever the network does to the bytes of links, what arrives is a prefix of what was sent, an end is clean behind everything only, and
 /// everything else is an error that the application sees; where the stream may look for another path, most of them come whole all the same.
 /// `POSTERN_TEST_LONG` does it to control links, too, for as many seeds as `POSTERN_TEST_SEEDS` says; `POSTERN_TEST_SEED` is the first.
 #[test]
@@ -219,7 +243,7 @@ fn refusals(home: &TestHome) -> Vec<Value> {
     home.json(&["explain"]).as_array().expect("a list").clone()
 }
 
-/// B5: a relay joins two nodes each of which asked for, or was asked for by, another one.
+/// R3: a relay joins two nodes each of which asked for, or was asked for by, another one.
 #[test]
 fn a_relay_that_joins_other_nodes() {
     let servers = Reserved::new().release();
@@ -298,7 +322,7 @@ fn rebound(time: usize) -> Vec<Ipv4Addr> {
     }
 }
 
-/// H3: between a look-up and the next one, a name comes to lead elsewhere. What is dialled is what was judged.
+/// B3: between a look-up and the next one, a name comes to lead elsewhere. What is dialled is what was judged.
 #[test]
 fn a_name_that_leads_elsewhere_each_time() {
     const OPENS: usize = 50;

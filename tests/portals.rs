@@ -121,7 +121,7 @@ fn fifty_megabytes_down_and_up() {
     println!("50 MB down and up at once in {:?}", begun.elapsed());
 }
 
-/// Threat B7: 10 GiB each way at once, every byte compared as it comes. Where `POSTERN_TEST_LONG` is set; `POSTERN_BINARY` runs another build.
+/// 10 GiB each way at once, every byte compared as it comes. Where `POSTERN_TEST_LONG` is set; `POSTERN_BINARY` runs another build.
 #[test]
 fn ten_gibibytes_both_ways() {
     if std::env::var_os("POSTERN_TEST_LONG").is_none() {

@@ -1,4 +1,4 @@
-//! Streams outlive their paths (behaviours 14–18, threat J4): while relays are killed,
+//! Streams outlive their paths (behaviours 14–18): while relays are killed,
 //! networks fall silent and addresses change, applications notice nothing but time, and every byte is the one that was sent.
 //!
 //! `POSTERN_TEST_TRANSFER` (MiB) makes the transfers as large as one likes; `POSTERN_BINARY` runs another build than the one under test.
@@ -407,7 +407,7 @@ fn an_outlet_has_a_resume_timeout_of_its_own() {
     assert_reset_within(&pair.0, Duration::from_secs(30));
 }
 
-/// Threat R7: a relay that lets nothing pass any more, and says nothing, is left within 15 s; one whose connections break, at once.
+/// R7: a relay that lets nothing pass any more, and says nothing, is left within 15 s; one whose connections break, at once.
 #[test]
 fn a_silent_relay_is_left_for_another() {
     let service = Service::start();
@@ -524,7 +524,7 @@ impl Members {
     }
 }
 
-/// Threat J4: for 10 s, every packet of every link is dropped.
+/// For 10 s, every packet of every link is dropped.
 #[test]
 fn all_packets_are_dropped_for_ten_seconds() {
     let Some(country) = Country::new() else { return };
@@ -539,7 +539,7 @@ fn all_packets_are_dropped_for_ten_seconds() {
     println!("all was done {:?} after the network was back, {took:?} in all", back.elapsed());
 }
 
-/// Threat J4: for 30 s, one node alone hears nothing and is not heard, so that the relay gives its connections up. Only where
+/// For 30 s, one node alone hears nothing and is not heard, so that the relay gives its connections up. Only where
 /// `POSTERN_TEST_LONG` is set.
 #[test]
 fn a_node_is_cut_off_for_thirty_seconds() {
@@ -561,7 +561,7 @@ fn a_node_is_cut_off_for_thirty_seconds() {
     println!("all was done {:?} after the network was back", back.elapsed());
 }
 
-/// Threat J4: a node's address changes, first the inlet's, then the outlet's.
+/// A node's address changes, first the inlet's, then the outlet's.
 #[test]
 fn addresses_change() {
     let Some(country) = Country::new() else { return };
@@ -578,7 +578,7 @@ fn addresses_change() {
     assert!(country.customer.enter(|| resumed(&members.customer)) >= 6, "streams went on");
 }
 
-/// Threat E5: the outlet's node hears neither the authority nor a relay any more, and its peer reaches it all the same. Nothing passes behind
+/// M8: the outlet's node hears neither the authority nor a relay any more, and its peer reaches it all the same. Nothing passes behind
 /// `max-staleness`, live streams included; when the network is whole again, all goes on by itself. Only where `POSTERN_TEST_LONG` is set.
 #[test]
 fn a_node_that_hears_of_no_revocation_stops_until_it_does() {

@@ -481,7 +481,7 @@ enum Way {
     Inherited,
 }
 
-/// Threat F1: whichever way another user comes, the mode of the socket keeps him out; where the mode has been taken away, the node asks the kernel who
+/// U1: whichever way another user comes, the mode of the socket keeps him out; where the mode has been taken away, the node asks the kernel who
 /// he is. Root comes the same ways, and is answered: so they lead there.
 #[test]
 fn no_way_to_the_control_socket_is_open_to_another_user() {
@@ -557,7 +557,7 @@ fn no_way_to_the_control_socket_is_open_to_another_user() {
     });
 }
 
-/// Threat F6: where somebody else has put a socket of his own in the place of a node's, commands say nothing to it: neither where the file is
+/// U4: where somebody else has put a socket of his own in the place of a node's, commands say nothing to it: neither where the file is
 /// his, nor where he listens at one that root made.
 #[test]
 fn a_command_sends_nothing_to_a_socket_of_somebody_else() {

@@ -1,4 +1,4 @@
-//! What a message costs whose lengths and depth are a lie: time, and memory, before it is refused (C5 of the threats). In a program of its own,
+//! What a message costs whose lengths and depth are a lie: time, and memory, before it is refused. In a program of its own,
 //! because it counts what is allocated.
 
 #![expect(unsafe_code, reason = "an allocator is an unsafe trait; this one counts, and hands everything on to the system's")]

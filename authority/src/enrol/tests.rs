@@ -50,7 +50,7 @@ async fn concurrent_redemptions_never_exceed_the_uses() {
     }
 }
 
-/// D1: two processes, as far as the database can tell, and many tickets at once.
+/// Two processes, as far as the database can tell, and many tickets at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn two_handles_of_one_database_never_exceed_the_uses() {
     let count = 200;

@@ -1,5 +1,5 @@
 //! The YAML test suite against the parser of configurations. `yaml_test_suite.json` holds, of each case of
-//! <https://github.com/yaml/yaml-test-suite> (MIT licence, which stands in the file), its id, whether the suite calls it an error, and its
+//! <https://github.com/yaml/yaml-test-suite> (MIT licence; its notice stands in the file), its id, whether the suite calls it an error, and its
 //! text. What a case means is not compared here.
 
 use std::time::{Duration, Instant};

@@ -125,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    /// Threat H4: nothing answers. The kernel takes no more connections than fit the queue of who does not accept them.
+    /// B5: nothing answers. The kernel takes no more connections than fit the queue of who does not accept them.
     #[tokio::test(start_paused = true)]
     async fn a_target_that_does_not_answer_is_given_up_after_ten_seconds() {
         let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();

@@ -447,7 +447,7 @@ fn strangers_get_no_answer_and_leave_nothing_behind() {
     });
 }
 
-/// A5 of the threats: who recorded a node's handshake, and says it again, gets an answer that it cannot go on from, and no session.
+/// N3 of the threat model: who recorded a node's handshake, and says it again, gets an answer that it cannot go on from, and no session.
 #[test]
 fn a_recorded_handshake_opens_no_session() {
     use postern_proto::handshake::Initiator;

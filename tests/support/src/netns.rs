@@ -78,12 +78,13 @@ impl Namespace {
     }
 
     /// Has what [`Self::command`] starts from now on ask the name server at `address`, behind the hosts of [`Self::add_hosts`].
+    /// Each name is asked for once, however long the answer takes.
     ///
     /// # Errors
     /// Where the files cannot be written.
     pub fn resolves_at(&self, address: &str) -> io::Result<()> {
         fs::create_dir_all(self.overlay())?;
-        fs::write(self.overlay().join("resolv.conf"), format!("nameserver {address}\noptions timeout:2 attempts:2\n"))?;
+        fs::write(self.overlay().join("resolv.conf"), format!("nameserver {address}\noptions timeout:30 attempts:1\n"))?;
         // A machine may have names looked up by a service of its own.
         if Path::new("/etc/nsswitch.conf").exists() {
             fs::write(self.overlay().join("nsswitch.conf"), "hosts: files dns\n")?;

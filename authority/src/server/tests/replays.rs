@@ -37,7 +37,7 @@ async fn audited(l: &Listening) -> u64 {
     crate::testing::checked_log(l.f.authority.service().store()).await.unwrap()
 }
 
-/// A5: message 1 again and again: each gets an answer of its own, which nobody can go on from. After 5 s nothing is left of it.
+/// N3: message 1 again and again: each gets an answer of its own, which nobody can go on from. After 5 s nothing is left of it.
 #[tokio::test]
 async fn a_replayed_first_message_is_nothing_after_the_deadline() {
     const REPLAYS: usize = 100;
@@ -64,7 +64,7 @@ async fn a_replayed_first_message_is_nothing_after_the_deadline() {
     assert_eq!((l.f.authority.server().sessions(), audited(&l).await), (0, before));
 }
 
-/// A5: a whole recorded enrolment, message 3 included, is neither a session nor a use of its ticket.
+/// N3: a whole recorded enrolment, message 3 included, is neither a session nor a use of its ticket.
 #[tokio::test]
 async fn a_replayed_third_message_opens_no_session() {
     let l = Listening::new().await;
@@ -92,7 +92,7 @@ async fn a_replayed_third_message_opens_no_session() {
     assert_eq!((l.f.authority.status().await.unwrap().members, audited(&l).await), (members, before));
 }
 
-/// A11: one byte in a second, behind each part of what an honest applicant says first: closed at the deadline, and the place is free.
+/// N1: one byte in a second, behind each part of what an honest applicant says first: closed at the deadline, and the place is free.
 #[tokio::test]
 async fn who_drips_is_closed_at_the_deadline() {
     let l = Listening::new().await;
@@ -128,7 +128,7 @@ async fn who_drips_is_closed_at_the_deadline() {
     }
 }
 
-/// D6: somebody at the authority's address who does not hold its key, and yet answers: with what it likes, or with what it got elsewhere. It is
+/// Somebody at the authority's address who does not hold its key, and yet answers: with what it likes, or with what it got elsewhere. It is
 /// told nothing behind message 1, in which there is no secret.
 #[tokio::test]
 async fn a_false_authority_that_answers_is_told_nothing() {

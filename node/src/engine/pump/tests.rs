@@ -474,7 +474,7 @@ async fn an_accept_does_not_wait_for_a_silent_target() {
     assert_eq!(kinds(&first_words(b"").await), [Kind::Control]);
 }
 
-/// B7 of the threats: what an application writes in the smallest pieces arrives as it was written.
+/// What an application writes in the smallest pieces arrives as it was written.
 #[tokio::test]
 async fn a_hundred_thousand_single_bytes() {
     let Portal { mut client, server, inlet, outlet, finder: _finder } = portal().await;
@@ -549,7 +549,7 @@ impl Modified {
     }
 }
 
-/// B9 of the threats: a peer that asks without end, and reads no answer.
+/// A peer that asks without end, and reads no answer.
 #[tokio::test]
 async fn answers_that_nobody_reads_are_not_kept() {
     let (most, reads) = (std::cell::Cell::new(0), std::cell::Cell::new(0_u64));

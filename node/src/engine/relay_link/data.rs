@@ -142,7 +142,7 @@ impl RelayLink {
 mod tests {
     use super::*;
 
-    /// B5: a relay that says itself that it joined another node than it was asked for.
+    /// R3: a relay that says itself that it joined another node than it was asked for.
     #[test]
     fn only_who_was_asked_for_is_taken() {
         let [wanted, other] = [1, 2].map(|fill| Identifier::from_bytes([fill; 32]));

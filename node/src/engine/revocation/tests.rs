@@ -10,7 +10,7 @@ use crate::engine::tests::TestHome;
 const PROJECT: ProjectId = ProjectId::from_bytes([1; 16]);
 const NOW: Timestamp = Timestamp::from_unix(1_800_000_000);
 
-/// E6: of another network, for another project, old, or of a lower epoch: nothing becomes void by it, nobody is believed longer, and it is
+/// Of another network, for another project, old, or of a lower epoch: nothing becomes void by it, nobody is believed longer, and it is
 /// told of once.
 #[tokio::test]
 async fn statements_that_are_not_for_this_node_change_nothing() {

@@ -321,7 +321,7 @@ mod tests {
         assert!(matches!(refused, Err(DialError::Forbidden { .. })), "{refused:?}");
     }
 
-    /// H3: whoever answers for a name says something else each time. What is dialled was judged in that very dial; where nothing that may be
+    /// B3: whoever answers for a name says something else each time. What is dialled was judged in that very dial; where nothing that may be
     /// dialled was said, nothing is.
     #[tokio::test]
     async fn what_was_judged_is_what_is_dialled() {

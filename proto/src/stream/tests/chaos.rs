@@ -1,4 +1,4 @@
-//! A network that does everything to the bytes of a stream that a network can do, path after path, while both ends send: threat B1.
+//! A network that does everything to the bytes of a stream that a network can do, path after path, while both ends send: R1 and R2 of the threat model.
 
 use super::*;
 use crate::id::ChannelId;

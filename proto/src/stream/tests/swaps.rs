@@ -52,7 +52,7 @@ fn next(streams: &mut [Between], (stream, from): (usize, usize), control: bool) 
     record
 }
 
-/// B4 of the threats: of any two flows whose records are exchanged, both end with an error and deliver nothing of it; every other one goes on.
+/// R1 of the threat model: of any two flows whose records are exchanged, both end with an error and deliver nothing of it; every other one goes on.
 #[test]
 fn swapped_records_end_both_streams_and_no_other() {
     for suite in Suite::ALL {
