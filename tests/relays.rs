@@ -244,17 +244,22 @@ fn what_was_said_early_goes_to_the_node_that_takes_it() {
     assert!(rejected() - before >= INLETS, "{} of {INLETS} inlets tried the node whose service is away", rejected() - before);
     // Each attempt is one stream, of which both its nodes have written the same.
     let refused = |home: &TestHome, node: &str| {
-        let refused = home.stream_lines(node).into_iter().filter(|line| line["decision"] == "refused");
+        let lines = home.stream_lines(node).into_iter();
+        let refused = lines.filter(|line| line["decision"] == "refused" && line["stream"].is_string());
         refused.map(|line| line["stream"].to_string()).collect::<Vec<_>>()
     };
-    let there = eventually(PATIENCE, "the lines of the streams", || {
-        let there = refused(&vendor, "n0");
-        (there.len() >= INLETS).then_some(there)
+    eventually(PATIENCE, "the lines of the streams", || {
+        let (here, there) = (refused(&customer, "customer"), refused(&vendor, "n0"));
+        (here.len() >= INLETS && here.iter().all(|stream| there.contains(stream))).then_some(())
     });
-    eventually(PATIENCE, "the same here", || {
-        let here = refused(&customer, "customer");
-        here.iter().all(|stream| there.contains(stream)).then_some(()).filter(|()| here.len() >= INLETS)
-    });
+
+    // Nobody is asked without end.
+    let nowhere = ["a=1", "b=1", "c=1", "d=1", "e=1"].map(|to| ["--to", to]).concat();
+    let inlet = customer.ok(&[&["tcp-inlet", "create", "--alias", "nowhere", "--via", "shop"], &nowhere[..]].concat());
+    postern_test_support::refused(inlet.as_str());
+    let shown = customer.json(&["explain"]);
+    let tried = shown.as_array().expect("a list").iter().filter(|refusal| refusal["inlet"] == "nowhere").count();
+    assert_eq!(tried, 3, "{shown}");
 }
 
 #[test]

@@ -72,7 +72,7 @@ impl Session {
             let pinned = Pinned { addresses: &addresses, static_key: membership.authority_static() };
             // A key of its own, for this session only: a command is no node.
             let hello = enrol::hello(identity, NodeId::random(), &key, context.now());
-            let connected = AuthorityClient::connect(&supervisor, pinned, &key, &hello).await;
+            let connected = AuthorityClient::connect_for_a_command(&supervisor, pinned, &key, &hello).await;
             connected.map(|(client, pushed)| (Self { client, membership: membership.clone(), _supervisor: supervisor }, pushed))
         })
     }

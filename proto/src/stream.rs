@@ -436,13 +436,19 @@ impl Stream {
         }
     }
 
+    /// Whether the peer may still say that no byte reached its target: not after it has said that it opened some, or the opener would take what it
+    /// kept for all that it sent.
+    fn may_be_rejected(&self) -> bool {
+        self.side == Side::Opener && !self.accepted && self.send.acknowledged == 0
+    }
+
     fn handle_control(&mut self, control: Control) -> Result<Received<'static>, StreamError> {
         match control {
             Control::Accept if self.side == Side::Opener && !self.accepted => {
                 self.accepted = true;
                 Ok(Received::Accepted)
             }
-            Control::Reject(reject) if self.side == Side::Opener && !self.accepted => Ok(Received::Rejected(reject)),
+            Control::Reject(reject) if self.may_be_rejected() => Ok(Received::Rejected(reject)),
             Control::Ack { received, credit } => {
                 let sent = self.send.sealer.count();
                 if received > sent {

@@ -436,12 +436,12 @@ impl Channel {
         (id, Stream::new(Side::Opener, StreamKeys::derive(&self.secret, id, self.part)))
     }
 
-    /// What this side has sealed for stream `id`, which the peer has not opened.
+    /// What this side has sealed for stream `id`, which the peer has rejected.
     ///
     /// # Errors
-    /// Where `sealed` are not the first data records of that stream.
-    pub fn take_back(&self, id: u64, sealed: Vec<u8>) -> Result<Early, StreamError> {
-        Early::take_back(&self.secret, id, self.part, sealed)
+    /// Where `sealed` are not all the `count` data records of that stream.
+    pub fn take_back(&self, id: u64, sealed: Vec<u8>, count: u64) -> Result<Early, StreamError> {
+        Early::take_back(&self.secret, id, self.part, sealed, count)
     }
 
     /// The stream that the peer opens with `frame`, which begins with `head`, and what it asks for.

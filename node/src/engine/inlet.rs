@@ -13,6 +13,8 @@ use postern_proto::spec::{Disclose, InletSpec};
 use postern_proto::stream::{Early, Received, Stream, StreamError};
 use postern_runtime::net::Acceptor;
 use postern_runtime::workers::adopt;
+use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -131,24 +133,42 @@ pub(super) async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, applicati
     }
 }
 
-/// Another place for a connection that was rejected where it was tried, if there is one: no byte of it has reached a target.
-async fn elsewhere(shared: &Arc<Shared>, inlet: &Arc<Inlet>, tried: &[Place]) -> Option<Opened> {
-    if tried.len() >= MOST_TRIED {
-        return None;
+/// Another place for a connection that was rejected where it was tried, if there is one: no byte of it has reached a target. Meanwhile it hears
+/// that its application breaks off, or that its inlet stops; and whatever ends it, this task's end too, its application sees a reset, because
+/// what it has said may be read already.
+async fn elsewhere(shared: &Arc<Shared>, inlet: &Arc<Inlet>, application: &TcpStream, tried: &[Place]) -> Option<Opened> {
+    let socket = SockRef::from(application);
+    socket.set_linger(Some(Duration::ZERO)).ok()?;
+    let opened = tokio::select! {
+        biased;
+        () = inlet.stop.cancelled() => None,
+        () = broken_off(application) => None,
+        opened = Box::pin(open(shared, inlet)) => opened.ok(),
+    };
+    // All others may be passed over, too.
+    let opened = opened.filter(|opened| !tried.contains(&opened.picked.place()))?;
+    socket.set_linger(None).ok()?;
+    Some(opened)
+}
+
+/// Waits until the application has broken its connection off.
+async fn broken_off(application: &TcpStream) {
+    while application.ready(Interest::ERROR).await.is_ok() {
+        if matches!(application.take_error(), Ok(Some(_)) | Err(_)) {
+            return;
+        }
+        let _ = application.try_io(Interest::ERROR, || -> std::io::Result<()> { Err(std::io::ErrorKind::WouldBlock.into()) });
     }
-    let Opened { channel, link, picked } = Box::pin(open(shared, inlet)).await.ok()?;
-    if tried.contains(&picked.place()) {
-        // All others are passed over, too.
-        channel.give_idle(link);
-        return None;
-    }
-    Some(Opened { channel, link, picked })
 }
 
 /// A connection of an application is not carried.
 fn refuse(shared: &Shared, inlet: &Inlet, channel: Option<&Channel>, counted: &mut Counted, failure: Failure) {
+    refused(inlet, counted, note_refusal(shared, inlet, channel, failure));
+}
+
+/// A connection of an application is not carried, for a reason that is kept already.
+fn refused(inlet: &Inlet, counted: &mut Counted, failure: Failure) {
     inlet.counts.refuse(failure.code);
-    let failure = note_refusal(shared, inlet, channel, failure);
     counted.refused(failure.code, failure.refusal);
     inlet.note(Some(failure));
 }
@@ -272,20 +292,28 @@ async fn carry(
         }
         End::Rejected(reject) => {
             let failure = Failure::rejected(&reject);
-            // A circle of portals has as many ends as there are ways through it.
-            let may_go_on = picked.failed(shared, inlet) && failure.code != code::LOOP;
+            let others = picked.failed(shared, inlet);
             tried.push(picked.place());
-            let next = if may_go_on { elsewhere(shared, inlet, &tried).await } else { None };
-            if let Some(next) = next
-                && let Ok(early) = channel.take_back(id, sealed)
-            {
-                picked.uncount();
-                inlet.counts.refuse(failure.code);
-                let failure = note_refusal(shared, inlet, Some(&channel), failure);
-                counted.goes_elsewhere(failure.code, failure.refusal, inlet.line(shared));
-                return Some((next, Begun { application, early, tried }));
+            // A circle of portals has as many ends as there are ways through it.
+            let may_go_on = others && failure.code != code::LOOP && tried.len() < MOST_TRIED;
+            let early = if may_go_on { channel.take_back(id, sealed, stream.sent()).ok() } else { None };
+            let Some(early) = early else {
+                refuse(shared, inlet, Some(&channel), counted, failure);
+                reset_application(application);
+                return None;
+            };
+            // Nobody waits for the stream that is over: not whoever revokes its peer, nor a node that stops.
+            drop((live, path));
+            let failure = note_refusal(shared, inlet, Some(&channel), failure);
+            counted.attempt_refused(failure.code, failure.refusal);
+            match elsewhere(shared, inlet, &application, &tried).await {
+                Some(next) => {
+                    picked.uncount();
+                    counted.written = Some(inlet.line(shared));
+                    return Some((next, Begun { application, early, tried }));
+                }
+                None => refused(inlet, counted, failure),
             }
-            refuse(shared, inlet, Some(&channel), counted, failure);
         }
         End::NotOpened(failure) => {
             picked.failed(shared, inlet);

@@ -167,7 +167,7 @@ impl ResourceCounts {
     #[must_use]
     pub fn open(self: &Arc<Self>) -> Counted {
         self.opened.one();
-        Counted { counts: Arc::clone(self), cause: Cause::ShuttingDown, moved: (0, 0), written: None }
+        Counted { counts: Arc::clone(self), cause: Cause::ShuttingDown, moved: (0, 0), told: (0, 0), written: None }
     }
 
     /// A connection is not carried.
@@ -183,7 +183,10 @@ impl ResourceCounts {
 pub struct Counted {
     counts: Arc<ResourceCounts>,
     cause: Cause,
+    /// What its stream has carried, sent and received.
     moved: (u64, u64),
+    /// What is counted of it: of streams one after the other, the same bytes once.
+    told: (u64, u64),
     /// What is written down of it when it is dropped.
     pub written: Option<Box<OpenStream>>,
 }
@@ -191,11 +194,13 @@ pub struct Counted {
 impl Counted {
     /// What the stream has carried since it was opened, sent and received.
     pub fn moved(&mut self, (sent, received): (u64, u64)) {
-        if sent > self.moved.0 {
-            self.counts.sent.add(sent - self.moved.0);
+        if sent > self.told.0 {
+            self.counts.sent.add(sent - self.told.0);
+            self.told.0 = sent;
         }
-        if received > self.moved.1 {
-            self.counts.received.add(received - self.moved.1);
+        if received > self.told.1 {
+            self.counts.received.add(received - self.told.1);
+            self.told.1 = received;
         }
         self.moved = (sent, received);
     }
@@ -207,12 +212,13 @@ impl Counted {
         }
     }
 
-    /// It was refused, and is tried elsewhere, of which another line is written.
-    pub fn goes_elsewhere(&mut self, why: Code, id: Option<RefusalId>, line: Box<OpenStream>) {
+    /// The stream that was tried is refused, which is written down; there may be another one.
+    pub fn attempt_refused(&mut self, why: Code, id: Option<RefusalId>) {
         self.refused(why, id);
-        if let Some(written) = self.written.replace(line) {
+        if let Some(written) = self.written.take() {
             written.ended(Cause::Refused.as_str(), self.moved);
         }
+        self.moved = (0, 0);
     }
 
     /// How it ends; without this, it was cut with its task.

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::backoff::Backoff;
 use crate::net::{DialError, SocketKind, dial};
 use crate::session::{self, Connect, ConnectError, Session, SessionError, SessionReceiver, SessionSender};
 use crate::supervise::Supervisor;
@@ -24,8 +25,8 @@ const DIAL_DEADLINE: Duration = Duration::from_secs(5);
 /// ([`crate::session::HANDSHAKE_DEADLINE`]) passed; who does not hold the key closes at once.
 const OVERWORKED: Duration = Duration::from_secs(4);
 
-/// How often an address is tried that has too much to do.
-const ATTEMPTS: u32 = 2;
+/// How long a command waits at most until it asks such an authority again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// How long the authority gets to answer. It answers from one database; longer means that it is gone.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -139,6 +140,25 @@ impl AuthorityClient {
         Ok((Self { calls, shared, _ends: Arc::new(ends.drop_guard()) }, pushed))
     }
 
+    /// As [`Self::connect`], and once more where the authority had no time: for who has somebody waiting, and does not try again by itself.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_for_a_command(
+        supervisor: &Supervisor,
+        authority: Pinned<'_>,
+        local: &StaticKey,
+        hello: &Hello,
+    ) -> Result<(Self, Pushed), AuthorityError> {
+        match Self::connect(supervisor, authority, local, hello).await {
+            Err(AuthorityError::Unproven { .. }) => {
+                tokio::time::sleep(Backoff::new(AGAIN, AGAIN).next_delay()).await;
+                Self::connect(supervisor, authority, local, hello).await
+            }
+            connected => connected,
+        }
+    }
+
     /// Asks, and waits for the answer.
     ///
     /// # Errors
@@ -171,19 +191,9 @@ async fn reach(authority: Pinned<'_>, local: &StaticKey, hello: &Hello) -> Resul
     let payload = session::encoded(hello);
     let mut failed = AuthorityError::NoAddress;
     for address in authority.addresses {
-        for _ in 0..ATTEMPTS {
-            let begun = Instant::now();
-            let error = match prove(address, authority.static_key, local, &payload).await {
-                Ok(session) => return Ok(session),
-                Err(error) => error,
-            };
-            let overworked = matches!(&error, AuthorityError::Handshake { source, .. } if matches!(**source, ConnectError::Closed))
-                && begun.elapsed() >= OVERWORKED;
-            if !overworked {
-                failed = failed.or_further(error);
-                break;
-            }
-            failed = failed.or_further(AuthorityError::Unproven { address: address.clone() });
+        match prove(address, authority.static_key, local, &payload).await {
+            Ok(session) => return Ok(session),
+            Err(error) => failed = failed.or_further(error),
         }
     }
     Err(failed)
@@ -194,10 +204,11 @@ async fn prove(address: &HostPort, remote: StaticPublic, local: &StaticKey, payl
     let stream = dial(address, SocketKind::Link, DIAL_DEADLINE)
         .await
         .map_err(|error| AuthorityError::Unreachable { address: address.clone(), source: Arc::new(error) })?;
-    let (service, label) = (Service::Authority, Label::Authority);
+    let (service, label, begun) = (Service::Authority, Label::Authority, Instant::now());
     match session::connect(stream, Connect { service, label, local, remote, payload, limit: MAX_MESSAGE }).await {
         Ok((session, _)) => Ok(session),
         Err(ConnectError::Timeout) => Err(AuthorityError::Unproven { address: address.clone() }),
+        Err(ConnectError::Closed) if begun.elapsed() >= OVERWORKED => Err(AuthorityError::Unproven { address: address.clone() }),
         Err(error) => Err(AuthorityError::Handshake { address: address.clone(), source: Arc::new(error) }),
     }
 }

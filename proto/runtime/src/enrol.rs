@@ -108,7 +108,7 @@ async fn redeem(
     hello.enrolment =
         Some(Enrolment { ticket: ticket.id, secret: ticket.secret.clone(), name: identity.1.clone(), relay_server });
     let authority = Pinned { addresses: &ticket.addresses, static_key: ticket.authority_static };
-    let (client, mut pushed) = AuthorityClient::connect(supervisor, authority, node.1, &hello).await?;
+    let (client, mut pushed) = AuthorityClient::connect_for_a_command(supervisor, authority, node.1, &hello).await?;
     match pushed.recv().await {
         Some(Answer::ProjectInfo { statement, history }) => {
             Ok((Membership::from_ticket(ticket, history, statement)?, client, pushed))

@@ -176,7 +176,7 @@ impl Stream {
                 self.queue = super::Queue::default();
                 Ok(Received::Finished)
             }
-            Control::Reject(reject) if !self.accepted => Ok(Received::Rejected(reject)),
+            Control::Reject(reject) if self.may_be_rejected() => Ok(Received::Rejected(reject)),
             Control::Reset(code) => Ok(Received::Reset(code)),
             _ => Err(StreamError::UnexpectedControl),
         }

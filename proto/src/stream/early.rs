@@ -22,12 +22,19 @@ impl std::fmt::Debug for Early {
 }
 
 impl Early {
-    /// Opens what this side, which played `part` in the channel's handshake, has sealed for stream `id`: all its data records, one behind the
-    /// other from the first on.
+    /// Opens what this side, which played `part` in the channel's handshake, has sealed for stream `id`: all its `count` data records, one
+    /// behind the other.
     ///
     /// # Errors
-    /// [`StreamError::Record`] where they are not that.
-    pub fn take_back(secret: &ChannelSecret, id: u64, part: channel::Side, mut sealed: Vec<u8>) -> Result<Self, StreamError> {
+    /// [`StreamError::Record`] where they are not that; [`StreamError::AckOfUnsent`] where some are missing, which the peer may have claimed to
+    /// have.
+    pub fn take_back(
+        secret: &ChannelSecret,
+        id: u64,
+        part: channel::Side,
+        mut sealed: Vec<u8>,
+        count: u64,
+    ) -> Result<Self, StreamError> {
         let mut opener = DataOpener::new(secret.suite(), secret.stream_key(id, part.sends(), KeyKind::Data));
         let mut early = Self::default();
         let mut rest = &mut sealed[..];
@@ -39,6 +46,9 @@ impl Early {
                 (DataType::Fin, _) => early.finished = true,
             }
             rest = behind;
+        }
+        if opener.count() != count {
+            return Err(StreamError::AckOfUnsent { received: count, sent: opener.count() });
         }
         Ok(early)
     }
@@ -69,9 +79,12 @@ impl Early {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{INITIAL_CREDIT, Side, StreamKeys};
+    use super::super::{ControlKeys, INITIAL_CREDIT, Side, StreamKeys};
     use super::*;
     use crate::aead::Suite;
+    use crate::id::RefusalId;
+    use crate::path::{AttachHead, OpenHead};
+    use crate::record::{Control, ControlSealer, Reject, RejectCode};
     use crate::secret::SecretBytes;
 
     const PART: channel::Side = channel::Side::Initiator;
@@ -97,11 +110,12 @@ mod tests {
             for (count, finished) in [(0, false), (0, true), (5, false), (MAX_BODY + 1, true), (INITIAL_CREDIT as usize, true)] {
                 let early = Early { bytes: (0..count).map(|at| (at % 251) as u8).collect(), finished };
                 let first = sealed(&secret, 1, &early);
-                let back = Early::take_back(&secret, 1, PART, first.clone()).unwrap();
+                let records = (count.div_ceil(MAX_BODY) + usize::from(finished)) as u64;
+                let back = Early::take_back(&secret, 1, PART, first.clone(), records).unwrap();
                 assert_eq!(back, early);
                 let second = sealed(&secret, 3, &back);
                 assert!(count == 0 && !finished || second != first, "another stream has other keys");
-                assert_eq!(Early::take_back(&secret, 3, PART, second).unwrap(), early);
+                assert_eq!(Early::take_back(&secret, 3, PART, second, records).unwrap(), early);
             }
         }
     }
@@ -111,10 +125,37 @@ mod tests {
         let secret = secret(Suite::AesGcm);
         let early = Early { bytes: b"hello".to_vec(), finished: false };
         let good = sealed(&secret, 1, &early);
-        assert!(Early::take_back(&secret, 3, PART, good.clone()).is_err(), "of another stream");
-        assert!(Early::take_back(&secret, 1, PART.other(), good.clone()).is_err(), "of the other direction");
+        assert!(Early::take_back(&secret, 3, PART, good.clone(), 1).is_err(), "of another stream");
+        assert!(Early::take_back(&secret, 1, PART.other(), good.clone(), 1).is_err(), "of the other direction");
+        assert!(Early::take_back(&secret, 1, PART, Vec::new(), 1).is_err(), "a record is missing");
+        assert!(Early::take_back(&secret, 1, PART, good.clone(), 2).is_err(), "the second record is missing");
         for cut in HEADER_LEN..good.len() {
-            assert!(Early::take_back(&secret, 1, PART, good[..cut].to_vec()).is_err(), "cut at {cut}");
+            assert!(Early::take_back(&secret, 1, PART, good[..cut].to_vec(), 1).is_err(), "cut at {cut}");
+        }
+    }
+
+    /// A peer that has opened some, and then says that nothing reached its target, would choose what the next one hears.
+    #[test]
+    fn who_says_that_it_has_some_rejects_nothing() {
+        let secret = secret(Suite::AesGcm);
+        for received in [0, 1] {
+            let mut stream = opener(&secret, 1);
+            let mut outbox = Outbox::<Vec<u8>>::default();
+            Early { bytes: b"hello".to_vec(), finished: false }.seal(&mut stream, &mut outbox).unwrap();
+            let head = OpenHead { channel: secret.id(), stream: 1 };
+            let keys = |part| ControlKeys::derive(&secret, 1, part, 1);
+            stream.seal_attach(&keys(PART), AttachHead { head, attach: 1 }, None, &mut Vec::new()).unwrap();
+            let mut peer = ControlSealer::new(Suite::AesGcm, &keys(PART.other()).send);
+            let mut says = |control| {
+                let mut record = Vec::new();
+                peer.seal(control, &mut record).unwrap();
+                let header = Header::parse(*record.first_chunk().unwrap()).unwrap();
+                stream.handle_record(header, &mut record).map(|said| format!("{said:?}"))
+            };
+            says(Control::Attached { received }).unwrap();
+            let reject = Reject { code: RejectCode::TargetRefused, id: RefusalId::random(), reason: String::new() };
+            let rejected = says(Control::Reject(Box::new(reject)));
+            assert_eq!(rejected.is_ok(), received == 0, "{received}: {rejected:?}");
         }
     }
 
