@@ -10,6 +10,7 @@ mod hosts;
 mod idle_nodes;
 mod machine;
 mod measure;
+mod missing;
 mod options;
 mod process;
 mod results;

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use crate::machine::Machine;
 use crate::measure::{connections, idle_memory, round_trips, throughput};
+use crate::missing::Missing;
 use crate::options::{Effort, Group, Options, Output};
 use crate::process;
 use crate::results::{Results, Unit};
@@ -60,7 +61,7 @@ pub fn compare(options: &Options) -> Result<()> {
         rounds: effort.rounds,
         bytes: effort.bytes,
         ways: described,
-        missing: missing.0,
+        missing: missing.into_told(),
         notes,
         endings,
         verdicts: targets::judge(&results),
@@ -77,31 +78,6 @@ pub fn compare(options: &Options) -> Result<()> {
 /// The ways to measure, in the order of the table.
 fn wanted(options: &Options) -> Vec<Kind> {
     Kind::value_variants().iter().copied().filter(|kind| options.ways.is_empty() || options.ways.contains(kind)).collect()
-}
-
-/// Ways that were not measured, or not to the end, and why.
-#[derive(Debug, Default)]
-pub struct Missing(Vec<(Kind, String)>);
-
-impl Missing {
-    fn tell(&mut self, kind: Kind, why: String) {
-        self.0.push((kind, why));
-    }
-
-    /// What `taken` holds; nothing where a peer failed, which is told of. Without the other ways there is no comparison: their
-    /// failures end the run.
-    pub fn unless_needed<T>(&mut self, kind: Kind, failure: &str, taken: Result<T>) -> Result<Option<T>> {
-        match taken {
-            Ok(taken) => Ok(Some(taken)),
-            Err(error) if matches!(kind, Kind::Direct | Kind::Chain | Kind::Postern) => {
-                Err(format!("{}: {failure}: {error}", kind.name()).into())
-            }
-            Err(error) => {
-                self.tell(kind, format!("{failure}: {error}"));
-                Ok(None)
-            }
-        }
-    }
 }
 
 /// On standard error, since standard output is the table's.
