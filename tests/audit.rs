@@ -443,6 +443,7 @@ fn both_nodes_write_down_the_same_streams() {
     let file = portal.vendor.file("theirs.jsonl", log(&portal.customer, "customer"));
     let same = portal.vendor.json(&["audit", "reconcile", file.to_str().unwrap()]);
     assert_eq!((&same["ok"], &same["agree"]), (&Value::from(true), &Value::from(5)), "{same}");
+    assert!(same["compared"]["from"].as_str().unwrap() <= same["compared"]["to"].as_str().unwrap(), "{same}");
     // The other side says less of one stream than this side has sent, and leaves one out.
     let told = String::from_utf8(log(&portal.customer, "customer")).unwrap();
     let mut lines: Vec<String> = told.lines().filter(|line| line.contains("\"stream\":\"")).map(str::to_owned).collect();
@@ -452,6 +453,17 @@ fn both_nodes_write_down_the_same_streams() {
     let differs = portal.vendor.run(&["audit", "reconcile", file.to_str().unwrap()]).exits(1).json();
     assert_eq!(differs["differ"][0]["field"], "bytes_to_inlet");
     assert_eq!(differs["only_here"].as_array().unwrap().len() + differs["not_compared"].as_u64().unwrap() as usize, 1);
+    // Times that somebody moved to the end of a day hide nothing.
+    let moved = |line: &str| {
+        let mut line: Value = line.parse().unwrap();
+        for time in ["started_at", "at"] {
+            line[time] = "2099-12-31T23:59:59Z".into();
+        }
+        line.to_string()
+    };
+    portal.vendor.file("theirs.jsonl", [&lines[0], &lines[lines.len() - 1]].map(|line| moved(line)).join("\n"));
+    let forged = portal.vendor.run(&["audit", "reconcile", file.to_str().unwrap()]).exits(1).json();
+    assert!(forged["differ"].as_array().unwrap().iter().any(|found| found["field"] == "at"), "{forged}");
     portal.vendor.file("theirs.jsonl", "nothing\n");
     portal.vendor.fails(&["audit", "reconcile", file.to_str().unwrap()], 1).says("AUDIT_NO_STREAMS");
     portal.vendor.fails(&["audit", "reconcile", "nosuch.jsonl"], 1).says("cannot open `nosuch.jsonl`");
