@@ -253,6 +253,10 @@ fn what_was_said_early_goes_to_the_node_that_takes_it() {
         (here.len() >= INLETS && here.iter().all(|stream| there.contains(stream))).then_some(())
     });
 
+    // What a connection would do, `status` says, too.
+    (0..INLETS).for_each(|_| drop(create()));
+    customer.ok(&["status"]);
+
     // Nobody is asked without end.
     let nowhere = ["a=1", "b=1", "c=1", "d=1", "e=1"].map(|to| ["--to", to]).concat();
     let inlet = customer.ok(&[&["tcp-inlet", "create", "--alias", "nowhere", "--via", "shop"], &nowhere[..]].concat());

@@ -76,7 +76,8 @@ pub async fn redeem(
     }
     failpoint::hit("redeem-begun");
     let Some(taken) = write.take_ticket(ticket, secret, now).await? else {
-        return Err(write.why_not_taken(ticket, secret).await?.into());
+        let why = write.why_not_taken(ticket, secret).await?;
+        return Err(of_its_own(&mut write, newcomer, ticket, why).await?.into());
     };
     failpoint::hit("redeem-taken");
     // Taken back with the transaction: the ticket stays good for whom it is meant.
@@ -91,9 +92,7 @@ pub async fn redeem(
     }
     if let Some(revoked) = members::find_revoked(&mut write, newcomer.identifier).await? {
         if taken.epoch < revoked.epoch {
-            let reason =
-                format!("this identity was revoked at {}; only a ticket issued after that admits it again", revoked.revoked_at);
-            return Err(Refusal::NotPermitted { reason }.into());
+            return Err(was_revoked(revoked.revoked_at).into());
         }
         not_back(newcomer, &revoked.member)?;
     }
@@ -122,6 +121,22 @@ pub async fn redeem(
     write.commit().await?;
     failpoint::hit("redeem-committed");
     Ok(Redeemed::Joined(member))
+}
+
+fn was_revoked(at: Timestamp) -> Refusal {
+    let reason = format!("this identity was revoked at {at}; only a ticket issued after that admits it again");
+    Refusal::NotPermitted { reason }
+}
+
+/// Why a ticket was not taken. To who was revoked and comes with the ticket that it once joined with, that is no theft by somebody else.
+async fn of_its_own(write: &mut Write, newcomer: &Newcomer, ticket: TicketId, why: Refusal) -> Result<Refusal, ActError> {
+    if !matches!(why, Refusal::TicketUsedUp { .. } | Refusal::TicketRevoked)
+        || !write.has_used(ticket, newcomer.identifier).await?
+    {
+        return Ok(why);
+    }
+    let revoked = members::find_revoked(write, newcomer.identifier).await?;
+    Ok(revoked.map_or(why, |revoked| was_revoked(revoked.revoked_at)))
 }
 
 /// One that comes back has at least the changes of its identity that are known of it: a key that it replaced, because others had it, lets

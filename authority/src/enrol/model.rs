@@ -179,15 +179,20 @@ impl State {
         let right = match answer {
             Ok(Redeemed::Already(member)) => self.members.contains(&who) && member.identifier == identifier(who),
             Ok(Redeemed::Joined(_)) => !self.members.contains(&who) && !self.revoked.contains(&who) && !dead,
-            Err(ActError::Refused(Refusal::NotPermitted { .. })) => self.revoked.contains(&who) && !dead,
-            Err(ActError::Refused(Refusal::TicketRevoked)) => self.ticket_revoked && !self.members.contains(&who),
-            Err(ActError::Refused(Refusal::TicketUsedUp { .. })) => self.uses >= USES && !self.members.contains(&who),
+            // Who was revoked has joined with this ticket, and is told so whatever became of that.
+            Err(ActError::Refused(Refusal::NotPermitted { .. })) => self.revoked.contains(&who),
+            Err(ActError::Refused(Refusal::TicketRevoked)) => self.ticket_revoked && self.is_new(who),
+            Err(ActError::Refused(Refusal::TicketUsedUp { .. })) => self.uses >= USES && self.is_new(who),
             Err(ActError::Refused(Refusal::TicketExpired { .. })) => self.expired && !self.members.contains(&who),
             Err(_) => false,
         };
         if !right {
             self.complain(format!("{who} was answered {answer:?}"));
         }
+    }
+
+    fn is_new(&self, who: u8) -> bool {
+        !self.members.contains(&who) && !self.revoked.contains(&who)
     }
 
     async fn look(&mut self, store: &Store, id: TicketId) {

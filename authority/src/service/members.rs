@@ -35,7 +35,8 @@ impl Service {
         self.end_membership(caller, removed, Action::RevokeMember).await
     }
 
-    /// Ends a membership: with it go its relay names, the tickets that it issued, and every credential that it has, for ever.
+    /// Ends a membership: with it go its relay names, every credential that it has, for ever, and the tickets that it issued or joined with: with what
+    /// is left of such a one it would be back, under another key.
     async fn end_membership(&self, caller: &Caller, removed: Identifier, action: Action) -> Result<Answer, ActError> {
         let hidden = action == Action::DeleteMember;
         let now = self.now();
@@ -70,7 +71,10 @@ impl Service {
         write.revoke_member(removed, epoch, hidden, now).await?;
         let tickets = write.revoke_tickets_of(removed, now).await?;
         let held = grants(&target.attributes, &target.relays, &target.role);
-        let reason = format!("{}, enrolled by {}; {tickets} of its tickets revoked", target.name, target.attested_by);
+        let reason = format!(
+            "{}, enrolled by {}; {tickets} tickets that it issued or joined with revoked",
+            target.name, target.attested_by
+        );
         write.audit(&Entry::ok(now, Some(caller.identifier), action, removed).because(reason).before(held)).await?;
         write.commit().await?;
         self.0.enforcement.begin(epoch);

@@ -84,6 +84,31 @@ async fn only_a_ticket_issued_after_the_revocation_admits_again() {
     assert!(voided(&f).not_before(&person.id()).is_some_and(|limit| limit < VoidEntry::FOR_EVER));
 }
 
+/// Under another key, it is somebody else to the authority; what is left of its ticket must not let that one in.
+#[tokio::test]
+async fn what_is_left_of_a_member_s_own_ticket_goes_with_it() {
+    let f = Fixture::new().await;
+    let [its_own, of_others] = [(); 2].map(|()| TicketRequest { max_uses: 3, ..request() });
+    let its_own = f.issue(&f.administrator, its_own).await.unwrap();
+    let of_others = f.issue(&f.administrator, of_others).await.unwrap();
+    let person = Person::new("vendor");
+    f.join(&person, &its_own).await.unwrap();
+    epoch(f.ask(&f.administrator, revoke(&person)).await);
+    assert_eq!(f.join(&Person::new("vendor-again"), &its_own).await, Err(Refusal::TicketRevoked));
+    let back = f.join(&person, &its_own).await;
+    assert!(matches!(&back, Err(Refusal::NotPermitted { reason }) if reason.contains("was revoked at")), "{back:?}");
+    f.join(&Person::new("other"), &of_others).await.unwrap();
+
+    // A used-up one of its own is no alarm; for anybody else it is.
+    let once = f.issue(&f.administrator, request()).await.unwrap();
+    let second = Person::new("second");
+    f.join(&second, &once).await.unwrap();
+    epoch(f.ask(&f.administrator, revoke(&second)).await);
+    let back = f.join(&second, &once).await;
+    assert!(matches!(&back, Err(Refusal::NotPermitted { reason }) if reason.contains("was revoked at")), "{back:?}");
+    assert!(matches!(f.join(&Person::new("thief"), &once).await, Err(Refusal::TicketUsedUp { .. })));
+}
+
 #[tokio::test]
 async fn a_start_does_not_undo_a_revocation() {
     let f = Fixture::new().await;

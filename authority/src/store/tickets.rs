@@ -228,6 +228,19 @@ impl Write {
         Ok(inserted.rows_affected() == 1)
     }
 
+    /// Whether that identity ever joined with the ticket.
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub async fn has_used(&mut self, ticket: TicketId, member: Identifier) -> Result<bool, StoreError> {
+        let found = sqlx::query("SELECT 1 FROM ticket_uses WHERE ticket = ? AND member = ?")
+            .bind(&ticket.as_bytes()[..])
+            .bind(&member.as_bytes()[..])
+            .fetch_optional(self.connection())
+            .await?;
+        Ok(found.is_some())
+    }
+
     /// Revokes one ticket. True where it was not revoked yet.
     ///
     /// # Errors
@@ -240,15 +253,17 @@ impl Write {
         Ok(changed.rows_affected() == 1)
     }
 
-    /// Revokes every ticket of an issuer that can still be redeemed; returns how many.
+    /// Revokes every ticket that can still be redeemed and that `member` issued, or joined with and so may still hold; returns how many.
     ///
     /// # Errors
     /// What SQLite reports.
-    pub async fn revoke_tickets_of(&mut self, issuer: Identifier, now: Timestamp) -> Result<u64, StoreError> {
+    pub async fn revoke_tickets_of(&mut self, member: Identifier, now: Timestamp) -> Result<u64, StoreError> {
         let changed = sqlx::query(
-            "UPDATE tickets SET revoked = 1 WHERE issued_by = ? AND uses < max_uses AND expires_at > ? AND revoked = 0",
+            "UPDATE tickets SET revoked = 1
+             WHERE (issued_by = ?1 OR id IN (SELECT ticket FROM ticket_uses WHERE member = ?1))
+               AND uses < max_uses AND expires_at > ?2 AND revoked = 0",
         )
-        .bind(&issuer.as_bytes()[..])
+        .bind(&member.as_bytes()[..])
         .bind(time(now))
         .execute(self.connection())
         .await?;

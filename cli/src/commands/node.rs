@@ -247,11 +247,11 @@ fn delete(context: &Context, home: &Home, name: Option<&NodeName>, all: bool, ye
         return Ok(());
     }
     let names: Vec<&str> = nodes.iter().map(|node| node.name().as_str()).collect();
-    confirm(context, &format!("Delete {}, with all that stands in it?", names.join(", ")), yes.yes)?;
+    confirm(context, &format!("Delete {}, with all that stands in it, logs of streams too?", names.join(", ")), yes.yes)?;
     for node in &nodes {
         stop::node(node)?;
         home.delete_node(node.name())?;
-        context.output().say(format_args!("deleted the node `{}`", node.name()));
+        context.output().say(format_args!("deleted the node `{}`, and its log of streams", node.name()));
     }
     Ok(())
 }

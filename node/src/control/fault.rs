@@ -196,7 +196,7 @@ impl Fault {
                 ),
             ),
             // There is no other one to ask.
-            Refusal::NotPermitted { reason } if reason.contains("only administrator") => {
+            Refusal::NotPermitted { reason } if reason.contains("the project's only administrator") => {
                 (code::NOT_PERMITTED, Some("make a ticket for another one: postern project ticket --administrator"))
             }
             Refusal::NotPermitted { .. } => (code::NOT_PERMITTED, Some("ask an administrator of the project")),

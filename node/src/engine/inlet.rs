@@ -356,32 +356,45 @@ async fn carry(
     None
 }
 
-/// Whether a byte could pass now: opens a stream that asks only that. The target is dialled and sent nothing. Tells how the keys with the
-/// peer's node were agreed on.
+/// Whether a byte could pass now: opens a stream that asks only that, and where it is refused another one elsewhere, as for a connection. The
+/// target is dialled and sent nothing. Tells how the keys with the peer's node were agreed on.
 ///
 /// # Errors
 /// The step that fails.
 pub async fn probe(shared: &Arc<Shared>, inlet: &Arc<Inlet>) -> Result<KeyExchange, Failure> {
-    let checked = match open(shared, inlet).await {
-        Ok(Opened { channel, link, picked }) => {
-            let outlet = &picked.target.share.to.outlet;
-            let asked = match ask(outlet, &channel, link).await {
-                // A path that waited may have died unnoticed; a connection would be carried by another one, too.
-                Err(failure) if failure.code == code::PATH_LOST => match shared.peers.path(shared, &channel).await {
-                    Ok(fresh) => ask(outlet, &channel, fresh).await,
-                    Err(failure) => Err(failure),
-                },
-                asked => asked,
-            };
-            asked.map(|()| channel.exchange()).map_err(|failure| {
-                picked.failed(shared, inlet);
-                if failure.refusal.is_some() { note_refusal(shared, inlet, Some(&channel), failure) } else { failure }
-            })
+    let (mut tried, mut refused) = (Vec::new(), None);
+    let checked = loop {
+        let Opened { channel, link, picked } = match open(shared, inlet).await {
+            Ok(opened) if !tried.contains(&opened.picked.place()) => opened,
+            // How it was refused elsewhere says more than that there is no other place.
+            none => {
+                let nowhere = || Failure::new(Step::Peer, code::NO_PEER, "there is no outlet to try");
+                break Err(refused.or(none.err()).unwrap_or_else(nowhere));
+            }
+        };
+        let failure = match ask_again(shared, &picked.target.share.to.outlet, &channel, link).await {
+            Ok(()) => break Ok(channel.exchange()),
+            Err(failure) => failure,
+        };
+        let others = picked.failed(shared, inlet);
+        tried.push(picked.place());
+        let may_go_on = others && failure.code != code::LOOP && tried.len() < MOST_TRIED;
+        let failure = if failure.refusal.is_some() { note_refusal(shared, inlet, Some(&channel), failure) } else { failure };
+        if !may_go_on {
+            break Err(failure);
         }
-        Err(failure) => Err(failure),
+        refused = Some(failure);
     };
     inlet.note(checked.clone().err());
     checked
+}
+
+/// As [`ask`]. A path that waited may have died unnoticed; a connection would be carried by another one, too.
+async fn ask_again(shared: &Arc<Shared>, outlet: &OutletName, channel: &Arc<Channel>, link: Link) -> Result<(), Failure> {
+    match ask(outlet, channel, link).await {
+        Err(failure) if failure.code == code::PATH_LOST => ask(outlet, channel, shared.peers.path(shared, channel).await?).await,
+        asked => asked,
+    }
 }
 
 /// Asks the peer's node by a stream that carries nothing whether it would open `outlet`.

@@ -11,6 +11,7 @@ const SHOWN_WIDTH: usize = 96;
 pub fn refusal(refusal: &RefusalDocument) -> String {
     let who = match refusal.by.as_str() {
         "peer" => "the peer's node; its operator finds more under the same id",
+        "authority" => "the project's authority; its operator finds more under the same id",
         _ => "this node",
     };
     let mut text = fields(&[

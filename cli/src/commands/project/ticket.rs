@@ -39,7 +39,7 @@ pub struct Args {
     /// The new member may itself make tickets
     #[arg(long)]
     enroller: bool,
-    /// What an enroller may put into its tickets: an attribute, relay=NAME with * at the end for all that begin so, or role=enroller
+    /// What an enroller may put into its tickets: an attribute, with any value where none is given, relay=NAME with * at the end for all that begin so, or role=enroller
     /// for enrollers that may grant no more than it may itself
     /// [default: any attribute, and any relay name that no member enrolled by others holds]
     #[arg(long = "may-grant", value_name = "K[=V]|relay=NAME*|role=enroller", requires = "enroller")]
