@@ -40,12 +40,15 @@ fn sql(database: &Path, statements: &[String]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut connection = SqliteConnection::connect(&format!("sqlite://{}", database.display())).await.unwrap();
-        for trigger in ["audit_keeps_rows", "audit_keeps_text", "audit_checkpoints_stay", "audit_checkpoints_keep"] {
-            let drop = format!("DROP TRIGGER IF EXISTS {trigger}");
-            connection.execute(sqlx::AssertSqlSafe(drop)).await.unwrap();
-        }
-        for statement in statements {
-            connection.execute(sqlx::AssertSqlSafe(statement.clone())).await.unwrap();
+        // What guards the rows is in its place again before anybody looks.
+        let guards: Vec<(String, String)> = sqlx::query_as("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        let away = guards.iter().map(|(name, _)| format!("DROP TRIGGER {name}"));
+        let back = guards.iter().map(|(_, text)| text.clone());
+        for statement in away.chain(statements.iter().cloned()).chain(back) {
+            connection.execute(sqlx::AssertSqlSafe(statement)).await.unwrap();
         }
         connection.close().await.unwrap();
     });
@@ -282,7 +285,21 @@ fn what_was_changed_in_the_database_is_named() {
         }
         project.fails(&["audit", "verify", "--checkpoint", checkpoint.to_str().unwrap()], 1).says("AUDIT_CHANGED");
     }
-    while_stopped(&project, |database| restore(database, &copy));
+    // The tree over the rows, from which proofs are made.
+    while_stopped(&project, |database| {
+        restore(database, &copy);
+        sql(database, &["UPDATE audit_nodes SET hash = zeroblob(32)".into()]);
+    });
+    project.ticket(&[]);
+    project.fails(&["audit", "verify"], 1).says("AUDIT_CHANGED").says("tree of hashes is not that of the rows");
+    // What would keep rows from being written.
+    project.ok(&["serve", "stop"]);
+    restore(&database(&project), &copy);
+    let ignored = "CREATE TRIGGER zz BEFORE INSERT ON audit WHEN NEW.action = 'issue-ticket' BEGIN SELECT RAISE (IGNORE); END";
+    sql(&database(&project), &[ignored.into()]);
+    project.fails(&["enroll"], 1).says("AUTHORITY_OPEN").says("it has the trigger `zz` of `audit`").says("from a back-up");
+    restore(&database(&project), &copy);
+    project.ok(&["enroll"]);
     assert_eq!(project.json(&["audit", "verify", "--checkpoint", checkpoint.to_str().unwrap()])["ok"], true);
 }
 

@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::enrol::Newcomer;
 use crate::keys::{Keys, KeysError};
 use crate::server::Server;
-use crate::service::{MAX_CREDENTIAL_LIFETIME, SIGNING_KEY_LIFETIME, Service, ServiceError, replaced, signed_until};
+use crate::service::{MAX_CREDENTIAL_LIFETIME, SIGNING_KEY_LIFETIME, Service, ServiceError, is_damaged, replaced, signed_until};
 use crate::store::{Action, Entry, Project, Store, StoreError, Write, members, project};
 
 /// How long a credential is valid, unless it is set.
@@ -132,7 +132,11 @@ impl Authority {
             dir.remove(RESTORED).map_err(KeysError::from)?;
         }
         // Whoever connects is told what the log is from the first moment on.
-        authority.service.checkpoint().await?;
+        match authority.service.checkpoint().await {
+            // It has been said. Whoever asks what became of the log needs an authority that answers.
+            Err(error) if is_damaged(&error) => {}
+            other => other?,
+        }
         authority.server.keep_up();
         Ok(authority)
     }

@@ -1,6 +1,7 @@
 //! The audit log as members see it: its rows for administrators; its checkpoints, and the proofs that it only grows, for everybody.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use postern_proto::audit::{AuditCheckpoint, merkle};
@@ -13,7 +14,7 @@ use super::tickets::no_project;
 use super::{Caller, Service, ServiceError, calling, kept, page_of};
 use crate::ActError;
 use crate::failpoint;
-use crate::store::audit_log;
+use crate::store::{StoreError, audit_log};
 
 /// A checkpoint is signed so long after a row that none covers, or earlier where there are [`CHECKPOINT_ROWS`].
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
@@ -85,25 +86,56 @@ impl Service {
         self.0.checkpoint.subscribe()
     }
 
-    /// Signs a checkpoint of the log as it is, if it has rows that none covers, and tells every session.
+    /// Signs a checkpoint of the log as it is, if it has rows that none covers, and tells every session. A log that is not what was signed
+    /// grown by its rows is not signed, and said to be so once.
     ///
     /// # Errors
-    /// What the database reports.
+    /// [`StoreError::Damaged`] for such a log; what the database reports.
     pub(crate) async fn checkpoint(&self) -> Result<(), ServiceError> {
+        let signed = self.sign_log().await;
+        match &signed {
+            Ok(()) => self.0.unsigned.store(false, Ordering::Relaxed),
+            Err(error) if is_damaged(error) && !self.0.unsigned.swap(true, Ordering::Relaxed) => {
+                tracing::error!(
+                    error = error as &dyn std::error::Error,
+                    "the audit log is not signed any more: see `postern audit verify`"
+                );
+            }
+            Err(_) => {}
+        }
+        signed
+    }
+
+    async fn sign_log(&self) -> Result<(), ServiceError> {
         let now = self.now();
         let mut write = self.0.store.write().await?;
         let newest = audit_log::newest_checkpoint(&mut write).await?;
         let size = audit_log::size(&mut write).await?;
         let known = newest.as_ref().map_or(0, |(known, _)| *known);
-        if let Some((known, statement)) = newest
-            // Fewer rows than were signed: whoever has seen that is to go on seeing it.
-            && known >= size
-        {
+        let publish_known = |statement| {
             self.publish_checkpoint(SignedCheckpoint { size: known, statement, since: known, proof: Vec::new() });
+        };
+        if let Some((known, statement)) = &newest
+            // Fewer rows than were signed: whoever has seen that is to go on seeing it.
+            && *known >= size
+        {
+            publish_known(statement.clone());
             return Ok(());
         }
         let project = kept::load(&mut write).await?.ok_or_else(no_project)?;
-        let root = audit_log::root(&mut write, &(0..size)).await?;
+        let mut last = None;
+        if let Some((_, statement)) = newest {
+            // By whichever key: the authority's identity may have changed since.
+            let verified = statement::verify_past::<AuditCheckpoint>(self.0.keys.identity.history(), project.id, &statement);
+            let Some(checkpoint) = verified.ok().filter(|checkpoint| checkpoint.size == known) else {
+                let what = format!("the checkpoint of {known} rows of the audit log is not the one that was signed");
+                return Err(StoreError::Damaged { what }.into());
+            };
+            last = Some(checkpoint.root);
+            // Whoever connects is told of it also where no other can be signed.
+            publish_known(statement);
+        }
+        let root = audit_log::grown_root(&mut write, (known, last), size).await?;
         let proof = audit_log::proof(&mut write, &merkle::consistency(known, size)).await?;
         let checkpoint = AuditCheckpoint { project: project.id, size, root, time: now };
         let statement = statement::sign(&self.0.keys.identity, &checkpoint)?;
@@ -138,7 +170,7 @@ impl Service {
             };
             let stopped = stop.run_until_cancelled(due).await.is_none();
             if let Err(error) = self.checkpoint().await {
-                if self.says(&error) {
+                if !is_damaged(&error) && self.says(&error) {
                     tracing::error!(error = &error as &dyn std::error::Error, "the audit log was not signed");
                 }
                 // The database says no to everything; not as fast as it can be asked.
@@ -149,6 +181,11 @@ impl Service {
             }
         }
     }
+}
+
+/// Whether it is of a database that somebody changed, or that the disk did: then the log stays as it is, for `audit verify` to be read.
+pub(crate) const fn is_damaged(error: &ServiceError) -> bool {
+    matches!(error, ServiceError::Store(StoreError::Damaged { .. }))
 }
 
 fn check_size(rows: u64, size: u64) -> Result<(), Refusal> {

@@ -12,6 +12,7 @@ mod project;
 mod tickets;
 mod writes;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ use crate::keys::Keys;
 use crate::store::{Action, Connection, Entry, Member, Store, StoreError, members as stored, project as kept};
 
 pub use self::audit::SignedCheckpoint;
+pub(crate) use self::audit::is_damaged;
 pub use self::enforcement::{Enforcement, Presence};
 pub(crate) use self::keys::{SIGNING_KEY_LIFETIME, replaced, signed_until};
 pub use self::project::Published;
@@ -90,6 +92,8 @@ struct Inner {
     enforcement: Enforcement,
     bursts: Mutex<Bursts>,
     writes: Mutex<Writes>,
+    /// Whether the log was found not to be what may be signed, and that it was said.
+    unsigned: AtomicBool,
 }
 
 /// Why the service cannot start.
@@ -122,6 +126,7 @@ impl Service {
             enforcement: Enforcement::default(),
             bursts: Mutex::default(),
             writes: Mutex::new(writes::writes()),
+            unsigned: AtomicBool::new(false),
         })))
     }
 

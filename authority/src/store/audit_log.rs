@@ -3,10 +3,11 @@
 
 use std::ops::Range;
 
-use postern_proto::audit::merkle::{self, Subtree};
+use postern_proto::audit::merkle::{self, Subtree, Tree};
 use postern_proto::audit::{AuditRow, NO_ROW, plain};
 use postern_proto::id::TreeHash;
 use postern_proto::time::Timestamp;
+use sqlx::sqlite::SqliteQueryResult;
 
 use super::audit::{Entry, Outcome};
 use super::codec::{Columns, time};
@@ -18,6 +19,9 @@ const MAX_SUBJECT: usize = 320;
 /// Longest reason: what a person reads in a line or two.
 const MAX_REASON: usize = 1_024;
 
+/// Rows that are read at once where only their hashes are needed.
+const PAGE: u32 = 4_096;
+
 /// Longest text of what was before or is after an act: the attributes of a member, with room for their escapes.
 const MAX_STATE: usize = 8_192;
 
@@ -25,7 +29,8 @@ impl Write {
     /// Appends a row to the log.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] where the log's end is not where it was left, so that nothing is done that could not be proven; and what SQLite reports.
+    /// [`StoreError::Damaged`] where the log's end is not where it was left or the row was not kept, so that nothing is done that could not be proven; and
+    /// what SQLite reports.
     pub async fn audit(&mut self, entry: &Entry) -> Result<(), StoreError> {
         let (last, previous) = end(self).await?;
         let mut row = AuditRow {
@@ -53,7 +58,7 @@ impl Write {
     }
 
     async fn insert_row(&mut self, row: &AuditRow) -> Result<(), StoreError> {
-        sqlx::query(
+        let done = sqlx::query(
             "INSERT INTO audit (seq, at, actor, action, subject, result, reason, before, after, previous, hash)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
@@ -70,7 +75,7 @@ impl Write {
         .bind(&row.hash.as_bytes()[..])
         .execute(self.connection())
         .await?;
-        Ok(())
+        written(&done, "a row")
     }
 
     /// Writes every subtree that became complete with this leaf: one a row on average.
@@ -80,12 +85,13 @@ impl Write {
             let index = leaf >> level;
             let left = subtree(self, Subtree { level, index: index - 1 }).await?;
             hash = merkle::node(&left, &hash);
-            sqlx::query("INSERT INTO audit_nodes (level, position, hash) VALUES (?, ?, ?)")
+            let done = sqlx::query("INSERT INTO audit_nodes (level, position, hash) VALUES (?, ?, ?)")
                 .bind(i64::from(level) + 1)
                 .bind(signed(index >> 1))
                 .bind(&hash.as_bytes()[..])
                 .execute(self.connection())
                 .await?;
+            written(&done, "a hash of the tree")?;
         }
         Ok(())
     }
@@ -93,16 +99,28 @@ impl Write {
     /// Keeps a signed checkpoint of `size` rows.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// [`StoreError::Damaged`] where it was not kept; what SQLite reports.
     pub async fn insert_checkpoint(&mut self, size: u64, at: Timestamp, statement: &[u8]) -> Result<(), StoreError> {
-        sqlx::query("INSERT INTO audit_checkpoints (size, at, statement) VALUES (?, ?, ?)")
+        let done = sqlx::query("INSERT INTO audit_checkpoints (size, at, statement) VALUES (?, ?, ?)")
             .bind(signed(size))
             .bind(time(at))
             .bind(statement)
             .execute(self.connection())
             .await?;
-        Ok(())
+        written(&done, "a checkpoint")
     }
+}
+
+/// That a statement wrote the one row that it is for: a trigger that somebody added can take it away without an error. The act goes with
+/// it, as its transaction is not committed.
+///
+/// # Errors
+/// [`StoreError::Damaged`] where it did not.
+fn written(done: &SqliteQueryResult, what: &str) -> Result<(), StoreError> {
+    if done.rows_affected() == 1 {
+        return Ok(());
+    }
+    Err(StoreError::damaged(format!("it takes {what} of the audit log and does not keep it")))
 }
 
 /// Number and hash of the last row; 0 and [`NO_ROW`] where there is none.
@@ -195,6 +213,39 @@ pub async fn root(from: &mut impl Connection, leaves: &Range<u64>) -> Result<Tre
         hashes.push(subtree(from, part).await?);
     }
     Ok(merkle::root(&hashes))
+}
+
+/// The root of the tree of `size` rows, where that tree is the one that was signed last (how many rows, and the root), grown by the rows
+/// since. Whatever else stands in the table of its hashes is somebody's who can write the file, and is not to be signed.
+///
+/// # Errors
+/// [`StoreError::Damaged`] where it is another, or a hash is missing; what SQLite reports.
+pub async fn grown_root(from: &mut impl Connection, last: (u64, Option<TreeHash>), size: u64) -> Result<TreeHash, StoreError> {
+    let other = |why: String| StoreError::damaged(format!("the hashes of the audit log's tree are not those of its rows: {why}"));
+    let (known, signed_root) = last;
+    let mut hashes = Vec::new();
+    for part in merkle::subtrees(&(0..known)) {
+        hashes.push(subtree(from, part).await?);
+    }
+    let mut tree = Tree::of(known, hashes).unwrap_or_default();
+    if signed_root.is_some_and(|signed| signed != tree.root()) {
+        return Err(other(format!("the first {known} have another root than was signed")));
+    }
+    while tree.size() < size {
+        let page = "SELECT seq, hash FROM audit WHERE seq > ? ORDER BY seq LIMIT ?";
+        let page = sqlx::query(page).bind(signed(tree.size())).bind(PAGE).fetch_all(from.connection()).await?;
+        for row in &page {
+            if Columns(row).number::<u64>("seq")? != tree.size() + 1 {
+                return Err(other(format!("row {} is missing", tree.size() + 1)));
+            }
+            tree.push(TreeHash::from_bytes(Columns(row).bytes("hash")?));
+        }
+        if page.is_empty() {
+            return Err(other(format!("row {} is missing", tree.size() + 1)));
+        }
+    }
+    let kept = root(from, &(0..size)).await?;
+    if kept == tree.root() { Ok(kept) } else { Err(other(format!("those behind row {known}"))) }
 }
 
 /// The hashes of a proof, for what [`merkle::inclusion`] or [`merkle::consistency`] say that it consists of.

@@ -10,6 +10,7 @@ pub mod members;
 pub mod policies;
 pub mod project;
 pub mod relay_names;
+mod schema;
 pub mod tickets;
 
 use std::fs::{OpenOptions, Permissions};
@@ -78,8 +79,8 @@ impl Store {
     /// Opens the database, makes it if it is missing, and brings its schema up to this program's.
     ///
     /// # Errors
-    /// [`StoreError::Mode`] where others may read the file, [`StoreError::Newer`] where a newer program wrote it, and what
-    /// SQLite and the file system report.
+    /// [`StoreError::Mode`] where others may read the file, [`StoreError::Newer`] where a newer program wrote it, [`StoreError::Damaged`]
+    /// where its schema is not what the migrations make, and what SQLite and the file system report.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
         Self::open_with(path, BUSY_TIMEOUT).await
     }
@@ -103,6 +104,7 @@ impl Store {
             .await
             .map_err(StoreError::from)?;
         MIGRATIONS.run(&writer).await.map_err(StoreError::from)?;
+        schema::check(&mut *writer.acquire().await?).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(ACQUIRE_TIMEOUT)

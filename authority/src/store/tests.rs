@@ -220,6 +220,64 @@ async fn a_back_up_is_a_database() {
     assert!(members::find(&mut second.read().await.unwrap(), ADMINISTRATOR).await.unwrap().is_some());
 }
 
+/// Opens a copy of a database whose schema was changed so.
+async fn opened_with(statements: &[&str]) -> Result<(), StoreError> {
+    let home = TempDir::new().unwrap();
+    let first = store(home.path()).await;
+    let mut writer = first.writer.acquire().await.unwrap();
+    for statement in statements {
+        writer.execute(sqlx::AssertSqlSafe((*statement).to_owned())).await.unwrap();
+    }
+    drop(writer);
+    first.close().await;
+    Store::open(&home.path().join("authority.db")).await?.close().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_schema_that_no_migration_makes_is_named() {
+    let trigger = "CREATE TRIGGER zz BEFORE INSERT ON audit WHEN NEW.action='issue-ticket' BEGIN SELECT RAISE(IGNORE); END";
+    let view = "CREATE VIEW audit AS SELECT size AS seq, at FROM audit_checkpoints WHERE at < 5";
+    let guard = "CREATE TRIGGER audit_nodes_keep BEFORE UPDATE ON audit_nodes BEGIN SELECT 1; END";
+    let hidden = format!(
+        "INSERT INTO sqlite_master (type, name, tbl_name, rootpage, sql) VALUES ('trigger', 'sqlite_zz', 'audit', 0, '{}')",
+        trigger.replace("zz", "sqlite_zz").replace('\'', "''")
+    );
+    for (statements, says) in [
+        (&[trigger][..], "has the trigger `zz` of `audit`"),
+        (
+            &["CREATE TRIGGER zz BEFORE INSERT ON audit_nodes BEGIN SELECT RAISE(IGNORE); END"],
+            "has the trigger `zz` of `audit_nodes`",
+        ),
+        (&["PRAGMA writable_schema = ON", &hidden], "has the trigger `sqlite_zz` of `audit`"),
+        (&["DROP TRIGGER audit_keeps_text"], "lacks the trigger `audit_keeps_text` of `audit`"),
+        (&["DROP TRIGGER audit_nodes_keep", guard], "has another trigger `audit_nodes_keep` of `audit_nodes`"),
+        (&["DROP TABLE audit", view], "has the view `audit`"),
+        (&["CREATE TABLE sqlite AS SELECT 1"], "has the table `sqlite`"),
+        (&["DROP INDEX relay_names_exclusive"], "lacks the index `relay_names_exclusive` of `relay_names`"),
+    ] {
+        let error = opened_with(statements).await.unwrap_err();
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
+        assert!(error.to_string().contains(says) && error.to_string().contains("restore it from a back-up"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_leaves_the_schema_as_it_is_passes() {
+    opened_with(&["ANALYZE", "PRAGMA optimize", "REINDEX", "VACUUM"]).await.unwrap();
+    // An older program's table of migrations.
+    opened_with(&[
+        "CREATE TABLE kept AS SELECT * FROM _sqlx_migrations",
+        "DROP TABLE _sqlx_migrations",
+        "CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, description TEXT NOT NULL, installed_on TIMESTAMP NOT NULL DEFAULT \
+         CURRENT_TIMESTAMP, success BOOLEAN NOT NULL, checksum BLOB NOT NULL, execution_time BIGINT NOT NULL)",
+        "INSERT INTO _sqlx_migrations SELECT * FROM kept",
+        "DROP TABLE kept",
+    ])
+    .await
+    .unwrap();
+}
+
 /// Who was revoked long ago makes room, or newcomers could not take in what they are told.
 #[tokio::test]
 async fn the_oldest_revocations_make_room_and_none_that_a_live_credential_needs() {

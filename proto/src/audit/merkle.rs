@@ -190,6 +190,12 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// The tree of `size` leaves whose complete subtrees ([`subtrees`] of `0..size`) have these hashes; none where they are not as many.
+    #[must_use]
+    pub fn of(size: u64, hashes: Vec<TreeHash>) -> Option<Self> {
+        (hashes.len() == size.count_ones() as usize).then_some(Self { size, hashes })
+    }
+
     pub fn push(&mut self, leaf: TreeHash) {
         let mut hash = leaf;
         for _ in 0..self.size.trailing_ones() {
@@ -298,6 +304,14 @@ mod tests {
                     assert_eq!(shown, other == index, "leaf {index} of {size} as {other}");
                 }
             }
+            let parts = subtrees(&(0..size)).into_iter().map(|Subtree { level, index }| {
+                let start = (index << level) as usize;
+                naive(&all[start..start + (1 << level)])
+            });
+            let mut again = Tree::of(size, parts.collect()).unwrap();
+            assert_eq!(again.root(), tree.root());
+            all[size as usize..].iter().for_each(|leaf| again.push(*leaf));
+            assert_eq!(again.root(), naive(&all));
             for from in 0..=size {
                 let proof = proof(&all, &consistency(from, size));
                 let old = naive(&all[..from as usize]);

@@ -29,7 +29,7 @@ fn newest(f: &Fixture) -> (AuditCheckpoint, Arc<SignedCheckpoint>) {
 /// Does what only somebody can do who writes the database file past the program.
 async fn tamper(store: &Store, statements: &[&str]) {
     let mut write = store.write().await.unwrap();
-    for trigger in ["audit_keeps_rows", "audit_keeps_text"] {
+    for trigger in ["audit_keeps_rows", "audit_keeps_text", "audit_nodes_keep"] {
         let drop = format!("DROP TRIGGER IF EXISTS {trigger}");
         write.connection().execute(sqlx::AssertSqlSafe(drop)).await.unwrap();
     }
@@ -127,6 +127,81 @@ async fn what_was_changed_is_named() {
     let cut = format!("DELETE FROM audit WHERE seq > {}", count - 1);
     tamper(store, &[&cut]).await;
     assert_eq!(f.issue(&f.administrator, request()).await.unwrap_err(), Refusal::Internal);
+}
+
+/// A wrong root would blame the rows that are right, for ever and with a signature.
+#[tokio::test]
+async fn a_tree_that_is_not_that_of_the_rows_is_not_signed() {
+    let f = Fixture::new().await;
+    for number in 0..5 {
+        f.enrol(&format!("member-{number}"), request()).await;
+    }
+    let (service, store) = (f.authority.service(), f.authority.service().store());
+    service.checkpoint().await.unwrap();
+    let (known, _) = newest(&f);
+    // Of the tree that was signed, of what has grown since, and the newest signature itself.
+    let since = format!("UPDATE audit_nodes SET hash = zeroblob(32) WHERE level = 1 AND position >= {}", known.size.div_ceil(2));
+    for change in [
+        "UPDATE audit_nodes SET hash = zeroblob(32)",
+        &since,
+        "UPDATE audit_checkpoints SET statement = (SELECT statement FROM audit_checkpoints ORDER BY size LIMIT 1)",
+    ] {
+        for _ in 0..3 {
+            f.issue(&f.administrator, request()).await.unwrap();
+        }
+        let keep = ["DROP TRIGGER IF EXISTS audit_nodes_stay", "DROP TRIGGER IF EXISTS audit_checkpoints_keep"];
+        let copies =
+            ["CREATE TABLE nodes AS SELECT * FROM audit_nodes", "CREATE TABLE signed AS SELECT * FROM audit_checkpoints"];
+        tamper(store, &[&keep[..], &copies, &[change]].concat()).await;
+        let error = service.checkpoint().await.unwrap_err();
+        assert!(is_damaged(&error), "{change}: {error:?}");
+        assert!(service.0.unsigned.load(Ordering::Relaxed));
+        assert_eq!(newest(&f).0, known, "{change}");
+        let back = [
+            "REPLACE INTO audit_nodes SELECT * FROM nodes",
+            "REPLACE INTO audit_checkpoints SELECT * FROM signed",
+            "DROP TABLE nodes",
+            "DROP TABLE signed",
+        ];
+        tamper(store, &back).await;
+    }
+    service.checkpoint().await.unwrap();
+    assert!(!service.0.unsigned.load(Ordering::Relaxed));
+    assert_eq!(newest(&f).0.size, checked_log(store).await.unwrap());
+}
+
+/// Whoever writes the file while the authority runs.
+#[tokio::test]
+async fn an_act_whose_row_is_suppressed_is_taken_back() {
+    let f = Fixture::new().await;
+    let store = f.authority.service().store();
+    for (table, action) in [("audit", "ignore"), ("audit_nodes", "ignore")] {
+        tamper(store, &[&format!("CREATE TRIGGER zz BEFORE INSERT ON {table} BEGIN SELECT RAISE ({action}); END")]).await;
+        let count = async || -> i64 {
+            let mut read = store.read().await.unwrap();
+            sqlx::query_scalar("SELECT count(*) FROM tickets").fetch_one(read.connection()).await.unwrap()
+        };
+        let before = count().await;
+        // Every second row completes a part of the tree.
+        let mut refused = 0;
+        for _ in 0..2 {
+            match f.issue(&f.administrator, request()).await {
+                Ok(_) => {}
+                Err(Refusal::Internal) => refused += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert!(refused > 0, "{table}");
+        assert_eq!(count().await, before + 2 - refused, "{table}");
+        tamper(store, &["DROP TRIGGER zz"]).await;
+    }
+    let suppressed = "CREATE TRIGGER zz BEFORE INSERT ON audit_checkpoints BEGIN SELECT RAISE (ignore); END";
+    f.issue(&f.administrator, request()).await.unwrap();
+    let (known, _) = newest(&f);
+    tamper(store, &[suppressed]).await;
+    assert!(is_damaged(&f.authority.service().checkpoint().await.unwrap_err()));
+    assert_eq!(newest(&f).0, known, "what is not kept is told to nobody");
+    checked_log(store).await.unwrap();
 }
 
 #[tokio::test]

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use postern_proto::audit::AuditCheckpoint;
 use postern_proto::audit::check::{BadLog, Checker};
+use postern_proto::audit::merkle::verify_inclusion;
+use postern_proto::audit::{AuditCheckpoint, NO_ROW};
+use postern_proto::authority::{Answer, Request};
+use postern_proto::id::TreeHash;
 use postern_proto::statement;
 use postern_runtime::membership::Membership;
 use serde::Serialize;
 
 use super::{checkpoint, log, proof};
-use crate::authority::{Session, member};
+use crate::authority::{Session, member, unexpected};
 use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
@@ -72,13 +75,16 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         }
         Ok(())
     };
+    let mut last = NO_ROW;
     log::rows(context, &session, |row| {
+        last = row.hash;
         checker.row(&row).map_err(|bad| changed(&bad, None))?;
         compare(&mut checker)
     })?;
     if let Some((witness, checkpoint)) = by_size.range(checker.size() + 1..).flat_map(|(_, found)| found).next() {
         return Err(changed(&checker.cut(checkpoint), *witness));
     }
+    tree(context, &session, &checker, &last)?;
     let document = Versioned::new(Document {
         ok: true,
         rows: checker.size(),
@@ -106,6 +112,23 @@ fn signed(context: &Context, session: &Session) -> Result<Vec<AuditCheckpoint>, 
             .map_err(|error| CliError::from_error(code::AUDIT_CHECKPOINT, &error))?;
     }
     Ok(found.into_iter().map(|verified| verified.checkpoint).collect())
+}
+
+/// That the hashes from which the authority makes its proofs and checkpoints are those of the rows. The proof of the last row has the roots of
+/// all complete subtrees before it, which is what further rows grow from.
+fn tree(context: &Context, session: &Session, checker: &Checker, last: &TreeHash) -> Result<(), CliError> {
+    let size = checker.size();
+    let Some(index) = size.checked_sub(1) else { return Ok(()) };
+    let Answer::AuditProof { hashes } = log::ask(context, session, &Request::AuditInclusion { seq: size, size })? else {
+        return Err(unexpected());
+    };
+    if verify_inclusion(last, index, size, &checker.root(), &hashes) {
+        return Ok(());
+    }
+    let what = "the audit log is not as it was written: the authority's tree of hashes is not that of the rows";
+    Err(CliError::new(code::AUDIT_CHANGED, what)
+        .why("every row is as it was written, but its hashes prove nothing, and no further row is signed")
+        .try_this("restore the authority's database from a back-up; somebody who can write its file did this"))
 }
 
 /// What the nodes of this home have seen of the same project's log.
