@@ -359,6 +359,9 @@ fn a_decision_step_by_step() {
         assert_eq!(by_name[field], document[field], "the same, by name: {by_name}");
     }
     pair.project.run(&["explain", "--from", "nobody-of-this-name", "--to", "/r/e"]).exits(1).says("was not found");
+    // The home's own identity is called so, and so is a member.
+    let _default = pair.project.member(&[]);
+    pair.project.run(&["explain", "--from", "default", "--to", "/r/e"]).exits(1).says("AMBIGUOUS_MEMBER");
     let (status, document) = explain(&pair.peer, "/r/e");
     assert_eq!((status, text(&document["step"])), (77, "outlet-policy"), "{document}");
     let step = document["steps"].as_array().unwrap().iter().find(|step| step["step"] == "outlet-policy").unwrap();

@@ -212,7 +212,7 @@ impl Fault {
             Refusal::KeyInUse { .. } => (
                 code::KEY_IN_USE,
                 Some(
-                    "nodes that are connected renew within seconds, the others when they connect; --force cuts them off until then",
+                    "nodes that are connected renew within seconds, the others when they connect; those of a node that was deleted count until they expire. --force cuts them off until then",
                 ),
             ),
             Refusal::Internal => (code::AUTHORITY_FAILED, Some("look into the log of the servers on that machine")),

@@ -165,7 +165,16 @@ fn member(context: &Context, home: &Home, text: &str) -> Result<Identifier, CliE
     if let Ok(name) = name.parse::<IdentityName>()
         && let Some(identity) = home.identity(&name)?
     {
-        return Ok(identity.load()?.identifier());
+        let own = identity.load()?.identifier();
+        // Who does not administer members, or does not reach the authority, means its own.
+        return match project_member::identifier_of(context, text) {
+            Ok(other) if other != own => {
+                let what = format!("`{text}` means an identity of this home, {own}, and a member of the project, {other}");
+                Err(CliError::new(code::AMBIGUOUS_MEMBER, what).try_this("give the identifier"))
+            }
+            Err(error) if error.code == code::AMBIGUOUS_MEMBER.as_str() => Err(error),
+            _ => Ok(own),
+        };
     }
     project_member::identifier_of(context, text).map_err(|error| match error.code.as_str() {
         // Only who administers members sees their names.
