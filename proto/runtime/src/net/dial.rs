@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use postern_proto::address::HostPort;
-use tokio::net::TcpStream;
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -170,6 +171,9 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T, DialError>> + Send + 'static,
 {
+    if let [address] = addresses {
+        return attempt(*address).await;
+    }
     let mut waiting = addresses.iter();
     // The attempts that lose are dropped with the set, and their sockets with them.
     let mut running = JoinSet::new();
@@ -220,12 +224,14 @@ async fn until(moment: Option<Instant>) {
 
 async fn connect(address: SocketAddr, kind: SocketKind) -> Result<TcpStream, DialError> {
     let failed = |source| DialError::of_attempt(address, source);
-    let stream = TcpStream::connect(address).await.map_err(failed)?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+    kind.apply(&SockRef::from(&socket), address).map_err(failed)?;
+    let stream = socket.connect(address).await.map_err(failed)?;
     // A dial to a free port of this machine's own ephemeral range can meet itself (TCP's simultaneous open).
-    if stream.local_addr().map_err(failed)? == stream.peer_addr().map_err(failed)? {
+    let own = stream.local_addr().map_err(failed)?;
+    if own.port() == address.port() && own == stream.peer_addr().map_err(failed)? {
         return Err(DialError::Refused { address });
     }
-    kind.apply(&stream).map_err(failed)?;
     Ok(stream)
 }
 

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::Instant;
 
-use super::SocketKind;
+use super::options::{Inherited, SocketKind};
 
 /// First and longest pause after an accept that failed for want of descriptors or memory. Waiting is all that helps then;
 /// without it the loop would spin, since the connection stays in the queue.
@@ -83,6 +83,7 @@ pub struct Accepted {
 pub struct Acceptor {
     listener: TcpListener,
     kind: SocketKind,
+    inherited: Inherited,
     permits: Arc<Semaphore>,
     /// The next pause, while accepting fails.
     pause: Option<Duration>,
@@ -101,8 +102,9 @@ impl Acceptor {
 
     /// As [`Self::new`], with permits that several listeners share.
     #[must_use]
-    pub const fn sharing(listener: TcpListener, kind: SocketKind, permits: Arc<Semaphore>) -> Self {
-        Self { listener, kind, permits, pause: None, said: None, full: false }
+    pub fn sharing(listener: TcpListener, kind: SocketKind, permits: Arc<Semaphore>) -> Self {
+        let inherited = kind.prepare(&listener);
+        Self { listener, kind, inherited, permits, pause: None, said: None, full: false }
     }
 
     /// As an acceptor of the calling thread's reactor, where it was another's.
@@ -132,7 +134,7 @@ impl Acceptor {
                     if self.pause.take().is_some() {
                         tracing::debug!("accepting connections again");
                     }
-                    match self.kind.apply(&stream) {
+                    match self.kind.complete(self.inherited, &stream, peer) {
                         Ok(()) => return Accepted { stream, peer, home: thread::current().id(), permit },
                         Err(error) => tracing::debug!(%peer, %error, "the connection was gone when it was accepted"),
                     }
