@@ -20,7 +20,7 @@ use tracing::{debug, error};
 use super::code;
 use super::failure::{Failure, Step};
 use super::metrics::LinkKind;
-use super::serve::serve_path;
+use super::serve::{Path, serve_path};
 use super::shared::Shared;
 use super::trust::{PublishedPeer, Trust};
 
@@ -114,7 +114,7 @@ pub async fn listen(shared: Arc<Shared>, acceptor: Acceptor, stop: CancellationT
             accepted = acceptor.accept() => accepted,
         };
         let (shared_too, half_open) = (Arc::clone(&shared), Arc::clone(&half_open));
-        shared.spawn_worker("direct path", async move {
+        shared.spawn_waiting(None, "direct path", async move {
             // A socket that no reactor takes is closed, which its peer sees.
             let Ok(mut socket) = adopt(accepted.stream, accepted.home) else { return };
             let guard = half_open.enter(accepted.peer.ip());
@@ -125,7 +125,7 @@ pub async fn listen(shared: Arc<Shared>, acceptor: Acceptor, stop: CancellationT
             match knock {
                 Ok(Ok(Some(()))) => {
                     shared_too.metrics.link(LinkKind::Direct);
-                    serve_path(shared_too, socket, None).await;
+                    return serve_path(shared_too, Path::new(socket, None, Some(accepted.permit))).await;
                 }
                 Ok(Ok(None)) => {
                     debug!(peer = %accepted.peer, "a knock without a credential of this domain; closed without an answer")

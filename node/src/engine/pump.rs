@@ -15,6 +15,7 @@ use std::time::Duration;
 use postern_proto::record::{HEADER_LEN, Kind, MAX_BODY, MAX_RECORD, OVERHEAD, PREFIX_LEN, Reject, ResetCode};
 use postern_proto::stream::{Early, INITIAL_CREDIT, MAX_CREDIT, Outbox, Received, SMALL, Stream, StreamError};
 use postern_runtime::metrics::Count;
+use postern_runtime::workers::turn_spent;
 use socket2::SockRef;
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
@@ -238,6 +239,7 @@ impl<'a> State<'a> {
                     {
                         return end;
                     }
+                    turn_spent();
                     tokio::task::yield_now().await;
                 }
                 continue;

@@ -1,5 +1,6 @@
 //! Paths that peers opened to this node: handshakes of new channels, and streams to its outlets, one after another.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -35,33 +36,62 @@ const FIRST_FRAME: Duration = Duration::from_secs(5);
 /// How long the answer to an open may take to leave; paths are always read.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Serves a path until it is closed or breaks. `joined` is whom the relay says that it joined, if there is a relay.
-pub async fn serve_path(shared: Arc<Shared>, socket: TcpStream, joined: Option<(Identifier, InstanceId)>) {
-    let mut link = Link::new(socket);
+/// A path that a peer opened to this node.
+pub struct Path {
+    link: Link,
+    /// Whom the relay says that it joined, if there is a relay.
+    joined: Option<(Identifier, InstanceId)>,
+    /// Of a direct path: its place among them.
+    permit: Option<OwnedSemaphorePermit>,
+    /// The stream that it carried last.
+    carried: Option<(Arc<Channel>, u64)>,
+    /// What it is to do next, where that was read already.
+    read: Option<(Header, Vec<u8>)>,
+}
+
+impl Path {
+    #[must_use]
+    pub fn new(socket: TcpStream, joined: Option<(Identifier, InstanceId)>, permit: Option<OwnedSemaphorePermit>) -> Self {
+        Self { link: Link::new(socket), joined, permit, carried: None, read: None }
+    }
+}
+
+/// Serves a path until it is closed or breaks.
+pub async fn serve_path(shared: Arc<Shared>, path: Path) {
+    let Path { mut link, joined, permit, mut carried, mut read } = path;
     let mut patience = FIRST_FRAME;
-    // The stream that the path carried last.
-    let mut carried: Option<(Arc<Channel>, u64)> = None;
     loop {
-        let (header, frame) = match link.read_frame(patience).await {
-            Ok(read) => read,
-            Err(LinkError::Closed | LinkError::Timeout) => return,
-            Err(error) => {
-                debug!(%error, "a path broke");
-                return;
-            }
+        // Where it was read on another thread, this one was found to be better.
+        let moved_here = read.is_some();
+        let (header, frame) = match read.take() {
+            Some(read) => read,
+            None => match link.read_frame(patience).await {
+                Ok(read) => read,
+                Err(LinkError::Closed | LinkError::Timeout) => return,
+                Err(error) => {
+                    debug!(%error, "a path broke");
+                    return;
+                }
+            },
         };
         match header.kind {
             Kind::Handshake => return Box::pin(serve_handshake(&shared, &frame[HEADER_LEN..], joined, link)).await,
             Kind::Open | Kind::Attach => {
+                if !moved_here && let Some(worker) = shared.workers.better() {
+                    let path = Path { link, joined, permit, carried, read: Some((header, frame)) };
+                    return shared.spawn_waiting(Some(worker), "path", moved(Arc::clone(&shared), path));
+                }
                 if let Some((channel, stream)) = carried.take() {
                     channel.forget_ended(stream);
                 }
+                let load = shared.workers.begin();
                 // Each in an allocation of its own: a stream that is carried holds nothing of how it was opened, nor does an idle path.
                 let carrying = match Box::pin(begin(&shared, header.kind, frame, link)).await {
                     Some(begun) => Box::pin(carry(&shared, Box::new(begun))),
                     None => return,
                 };
                 let Some(Carried { channel, stream, path }) = carrying.await else { return };
+                drop(load);
                 (link, carried) = (path, Some((channel, stream)));
             }
             Kind::Data | Kind::Control | Kind::NoChannel => {
@@ -71,6 +101,18 @@ pub async fn serve_path(shared: Arc<Shared>, socket: TcpStream, joined: Option<(
         }
         patience = PATH_IDLE + FIRST_FRAME;
     }
+}
+
+/// Goes on with a path that comes from another thread.
+// No `async fn`: its type would hold itself.
+fn moved(shared: Arc<Shared>, path: Path) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        let Path { link, .. } = path;
+        // A socket that no reactor takes is closed, which its peer sees.
+        if let Ok(link) = link.adopted() {
+            serve_path(shared, Path { link, ..path }).await;
+        }
+    })
 }
 
 async fn serve_handshake(shared: &Arc<Shared>, offer: &[u8], joined: Option<(Identifier, InstanceId)>, link: Link) {

@@ -15,7 +15,7 @@ use postern_proto::spec::{Disclose, MaxStaleness, OutletSpec, RelaySpec};
 use postern_runtime::home::{Home, IdentityHome, NodeHome};
 use postern_runtime::membership::Membership;
 use postern_runtime::supervise::Supervisor;
-use postern_runtime::workers::Workers;
+use postern_runtime::workers::{Worker, Workers};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -90,7 +90,7 @@ pub struct Shared {
     /// This node stops: it opens no stream for peers any more.
     pub draining: AtomicBool,
     pub supervisor: Supervisor,
-    workers: Arc<Workers>,
+    pub(super) workers: Arc<Workers>,
     pub stop: CancellationToken,
 }
 
@@ -154,6 +154,12 @@ impl Shared {
     /// As [`Self::spawn`], for what moves bytes: on one of the threads for that. Sockets from elsewhere are adopted there.
     pub fn spawn_worker(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.workers.spawn_until(&self.supervisor, &self.stop, name, task);
+    }
+
+    /// As [`Self::spawn_worker`], for what waits for work, on a thread that [`Workers::better`] named or the next one.
+    pub fn spawn_waiting(&self, worker: Option<&Worker>, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let worker = worker.unwrap_or_else(|| self.workers.next());
+        self.workers.wait_on(worker, &self.supervisor, &self.stop, name, task);
     }
 
     pub fn changed(&self) {

@@ -2,12 +2,14 @@
 //! all belong to one of them wakes that thread and no other, and its buffers stay in one cache. (With threads that share their work,
 //! a wake-up of one wakes another to look for work that is not there: figures in `docs/adr/0010-threads-that-move-bytes.md`.)
 
+use std::cell::OnceCell;
 use std::future::Future;
 use std::io;
 use std::num::NonZero;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -28,30 +30,94 @@ pub fn runtime() -> io::Result<Runtime> {
 /// More threads than this do not move more bytes, where each already fills a core's share of a network.
 const MOST: usize = 16;
 
-/// As many threads as the machine runs at once. They end when this is dropped.
+/// Work that ends sooner is brief.
+const BRIEF: Duration = Duration::from_millis(50);
+
+/// After so many brief pieces of work, one behind the other, the next ones are taken to be brief too.
+const BRIEF_AFTER: usize = 8;
+
+/// By so many a thread may run more than the one that runs the fewest, while its work is brief. One that cannot keep up has more soon.
+const CROWD: usize = 32;
+
+/// A thread on which something has used up its turn has no room for brief work for so long.
+const BUSY: Duration = Duration::from_millis(100);
+
+thread_local! {
+    /// When something used up its turn on this thread last, where it is one of [`Workers`].
+    static SPENT: OnceCell<Arc<Moment>> = const { OnceCell::new() };
+}
+
+/// Milliseconds since the first of them; 0 is never.
+#[derive(Debug, Default)]
+struct Moment(AtomicU64);
+
+impl Moment {
+    fn now() -> u64 {
+        static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        1 + u64::try_from(BEGAN.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
+    }
+
+    fn is_within(&self, span: Duration) -> bool {
+        let then = self.0.load(Ordering::Relaxed);
+        then > 0 && u128::from(Self::now().saturating_sub(then)) < span.as_millis()
+    }
+}
+
+/// What runs on the calling thread had enough to do for a whole turn, and lets others run: whatever comes next had better go elsewhere.
+pub fn turn_spent() {
+    SPENT.with(|spent| {
+        if let Some(moment) = spent.get() {
+            moment.0.store(Moment::now(), Ordering::Relaxed);
+        }
+    });
+}
+
+/// Threads that move bytes. They end when this is dropped.
 #[derive(Debug)]
 pub struct Workers {
     threads: Vec<Worker>,
+    habit: Arc<Habit>,
     _stop: DropGuard,
 }
 
+/// One of the threads of [`Workers`].
 #[derive(Debug)]
-struct Worker {
+pub struct Worker {
     handle: Handle,
     id: ThreadId,
-    /// Tasks that it runs.
+    /// What it carries.
     load: Arc<AtomicUsize>,
+    spent: Arc<Moment>,
 }
 
-/// A task's weight on its thread.
-struct Load(Arc<AtomicUsize>);
+/// How many pieces of work that ended last were brief, one behind the other; at most [`BRIEF_AFTER`].
+#[derive(Debug, Default)]
+struct Habit(AtomicUsize);
 
-impl Load {
-    fn on(worker: &Worker) -> Self {
-        worker.load.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(&worker.load))
+impl Habit {
+    fn is_brief(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= BRIEF_AFTER
     }
 
+    fn ended(&self, after: Duration) {
+        let brief = self.0.load(Ordering::Relaxed);
+        let now = if after < BRIEF { (brief + 1).min(BRIEF_AFTER) } else { 0 };
+        // Mostly it stays as it is, and no other thread's cache is troubled. A count that another thread overtakes is as good.
+        if now != brief {
+            self.0.store(now, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A piece of work's weight on its thread.
+#[derive(Debug)]
+pub struct Load {
+    load: Arc<AtomicUsize>,
+    habit: Arc<Habit>,
+    began: Instant,
+}
+
+impl Load {
     fn carry(self, task: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send + 'static {
         // In an allocation of its own: awaited where it is captured, its room would be taken twice.
         let task = Box::pin(task);
@@ -64,35 +130,55 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.load.fetch_sub(1, Ordering::Relaxed);
+        self.habit.ended(self.began.elapsed());
     }
 }
 
 impl Workers {
-    /// Starts the threads.
+    /// Starts as many threads as the machine runs at once.
     ///
     /// # Errors
     /// Where the operating system gives no thread or no reactor.
     pub fn start() -> io::Result<Arc<Self>> {
-        let count = thread::available_parallelism().map_or(1, NonZero::get).min(MOST);
+        Self::of(thread::available_parallelism().map_or(1, NonZero::get))
+    }
+
+    /// Starts half as many, for what costs the kernel more than the thread: moving pipes, it is done in a third of a core by one alone.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_half() -> io::Result<Arc<Self>> {
+        Self::of(thread::available_parallelism().map_or(1, NonZero::get).div_ceil(2))
+    }
+
+    fn of(count: usize) -> io::Result<Arc<Self>> {
         let stop = CancellationToken::new();
         let mut threads = Vec::new();
         let guard = stop.clone().drop_guard();
-        for number in 0..count {
+        for number in 0..count.min(MOST) {
             let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
             let handle = runtime.handle().clone();
             let stop = stop.clone();
-            let thread =
-                thread::Builder::new().name(format!("worker {number}")).spawn(move || runtime.block_on(stop.cancelled()))?;
-            threads.push(Worker { handle, id: thread.thread().id(), load: Arc::default() });
+            let spent = Arc::<Moment>::default();
+            let of_thread = Arc::clone(&spent);
+            let run = move || {
+                SPENT.with(|spent| {
+                    spent.get_or_init(move || of_thread);
+                });
+                runtime.block_on(stop.cancelled());
+            };
+            let thread = thread::Builder::new().name(format!("worker {number}")).spawn(run)?;
+            threads.push(Worker { handle, id: thread.thread().id(), load: Arc::default(), spent });
         }
-        Ok(Arc::new(Self { threads, _stop: guard }))
+        Ok(Arc::new(Self { threads, habit: Arc::default(), _stop: guard }))
     }
 
-    /// Runs `task` under `supervisor` on the thread that has the fewest; on the one that calls, if there is none with fewer.
+    /// Runs `task`, a piece of work, under `supervisor`: on the thread that has the fewest; on the one that calls, if there is none with fewer, or
+    /// while work is brief.
     pub fn spawn(&self, supervisor: &Supervisor, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let worker = self.next();
-        let task = Load::on(worker).carry(task);
+        let task = self.load(worker).carry(task);
         let _context = worker.handle.enter();
         supervisor.spawn(name, task);
     }
@@ -106,18 +192,74 @@ impl Workers {
         task: impl Future<Output = ()> + Send + 'static,
     ) {
         let worker = self.next();
-        let task = Load::on(worker).carry(task);
+        let task = self.load(worker).carry(task);
         let _context = worker.handle.enter();
         supervisor.spawn_until(stop, name, task);
     }
 
-    fn next(&self) -> &Worker {
+    /// Runs on `worker` what mostly waits, and is no work until it says so with [`Self::begin`]. Dropped when `stop` is cancelled.
+    pub fn wait_on(
+        &self,
+        worker: &Worker,
+        supervisor: &Supervisor,
+        stop: &CancellationToken,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let _context = worker.handle.enter();
+        supervisor.spawn_until(stop, name, task);
+    }
+
+    /// A piece of work begins on the calling thread; it ends when what is returned is dropped. `None` where the calling thread is none of these.
+    #[must_use]
+    pub fn begin(&self) -> Option<Load> {
+        self.here().map(|worker| self.load(worker))
+    }
+
+    /// Where a piece of work that has just come to the calling thread had better be done, if not here. Taking it there costs a few system calls.
+    #[must_use]
+    pub fn better(&self) -> Option<&Worker> {
+        let here = self.here()?;
+        let next =
+            if self.habit.is_brief() { self.threads.iter().find(|worker| self.has_room(worker))? } else { self.lightest() };
+        let worth_it = self.habit.is_brief() || here.load() > next.load() + 1;
+        (next.id != here.id && worth_it).then_some(next)
+    }
+
+    /// Where the next piece of work goes.
+    #[must_use]
+    pub fn next(&self) -> &Worker {
+        let here = self.here().filter(|here| self.habit.is_brief() && self.has_room(here));
+        here.unwrap_or_else(|| self.lightest())
+    }
+
+    fn load(&self, worker: &Worker) -> Load {
+        worker.load.fetch_add(1, Ordering::Relaxed);
+        Load { load: Arc::clone(&worker.load), habit: Arc::clone(&self.habit), began: Instant::now() }
+    }
+
+    fn here(&self) -> Option<&Worker> {
         let here = thread::current().id();
-        let Some(worker) = self.threads.iter().min_by_key(|worker| (worker.load.load(Ordering::Relaxed), worker.id != here))
-        else {
+        self.threads.iter().find(|worker| worker.id == here)
+    }
+
+    /// Whether brief work may go on crowding `worker`: each that runs on a thread which is awake already wakes none.
+    fn has_room(&self, worker: &Worker) -> bool {
+        worker.load() <= self.lightest().load() + CROWD && !worker.spent.is_within(BUSY)
+    }
+
+    fn lightest(&self) -> &Worker {
+        let here = thread::current().id();
+        let Some(worker) = self.threads.iter().min_by_key(|worker| (worker.load(), worker.id != here)) else {
             unreachable!("there is at least one thread");
         };
         worker
+    }
+}
+
+impl Worker {
+    fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
     }
 }
 
@@ -137,6 +279,67 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    /// What `look` finds on thread `number`.
+    fn on<T: Send + 'static>(workers: &Arc<Workers>, number: usize, look: impl FnOnce(&Workers) -> T + Send + 'static) -> T {
+        let (found, answer) = mpsc::channel();
+        let there = Arc::clone(workers);
+        workers.threads[number].handle.spawn(async move { found.send(look(&there)).unwrap() });
+        answer.recv().unwrap()
+    }
+
+    fn number(workers: &Workers, worker: &Worker) -> usize {
+        workers.threads.iter().position(|other| other.id == worker.id).unwrap()
+    }
+
+    fn next(workers: &Workers) -> usize {
+        number(workers, workers.next())
+    }
+
+    fn better(workers: &Workers) -> Option<usize> {
+        workers.better().map(|worker| number(workers, worker))
+    }
+
+    fn several_brief(workers: &Workers) {
+        (0..BRIEF_AFTER).for_each(|_| workers.habit.ended(BRIEF / 2));
+    }
+
+    #[test]
+    fn work_that_lasts_is_spread_and_brief_work_stays_together() {
+        let workers = Workers::of(2).unwrap();
+        assert!(workers.begin().is_none(), "this thread is none of them");
+        let first = on(&workers, 0, |workers| workers.begin()).unwrap();
+        assert_eq!((on(&workers, 0, next), on(&workers, 1, next)), (1, 1));
+        assert_eq!(on(&workers, 0, better), None, "moving for one is not worth it");
+        let second = on(&workers, 0, |workers| workers.begin()).unwrap();
+        assert_eq!((on(&workers, 0, better), on(&workers, 1, better)), (Some(1), None));
+        several_brief(&workers);
+        assert_eq!((on(&workers, 0, next), on(&workers, 1, next)), (0, 1), "here, whoever asks");
+        assert_eq!((on(&workers, 0, better), on(&workers, 1, better)), (None, Some(0)), "paths come together on the first");
+        workers.habit.ended(BRIEF);
+        assert_eq!(on(&workers, 0, next), 1, "one that lasts ends the habit");
+        drop((first, second));
+        assert!((0..2).all(|number| workers.threads[number].load() == 0));
+    }
+
+    #[test]
+    fn brief_work_leaves_a_thread_that_is_crowded_or_busy() {
+        let workers = Workers::of(2).unwrap();
+        several_brief(&workers);
+        let crowd: Vec<Load> = (0..=CROWD).map(|_| on(&workers, 0, |workers| workers.begin()).unwrap()).collect();
+        assert_eq!((on(&workers, 0, next), on(&workers, 0, better), on(&workers, 1, better)), (1, Some(1), None));
+        drop(crowd);
+        several_brief(&workers);
+        assert_eq!(on(&workers, 0, next), 0);
+        let one = on(&workers, 0, |workers| workers.begin()).unwrap();
+        on(&workers, 0, |_| turn_spent());
+        let spent = &workers.threads[0].spent.0;
+        assert!((1..=Moment::now()).contains(&spent.load(Ordering::Relaxed)));
+        // Still so when a slow machine looks.
+        spent.fetch_add(60_000, Ordering::Relaxed);
+        assert_eq!((on(&workers, 0, next), on(&workers, 0, better)), (1, Some(1)), "a stream without end holds the thread");
+        drop(one);
+    }
 
     #[tokio::test]
     async fn a_socket_goes_on_where_it_was_taken_to() {

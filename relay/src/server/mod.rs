@@ -100,7 +100,7 @@ impl Relay {
             metrics: Metrics::default(),
             refusals: settings.refusals,
             supervisor: settings.supervisor,
-            workers: Workers::start()?,
+            workers: Workers::start_half()?,
         });
         shared.spawn_until_stopped("relay: timers", run_timers(Arc::clone(&shared)));
         shared.spawn_until_stopped("relay: trust", follow_trust(Arc::clone(&shared)));

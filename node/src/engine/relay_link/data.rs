@@ -17,7 +17,7 @@ use tracing::debug;
 use super::super::code;
 use super::super::failure::{Failure, Step};
 use super::super::metrics::LinkKind;
-use super::super::serve::serve_path;
+use super::super::serve::{Path, serve_path};
 use super::super::shared::Shared;
 use super::{CONNECT_DEADLINE, RelayLink, Session, lock};
 
@@ -123,7 +123,7 @@ impl RelayLink {
             if left < PARKED_FLOOR {
                 self.park_more(&shared, &session, PARKED_FLOOR - left);
             }
-            serve_path(shared, socket, Some((identifier, instance))).await;
+            serve_path(shared, Path::new(socket, Some((identifier, instance)), None)).await;
         }
     }
 
@@ -133,7 +133,7 @@ impl RelayLink {
                 session.parked.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
-            shared.spawn_worker("parked link", Arc::clone(self).park(Arc::clone(shared), Arc::clone(session)));
+            shared.spawn_waiting(None, "parked link", Arc::clone(self).park(Arc::clone(shared), Arc::clone(session)));
         }
     }
 }

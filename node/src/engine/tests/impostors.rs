@@ -17,7 +17,7 @@ use crate::engine::attach::MAX_CORRUPTIONS;
 use crate::engine::channel::{Channel, ChannelError};
 use crate::engine::link::{Link, LinkError};
 use crate::engine::refusals::{By, Refusal};
-use crate::engine::serve::serve_path;
+use crate::engine::serve::{Path, serve_path};
 use crate::engine::trust::{PublishedPeer, TrustError};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -159,7 +159,7 @@ async fn dial(
 ) -> Result<(Finished, Link), Refusal> {
     let before = last_refusal(engine);
     let (near, far) = sockets().await;
-    tokio::spawn(serve_path(Arc::clone(&engine.shared), far, joined));
+    tokio::spawn(serve_path(Arc::clone(&engine.shared), Path::new(far, joined, None)));
     let mut link = Link::new(near);
     let remote = engine.shared.trust.statics.current().public();
     let (initiator, first) = Initiator::new(Label::Channel, preferred_choice(), key, remote).unwrap();
@@ -302,7 +302,7 @@ async fn a_member_in_the_middle_passes_for_nobody() {
     // And what is for Mallory, forwarded to Bob as it is, is nothing that he can answer.
     let before = last_refusal(&bob);
     let (near, far) = sockets().await;
-    tokio::spawn(serve_path(Arc::clone(&bob.shared), far, None));
+    tokio::spawn(serve_path(Arc::clone(&bob.shared), Path::new(far, None, None)));
     let own = alice.shared.trust.statics.current();
     let (_, first) = Initiator::new(Label::Channel, preferred_choice(), &own, mallory.key.public()).unwrap();
     let mut link = Link::new(near);
@@ -326,7 +326,7 @@ async fn a_mispaired_peer_that_resets_its_path_is_written_down() {
     far.readable().await.unwrap();
     socket2::SockRef::from(&link.socket).set_linger(Some(Duration::ZERO)).unwrap();
     drop(link);
-    serve_path(Arc::clone(&b.shared), far, Some((member.identifier, member.instance))).await;
+    serve_path(Arc::clone(&b.shared), Path::new(far, Some((member.identifier, member.instance)), None)).await;
     let noted = refusal_after(&b, before).await;
     assert_eq!((noted.code.as_str(), noted.peer), ("HANDSHAKE", Some(member.identifier)), "{}", noted.reason);
 }
@@ -351,7 +351,7 @@ async fn no_channel_in_a_handshake() {
     // In the place of the third message, where a relay joined the path, too.
     let before = last_refusal(&engine);
     let (near, far) = sockets().await;
-    tokio::spawn(serve_path(Arc::clone(&engine.shared), far, Some((member.identifier, member.instance))));
+    tokio::spawn(serve_path(Arc::clone(&engine.shared), Path::new(far, Some((member.identifier, member.instance)), None)));
     let mut link = Link::new(near);
     let remote = engine.shared.trust.statics.current().public();
     let (_, first) = Initiator::new(Label::Channel, preferred_choice(), &member.key, remote).unwrap();
@@ -379,7 +379,7 @@ async fn a_control_stream_outlives_paths_that_change_it() {
         while link.read_frame(PATIENCE).await.is_ok() {}
         assert!(channel.is_fresh(), "closed after {attach} of them");
         let (near, far) = sockets().await;
-        tokio::spawn(serve_path(Arc::clone(&b.shared), far, None));
+        tokio::spawn(serve_path(Arc::clone(&b.shared), Path::new(far, None, None)));
         link = Link::new(near);
         let head = AttachHead { head: OpenHead { channel: channel.id(), stream: 0 }, attach };
         let mut out = Vec::new();
