@@ -347,6 +347,19 @@ impl Stream {
         answer.is_some() && !*attached && pong.is_none() && !*ack && reset.is_none()
     }
 
+    /// Whether all is done but to tell the peer that its end has arrived, which nobody waits for.
+    #[must_use]
+    pub fn has_only_last_word(&self) -> bool {
+        let Queue { attached, answer, pong, ack: _, reset } = &self.queue;
+        let quiet = answer.is_none() && !*attached && pong.is_none() && reset.is_none();
+        quiet && self.has_both_ends() && !self.is_finished()
+    }
+
+    /// Whether each direction has ended, and the peer is known to have all of this one's.
+    const fn has_both_ends(&self) -> bool {
+        self.send.fin && self.send.acknowledged == self.send.sealer.count() && self.receive.fin
+    }
+
     /// Queues an acknowledgement where one is due.
     pub const fn acknowledge(&mut self) {
         if self.has_unacknowledged() {
@@ -481,11 +494,7 @@ impl Stream {
     /// its. Nothing more will be sent either way, so the path can carry another stream.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.send.fin
-            && self.send.acknowledged == self.send.sealer.count()
-            && self.receive.fin
-            && !self.has_unacknowledged()
-            && !self.queue.ack
+        self.has_both_ends() && !self.has_unacknowledged() && !self.queue.ack
     }
 
     /// Bytes sealed and opened so far: what this stream carried (sent, received).

@@ -52,6 +52,10 @@ impl Resume for Opener {
         let head = AttachHead { head: OpenHead { channel: self.channel.id(), stream: self.id }, attach };
         stream.seal_attach(&self.channel.control_keys(self.id, attach), head, Some(self.open.clone()), out)
     }
+
+    fn is_followed(&self) -> bool {
+        self.channel.is_busy()
+    }
 }
 
 /// How long to wait before attempt number `attempt`; the first is made at once, but not by all who lost a path together.

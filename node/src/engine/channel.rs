@@ -40,6 +40,10 @@ const GENERATION: Duration = Duration::from_secs(3600);
 /// How long a joined path waits for its next stream.
 pub const PATH_IDLE: Duration = Duration::from_secs(60);
 
+/// How long a path's last stream may leave its last word unsaid. The next stream of a busy channel comes sooner; and a peer's streams wait for
+/// their end no longer than they would for a slow network.
+const LAST_WORD_DELAY: Duration = Duration::from_millis(2);
+
 /// Most joined paths that wait for their next stream, per channel.
 const MAX_IDLE_PATHS: usize = 256;
 
@@ -309,6 +313,12 @@ impl Channel {
         lock(&self.streams).live.remove(&id);
     }
 
+    /// Whether it carries several streams. Of one after another, the peer is done with each by the time that the next one comes, if it has heard
+    /// of its end; of several at once, whatever each of them makes the peer do holds up the others.
+    pub(super) fn is_busy(&self) -> bool {
+        lock(&self.streams).live.len() > 1
+    }
+
     /// Returns once there was no stream for long enough, which is as long as a stream waits for a path.
     async fn forsaken(&self) {
         loop {
@@ -481,14 +491,32 @@ impl Channel {
         None
     }
 
-    /// Keeps a path for the next stream.
-    pub fn give_idle(&self, link: Link) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Keeps a path for the next stream. Returns whether something is owed on it: then [`Self::last_words`] follows.
+    pub fn give_idle(&self, mut link: Link) -> bool {
+        let mut idle = lock(&self.idle);
         // The oldest stand first; what is too old goes with the next that comes.
         idle.retain(|path| path.since.elapsed() < PATH_IDLE);
         if idle.len() < MAX_IDLE_PATHS && !self.closed.is_cancelled() {
+            let owes = link.owes();
             idle.push(IdlePath { link, since: Instant::now() });
+            return owes;
         }
+        drop(idle);
+        link.settle();
+        false
+    }
+
+    /// Says what is owed on idle paths, after a moment in which their next streams may come and say it. Whatever ends this says it at once.
+    pub async fn last_words(&self) {
+        let mut words = LastWords { channel: self, after: Duration::ZERO };
+        tokio::time::sleep(LAST_WORD_DELAY).await;
+        words.after = LAST_WORD_DELAY;
+    }
+
+    fn settle_idle(&self, after: Duration) {
+        let now = Instant::now();
+        // What cannot be said ends the path, which tells the peer as much.
+        lock(&self.idle).retain_mut(|path| now - path.since < after || path.link.settle());
     }
 
     /// How many joined paths wait for a stream.
@@ -498,7 +526,21 @@ impl Channel {
     }
 
     fn forget_idle(&self, older_than: Duration) {
+        self.settle_idle(older_than);
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| path.since.elapsed() < older_than);
+    }
+}
+
+/// What idle paths of a channel owe, until this is dropped.
+struct LastWords<'a> {
+    channel: &'a Channel,
+    /// For how long a path has to be idle.
+    after: Duration,
+}
+
+impl Drop for LastWords<'_> {
+    fn drop(&mut self) {
+        self.channel.settle_idle(self.after);
     }
 }
 

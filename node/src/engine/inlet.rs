@@ -128,9 +128,25 @@ pub(super) async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, applicati
             return reset_application(begun.application);
         }
     };
-    while let Some(elsewhere) = carry(&shared, &inlet, opened, begun, &mut counted).await {
-        (opened, begun) = elsewhere;
-    }
+    let owing = loop {
+        match carry(&shared, &inlet, opened, begun, &mut counted).await {
+            Carried::Over => return,
+            Carried::Owing(channel) => break channel,
+            Carried::Elsewhere(elsewhere) => (opened, begun) = *elsewhere,
+        }
+    };
+    // Behind all that the connection held: it is over.
+    drop(counted);
+    owing.last_words().await;
+}
+
+/// What became of a connection.
+enum Carried {
+    Over,
+    /// It is over, and its path is idle, with something still to say to the peer.
+    Owing(Arc<Channel>),
+    /// It was rejected, and goes to another place.
+    Elsewhere(Box<(Opened, Begun)>),
 }
 
 /// Another place for a connection that was rejected where it was tried, if there is one: no byte of it has reached a target. Meanwhile it hears
@@ -235,7 +251,7 @@ async fn carry(
     Opened { channel, link, picked }: Opened,
     Begun { application, early, mut tried }: Begun,
     counted: &mut Counted,
-) -> Option<(Opened, Begun)> {
+) -> Carried {
     counted.ends(Cause::Refused);
     let mark = shared.dialled.taken(&application);
     let open = Open { outlet: picked.target.share.to.outlet.clone(), probe: false, hops: shared.dialled.hops(mark), mark };
@@ -244,7 +260,7 @@ async fn carry(
         Err(error) => {
             refuse(shared, inlet, Some(&channel), counted, Failure::new(Step::Outlet, code::INTERNAL, error.to_string()));
             reset_application(application);
-            return None;
+            return Carried::Over;
         }
     };
     let peer = channel.peer();
@@ -257,12 +273,12 @@ async fn carry(
     if let Err(failure) = judge(shared, inlet, &channel) {
         refuse(shared, inlet, Some(&channel), counted, failure);
         reset_application(application);
-        return None;
+        return Carried::Over;
     }
     counted.ends(Cause::ShuttingDown);
     if inlet.stop.is_cancelled() {
         reset_application(application);
-        return None;
+        return Carried::Over;
     }
     picked.count();
     let opener = Opener { shared: Arc::clone(shared), channel: Arc::clone(&channel), id, open, signal: Arc::clone(&live.signal) };
@@ -285,10 +301,8 @@ async fn carry(
         End::Clean => {
             debug!(%peer, inlet = %inlet.spec.alias, stream = id, sent, received, "stream ended");
             inlet.note(None);
-            if let Some(path) = path {
-                channel.give_idle(path);
-            }
-            return None;
+            let owes = path.is_some_and(|path| channel.give_idle(path));
+            return if owes { Carried::Owing(channel) } else { Carried::Over };
         }
         End::Rejected(reject) => {
             let failure = Failure::rejected(&reject);
@@ -300,7 +314,7 @@ async fn carry(
             let Some(early) = early else {
                 refuse(shared, inlet, Some(&channel), counted, failure);
                 reset_application(application);
-                return None;
+                return Carried::Over;
             };
             // Nobody waits for the stream that is over: not whoever revokes its peer, nor a node that stops.
             drop((live, path));
@@ -310,7 +324,7 @@ async fn carry(
                 Some(next) => {
                     picked.uncount();
                     counted.written = Some(inlet.line(shared));
-                    return Some((next, Begun { application, early, tried }));
+                    return Carried::Elsewhere(Box::new((next, Begun { application, early, tried })));
                 }
                 None => refused(inlet, counted, failure),
             }
@@ -353,7 +367,7 @@ async fn carry(
         }
     }
     reset_application(application);
-    None
+    Carried::Over
 }
 
 /// Whether a byte could pass now: opens a stream that asks only that, and where it is refused another one elsewhere, as for a connection. The

@@ -20,6 +20,8 @@ pub struct Link {
     pub(super) buffer: Option<Buffer>,
     pub(super) start: usize,
     pub(super) end: usize,
+    /// What the stream that it carried last has still to say. It goes with the next one's first word, where one comes soon.
+    pub(super) owed: Vec<u8>,
     /// Whose reactor the socket belongs to.
     thread: ThreadId,
 }
@@ -40,7 +42,7 @@ pub enum LinkError {
 impl Link {
     #[must_use]
     pub fn new(socket: TcpStream) -> Self {
-        Self { socket, buffer: None, start: 0, end: 0, thread: thread::current().id() }
+        Self { socket, buffer: None, start: 0, end: 0, owed: Vec::new(), thread: thread::current().id() }
     }
 
     /// Whether the calling thread's reactor has the socket.
@@ -121,11 +123,14 @@ impl Link {
         tokio::time::timeout(deadline, read).await.unwrap_or(Err(LinkError::Timeout))
     }
 
-    /// Writes all of `bytes` within `deadline`.
+    /// Writes all of `bytes` within `deadline`, behind what is owed.
     ///
     /// # Errors
     /// [`LinkError`].
     pub async fn write_all(&mut self, bytes: &[u8], deadline: Duration) -> Result<(), LinkError> {
+        let owed = std::mem::take(&mut self.owed);
+        let whole = [&owed, bytes].concat();
+        let bytes = if owed.is_empty() { bytes } else { &whole };
         match tokio::time::timeout(deadline, self.socket.write_all(bytes)).await {
             Ok(written) => Ok(written?),
             Err(_) => Err(LinkError::Timeout),
@@ -136,6 +141,19 @@ impl Link {
     pub async fn close(&mut self) {
         // One that is closed already needs nothing.
         let _ = self.socket.shutdown().await;
+    }
+
+    /// Whether [`Self::owed`] is anything.
+    #[must_use]
+    pub const fn owes(&self) -> bool {
+        !self.owed.is_empty()
+    }
+
+    /// Says what is owed, without waiting: on a path that carries nothing there is room for it. Returns false where there is none, and the path
+    /// is of no use any more.
+    pub fn settle(&mut self) -> bool {
+        let owed = std::mem::take(&mut self.owed);
+        owed.is_empty() || self.socket.try_write(&owed).is_ok_and(|count| count == owed.len())
     }
 
     /// Whether an idle path can still carry a stream: open, and nothing arrived on it unasked.

@@ -95,6 +95,9 @@ pub trait Resume: Sync {
     /// # Errors
     /// Where it cannot be sealed.
     fn attach(&self, stream: &mut Stream, out: &mut Vec<u8>) -> Result<(), StreamError>;
+
+    /// Whether another stream of the channel is likely to use the path in a moment, and to say what is owed on it.
+    fn is_followed(&self) -> bool;
 }
 
 /// One stream with what it stands on.
@@ -187,11 +190,13 @@ pub async fn run(pump: Pump<'_>, first: Vec<u8>) -> Outcome {
 
 impl<'a> State<'a> {
     fn new(pump: Pump<'a>, first: Vec<u8>) -> Result<Self, StreamError> {
-        let Pump { stream, application, link, signal, resume, patience, resumed, counted, held, early } = pump;
+        let Pump { stream, application, mut link, signal, resume, patience, resumed, counted, held, early } = pump;
         let now = Instant::now();
         let answer_by = stream.has_only_answer().then(|| now + ANSWER_DELAY);
         let mut outbox = Outbox::default();
         early.seal(stream, &mut outbox)?;
+        let mut small = std::mem::take(&mut link.owed);
+        small.extend(first);
         Ok(Self {
             asked: (!stream.is_accepted()).then_some(now),
             stream,
@@ -203,7 +208,7 @@ impl<'a> State<'a> {
             lost: None,
             outbox,
             held,
-            small: first,
+            small,
             small_position: 0,
             backlog: Backlog::default(),
             application_ended: early.is_finished(),
@@ -583,6 +588,15 @@ impl<'a> State<'a> {
     fn control(&mut self) -> Result<bool, End> {
         if self.link.is_none() || self.answer_waits() {
             return Ok(false);
+        }
+        if self.told_end
+            && self.stream.has_only_last_word()
+            && !self.has_pending()
+            && self.resume.is_some_and(Resume::is_followed)
+        {
+            // It costs every hop a wake-up, and goes with the next stream's open for nothing.
+            let Some(link) = &mut self.link else { return Ok(false) };
+            return self.stream.poll_transmit(&mut link.owed).map_err(End::Protocol);
         }
         if self.small_position == self.small.len() {
             self.small.clear();

@@ -396,6 +396,44 @@ async fn a_mispaired_node_learns_nothing_and_is_not_taken_for_the_other() {
     assert!(other.shared.peers.by_id(channel.id()).is_some());
 }
 
+/// What an idle path owes is said after a moment, at once where whoever waits for that is stopped, and not at all where a stream has taken the path.
+#[tokio::test]
+async fn what_idle_paths_owe_is_said() {
+    let (_home, a, b, _) = echoing_pair().await;
+    let address = b.shared.presence_of(&"b".parse().unwrap()).unwrap().address;
+    let (socket, peer) = a.shared.direct.dial(&a.shared.trust, &address).await.unwrap();
+    let (channel, _control) = channel::dial(&a.shared.trust, &peer, link::Link::new(socket), false).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let owing = async || {
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut link = link::Link::new(near);
+        link.owed = b"last".to_vec();
+        assert!(channel.give_idle(link));
+        listener.accept().await.unwrap().0
+    };
+    let mut word = [0; 4];
+    let mut far = owing().await;
+    channel.last_words().await;
+    far.read_exact(&mut word).await.unwrap();
+    let mut far = owing().await;
+    tokio::select! {
+        biased;
+        () = channel.last_words() => unreachable!("it waits"),
+        () = std::future::ready(()) => {}
+    }
+    far.read_exact(&mut word).await.unwrap();
+    let far = owing().await;
+    let taken = channel.take_idle().unwrap();
+    channel.last_words().await;
+    assert!(taken.owes() && matches!(far.try_read(&mut word), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock));
+    // One for which there is no room says it as it goes.
+    channel.close();
+    assert!(!channel.give_idle(taken));
+    let mut far = far;
+    far.read_exact(&mut word).await.unwrap();
+    assert_eq!((&word, far.read(&mut [0]).await.unwrap()), (b"last", 0));
+}
+
 /// A member that makes channels without end keeps its newest ones only.
 #[tokio::test]
 async fn channels_of_one_peer_are_bounded() {

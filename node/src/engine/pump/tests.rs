@@ -1,11 +1,12 @@
 //! Two pumps with a real path between them and real applications at both ends.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use postern_proto::aead::Suite;
 use postern_proto::id::{ChannelId, Identifier};
 use postern_proto::path::{AttachHead, Open, OpenHead};
+use postern_proto::record::Header;
 use postern_proto::secret::SecretBytes;
 use postern_proto::stream::{Attachment, ControlKeys, Side, StreamKeys};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -127,6 +128,8 @@ struct Finder {
     /// What becomes of the paths to come; whole ones after the last.
     faults: Arc<Mutex<Vec<Fault>>>,
     found: AtomicU64,
+    /// Whether other streams are at work beside this one.
+    followed: AtomicBool,
 }
 
 const STREAM: OpenHead = OpenHead { channel: ChannelId::from_bytes([9; 16]), stream: 2 };
@@ -157,6 +160,10 @@ impl Resume for Finder {
         let open = Open { outlet: "echo".parse().unwrap(), probe: false, hops: 0, mark: None };
         stream.seal_attach(&control_keys(attach), AttachHead { head: STREAM, attach }, Some(open), out)
     }
+
+    fn is_followed(&self) -> bool {
+        self.followed.load(Ordering::Relaxed)
+    }
 }
 
 /// A portal without names: what is written at one end comes out at the other.
@@ -183,6 +190,7 @@ async fn faulty_portal(mut faults: Vec<Fault>, patience: Duration) -> Portal {
         acceptor: Arc::default(),
         faults: Arc::new(Mutex::new(faults)),
         found: AtomicU64::new(0),
+        followed: AtomicBool::new(false),
     });
     let spawn = |mut stream: Stream, application: TcpStream, socket: TcpStream, opens: bool| {
         let finder = Arc::clone(&finder);
@@ -235,6 +243,41 @@ async fn megabytes_both_ways_at_once_and_a_clean_end() {
     assert!(matches!((a, b), (End::Clean, End::Clean)));
     let (near, far) = (near.unwrap(), far.unwrap());
     assert!(near.is_usable() && far.is_usable(), "the path can carry the next stream");
+}
+
+/// That the peer's end has arrived is said with the next open, or alone; until then the peer's side waits, and neither application does.
+#[tokio::test]
+async fn the_last_word_goes_with_what_follows() {
+    let open: Vec<u8> = Header { kind: Kind::Open, length: 3 }.to_bytes().into_iter().chain(*b"...").collect();
+    for follows in [Some(open), None] {
+        let Portal { client, server, inlet, outlet, finder } = portal().await;
+        finder.followed.store(true, Ordering::Relaxed);
+        let answering = tokio::spawn(async move {
+            let (mut read, mut write) = server.into_split();
+            let mut question = Vec::new();
+            read.read_to_end(&mut question).await?;
+            write.write_all(&question).await?;
+            write.shutdown().await
+        });
+        assert_eq!(exchange(client, b"question".to_vec()).await.unwrap(), b"question");
+        answering.await.unwrap().unwrap();
+        let (end, path) = inlet.await.unwrap();
+        let mut path = path.unwrap();
+        assert!(matches!(end, End::Clean) && path.owes());
+        // There is nothing that it could end by.
+        assert!(!outlet.is_finished());
+        match &follows {
+            Some(open) => path.write_all(open.as_slice(), Duration::from_secs(10)).await.unwrap(),
+            None => assert!(path.settle()),
+        }
+        assert!(!path.owes() && path.settle(), "said once");
+        let (end, far) = outlet.await.unwrap();
+        assert!(matches!(end, End::Clean));
+        if follows.is_some() {
+            let (header, _) = far.unwrap().read_frame(Duration::from_secs(10)).await.unwrap();
+            assert_eq!(header.kind, Kind::Open);
+        }
+    }
 }
 
 /// Behaviour 16: the client shuts its write side, then reads a long answer.
