@@ -15,7 +15,7 @@ use std::time::Duration;
 use postern_proto::record::{HEADER_LEN, Kind, MAX_BODY, MAX_RECORD, OVERHEAD, PREFIX_LEN, Reject, ResetCode};
 use postern_proto::stream::{Early, INITIAL_CREDIT, MAX_CREDIT, Outbox, Received, SMALL, Stream, StreamError};
 use postern_runtime::metrics::Count;
-use postern_runtime::workers::turn_spent;
+use postern_runtime::workers::keeps_busy;
 use socket2::SockRef;
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
@@ -57,6 +57,9 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// Rounds after which a busy stream lets others of its thread run.
 const ROUNDS_PER_TURN: u32 = 32;
+
+/// A stream that moves so many bytes in a moment keeps its thread busy.
+const MUCH: u64 = 4 * 1024 * 1024;
 
 /// Small unacknowledged records may take this much more room than their bytes, which the credit bounds.
 const MAX_KEPT: usize = 8 * 1024 * 1024;
@@ -159,6 +162,8 @@ struct State<'a> {
     /// Since when the peer owes something and was not heard.
     owed_since: Option<Instant>,
     idle_since: Instant,
+    /// Bytes that had moved when it was last said that the stream keeps its thread busy.
+    noted: u64,
     corruptions: u32,
     resumed: &'a Count,
     counted: &'a mut Counted,
@@ -220,6 +225,7 @@ impl<'a> State<'a> {
             heard: false,
             owed_since: None,
             idle_since: now,
+            noted: 0,
             corruptions: 0,
             resumed,
             counted,
@@ -238,13 +244,12 @@ impl<'a> State<'a> {
             if progress.moved {
                 rounds += 1;
                 if rounds % ROUNDS_PER_TURN == 0 {
-                    self.counted.moved(self.stream.bytes());
+                    self.note_moved();
                     if let Some(event) = self.signal.take()
                         && let Err(end) = self.handle(event)
                     {
                         return end;
                     }
-                    turn_spent();
                     tokio::task::yield_now().await;
                 }
                 continue;
@@ -256,9 +261,18 @@ impl<'a> State<'a> {
         }
     }
 
+    fn note_moved(&mut self) {
+        let (sent, received) = self.stream.bytes();
+        self.counted.moved((sent, received));
+        if sent + received >= self.noted + MUCH {
+            self.noted = sent + received;
+            keeps_busy();
+        }
+    }
+
     /// Buffers go back while nothing moves.
     fn release(&mut self) {
-        self.counted.moved(self.stream.bytes());
+        self.note_moved();
         self.held.set(self.outbox.kept() + usize::try_from(self.stream.buffered()).unwrap_or(usize::MAX));
         self.stream.set_max_window(if self.held.is_scarce() { INITIAL_CREDIT } else { MAX_CREDIT });
         if let Some(link) = &mut self.link {

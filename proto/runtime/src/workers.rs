@@ -39,12 +39,12 @@ const BRIEF_AFTER: usize = 8;
 /// By so many a thread may run more than the one that runs the fewest, while its work is brief. One that cannot keep up has more soon.
 const CROWD: usize = 32;
 
-/// A thread on which something has used up its turn has no room for brief work for so long.
+/// A thread that something has kept busy has no room for brief work for so long.
 const BUSY: Duration = Duration::from_millis(100);
 
 thread_local! {
-    /// When something used up its turn on this thread last, where it is one of [`Workers`].
-    static SPENT: OnceCell<Arc<Moment>> = const { OnceCell::new() };
+    /// When something kept this thread busy last, where it is one of [`Workers`].
+    static BUSY_AT: OnceCell<Arc<Moment>> = const { OnceCell::new() };
 }
 
 /// Milliseconds since the first of them; 0 is never.
@@ -63,10 +63,10 @@ impl Moment {
     }
 }
 
-/// What runs on the calling thread had enough to do for a whole turn, and lets others run: whatever comes next had better go elsewhere.
-pub fn turn_spent() {
-    SPENT.with(|spent| {
-        if let Some(moment) = spent.get() {
+/// What runs on the calling thread keeps it busy: brief work had better go elsewhere for a moment.
+pub fn keeps_busy() {
+    BUSY_AT.with(|busy| {
+        if let Some(moment) = busy.get() {
             moment.0.store(Moment::now(), Ordering::Relaxed);
         }
     });
@@ -87,7 +87,7 @@ pub struct Worker {
     id: ThreadId,
     /// What it carries.
     load: Arc<AtomicUsize>,
-    spent: Arc<Moment>,
+    busy: Arc<Moment>,
 }
 
 /// How many pieces of work that ended last were brief, one behind the other; at most [`BRIEF_AFTER`].
@@ -160,16 +160,16 @@ impl Workers {
             let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
             let handle = runtime.handle().clone();
             let stop = stop.clone();
-            let spent = Arc::<Moment>::default();
-            let of_thread = Arc::clone(&spent);
+            let busy = Arc::<Moment>::default();
+            let of_thread = Arc::clone(&busy);
             let run = move || {
-                SPENT.with(|spent| {
-                    spent.get_or_init(move || of_thread);
+                BUSY_AT.with(|busy| {
+                    busy.get_or_init(move || of_thread);
                 });
                 runtime.block_on(stop.cancelled());
             };
             let thread = thread::Builder::new().name(format!("worker {number}")).spawn(run)?;
-            threads.push(Worker { handle, id: thread.thread().id(), load: Arc::default(), spent });
+            threads.push(Worker { handle, id: thread.thread().id(), load: Arc::default(), busy });
         }
         Ok(Arc::new(Self { threads, habit: Arc::default(), _stop: guard }))
     }
@@ -220,17 +220,21 @@ impl Workers {
     #[must_use]
     pub fn better(&self) -> Option<&Worker> {
         let here = self.here()?;
-        let next =
-            if self.habit.is_brief() { self.threads.iter().find(|worker| self.has_room(worker))? } else { self.lightest() };
-        let worth_it = self.habit.is_brief() || here.load() > next.load() + 1;
-        (next.id != here.id && worth_it).then_some(next)
+        let lightest = self.lightest();
+        if !self.habit.is_brief() {
+            return (here.load() > lightest.load()).then_some(lightest);
+        }
+        // Together on the first: none comes to a thread that it would soon have to leave.
+        let room = |worker: &&Worker| worker.has_room(lightest, if worker.id == here.id { CROWD } else { CROWD / 2 });
+        self.threads.iter().find(room).filter(|worker| worker.id != here.id)
     }
 
     /// Where the next piece of work goes.
     #[must_use]
     pub fn next(&self) -> &Worker {
-        let here = self.here().filter(|here| self.habit.is_brief() && self.has_room(here));
-        here.unwrap_or_else(|| self.lightest())
+        let lightest = self.lightest();
+        let here = self.here().filter(|here| self.habit.is_brief() && here.has_room(lightest, CROWD));
+        here.unwrap_or(lightest)
     }
 
     fn load(&self, worker: &Worker) -> Load {
@@ -241,11 +245,6 @@ impl Workers {
     fn here(&self) -> Option<&Worker> {
         let here = thread::current().id();
         self.threads.iter().find(|worker| worker.id == here)
-    }
-
-    /// Whether brief work may go on crowding `worker`: each that runs on a thread which is awake already wakes none.
-    fn has_room(&self, worker: &Worker) -> bool {
-        worker.load() <= self.lightest().load() + CROWD && !worker.spent.is_within(BUSY)
     }
 
     fn lightest(&self) -> &Worker {
@@ -260,6 +259,11 @@ impl Workers {
 impl Worker {
     fn load(&self) -> usize {
         self.load.load(Ordering::Relaxed)
+    }
+
+    /// Whether brief work may come here, though `lightest` has less: on a thread that is awake it wakes none.
+    fn has_room(&self, lightest: &Self, crowd: usize) -> bool {
+        self.load() <= lightest.load() + crowd && !self.busy.is_within(BUSY)
     }
 }
 
@@ -310,15 +314,17 @@ mod tests {
         assert!(workers.begin().is_none(), "this thread is none of them");
         let first = on(&workers, 0, |workers| workers.begin()).unwrap();
         assert_eq!((on(&workers, 0, next), on(&workers, 1, next)), (1, 1));
-        assert_eq!(on(&workers, 0, better), None, "moving for one is not worth it");
-        let second = on(&workers, 0, |workers| workers.begin()).unwrap();
         assert_eq!((on(&workers, 0, better), on(&workers, 1, better)), (Some(1), None));
+        let second = on(&workers, 1, |workers| workers.begin()).unwrap();
+        assert_eq!((on(&workers, 0, better), on(&workers, 1, better)), (None, None), "each has one");
+        let third = on(&workers, 0, |workers| workers.begin()).unwrap();
+        assert_eq!(on(&workers, 0, next), 1);
         several_brief(&workers);
         assert_eq!((on(&workers, 0, next), on(&workers, 1, next)), (0, 1), "here, whoever asks");
         assert_eq!((on(&workers, 0, better), on(&workers, 1, better)), (None, Some(0)), "paths come together on the first");
         workers.habit.ended(BRIEF);
         assert_eq!(on(&workers, 0, next), 1, "one that lasts ends the habit");
-        drop((first, second));
+        drop((first, second, third));
         assert!((0..2).all(|number| workers.threads[number].load() == 0));
     }
 
@@ -328,15 +334,22 @@ mod tests {
         several_brief(&workers);
         let crowd: Vec<Load> = (0..=CROWD).map(|_| on(&workers, 0, |workers| workers.begin()).unwrap()).collect();
         assert_eq!((on(&workers, 0, next), on(&workers, 0, better), on(&workers, 1, better)), (1, Some(1), None));
-        drop(crowd);
+        let fewer = crowd.into_iter().skip(1).collect::<Vec<Load>>();
         several_brief(&workers);
-        assert_eq!(on(&workers, 0, next), 0);
+        assert_eq!(
+            (on(&workers, 0, next), on(&workers, 0, better), on(&workers, 1, better)),
+            (0, None, None),
+            "who is elsewhere stays there"
+        );
+        drop(fewer);
+        several_brief(&workers);
+        assert_eq!((on(&workers, 0, next), on(&workers, 1, better)), (0, Some(0)));
         let one = on(&workers, 0, |workers| workers.begin()).unwrap();
-        on(&workers, 0, |_| turn_spent());
-        let spent = &workers.threads[0].spent.0;
-        assert!((1..=Moment::now()).contains(&spent.load(Ordering::Relaxed)));
+        on(&workers, 0, |_| keeps_busy());
+        let busy = &workers.threads[0].busy.0;
+        assert!((1..=Moment::now()).contains(&busy.load(Ordering::Relaxed)));
         // Still so when a slow machine looks.
-        spent.fetch_add(60_000, Ordering::Relaxed);
+        busy.fetch_add(60_000, Ordering::Relaxed);
         assert_eq!((on(&workers, 0, next), on(&workers, 0, better)), (1, Some(1)), "a stream without end holds the thread");
         drop(one);
     }
