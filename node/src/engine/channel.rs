@@ -515,7 +515,7 @@ impl Channel {
 
     fn settle_idle(&self, after: Duration) {
         let now = Instant::now();
-        // What cannot be said ends the path, which tells the peer as much.
+        // What cannot be said ends the path; the peer's side waits then, as for any path that was lost.
         lock(&self.idle).retain_mut(|path| now - path.since < after || path.link.settle());
     }
 

@@ -114,14 +114,16 @@ pub async fn listen(shared: Arc<Shared>, acceptor: Acceptor, stop: CancellationT
             accepted = acceptor.accept() => accepted,
         };
         let (shared_too, half_open) = (Arc::clone(&shared), Arc::clone(&half_open));
-        shared.spawn_waiting(None, "direct path", async move {
+        let worker = shared.workers.next();
+        let load = shared.workers.begin_on(worker);
+        shared.spawn_waiting(Some(worker), "direct path", async move {
             // A socket that no reactor takes is closed, which its peer sees.
             let Ok(mut socket) = adopt(accepted.stream, accepted.home) else { return };
             let guard = half_open.enter(accepted.peer.ip());
             let knock = answer_knock(&shared_too.trust, &mut socket);
             // In an allocation of its own: the path holds nothing of it afterwards.
             let knock = Box::pin(guard.run(tokio::time::timeout(KNOCK_DEADLINE, knock))).await;
-            drop(guard);
+            drop((guard, load));
             match knock {
                 Ok(Ok(Some(()))) => {
                     shared_too.metrics.link(LinkKind::Direct);

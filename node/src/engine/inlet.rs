@@ -100,9 +100,12 @@ pub async fn run(shared: Arc<Shared>, inlet: Arc<Inlet>, acceptor: Acceptor) {
         shared.spawn_worker("inlet connection", async move {
             // A socket that no reactor takes is closed, which its application sees.
             if let Ok(application) = adopt(accepted.stream, accepted.home) {
-                connection(shared_too, inlet, application).await;
+                let owing = connection(shared_too, inlet, application).await;
+                drop((accepted.permit, place));
+                if let Some(channel) = owing {
+                    channel.last_words().await;
+                }
             }
-            drop((accepted.permit, place));
         });
     }
 }
@@ -115,7 +118,8 @@ struct Begun {
     tried: Vec<Place>,
 }
 
-pub(super) async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, application: TcpStream) {
+/// Carries a connection to its end, and gives the channel on which something is owed for it then.
+pub(super) async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, application: TcpStream) -> Option<Arc<Channel>> {
     let mut counted = inlet.counts.open();
     counted.written = Some(inlet.line(&shared));
     let mut begun = Begun { application, early: Early::default(), tried: Vec::new() };
@@ -125,19 +129,17 @@ pub(super) async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, applicati
         Err(failure) => {
             counted.ends(Cause::Refused);
             refuse(&shared, &inlet, None, &mut counted, failure);
-            return reset_application(begun.application);
+            reset_application(begun.application);
+            return None;
         }
     };
-    let owing = loop {
+    loop {
         match carry(&shared, &inlet, opened, begun, &mut counted).await {
-            Carried::Over => return,
-            Carried::Owing(channel) => break channel,
+            Carried::Over => return None,
+            Carried::Owing(channel) => return Some(channel),
             Carried::Elsewhere(elsewhere) => (opened, begun) = *elsewhere,
         }
-    };
-    // Behind all that the connection held: it is over.
-    drop(counted);
-    owing.last_words().await;
+    }
 }
 
 /// What became of a connection.
@@ -285,7 +287,7 @@ async fn carry(
     let pump = Pump {
         stream: &mut stream,
         application: &application,
-        link,
+        link: link.take(),
         signal: &live.signal,
         resume: Some(&opener),
         patience: inlet.spec.resume_timeout.get(),
@@ -386,7 +388,7 @@ pub async fn probe(shared: &Arc<Shared>, inlet: &Arc<Inlet>) -> Result<KeyExchan
                 break Err(refused.or(none.err()).unwrap_or_else(nowhere));
             }
         };
-        let failure = match ask_again(shared, &picked.target.share.to.outlet, &channel, link).await {
+        let failure = match ask_again(shared, &picked.target.share.to.outlet, &channel, link.take()).await {
             Ok(()) => break Ok(channel.exchange()),
             Err(failure) => failure,
         };

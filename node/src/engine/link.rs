@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use postern_proto::record::{HEADER_LEN, Header, RecordError};
 use postern_runtime::workers::adopt;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -128,9 +129,13 @@ impl Link {
     /// # Errors
     /// [`LinkError`].
     pub async fn write_all(&mut self, bytes: &[u8], deadline: Duration) -> Result<(), LinkError> {
-        let owed = std::mem::take(&mut self.owed);
-        let whole = [&owed, bytes].concat();
-        let bytes = if owed.is_empty() { bytes } else { &whole };
+        let mut whole = std::mem::take(&mut self.owed);
+        let bytes = if whole.is_empty() {
+            bytes
+        } else {
+            whole.extend_from_slice(bytes);
+            &whole
+        };
         match tokio::time::timeout(deadline, self.socket.write_all(bytes)).await {
             Ok(written) => Ok(written?),
             Err(_) => Err(LinkError::Timeout),
@@ -153,7 +158,8 @@ impl Link {
     /// is of no use any more.
     pub fn settle(&mut self) -> bool {
         let owed = std::mem::take(&mut self.owed);
-        owed.is_empty() || self.socket.try_write(&owed).is_ok_and(|count| count == owed.len())
+        // Not by the reactor: of a socket that has just come to another one it does not know yet that there is room.
+        owed.is_empty() || SockRef::from(&self.socket).send(&owed).is_ok_and(|count| count == owed.len())
     }
 
     /// Whether an idle path can still carry a stream: open, and nothing arrived on it unasked.
@@ -162,5 +168,30 @@ impl Link {
         let mut probe = [0];
         self.start == self.end
             && matches!(self.socket.try_read(&mut probe), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+/// A path for the next stream; where none comes to use it, what is owed is said.
+pub struct Prepared(Option<Link>);
+
+impl Prepared {
+    #[must_use]
+    pub const fn new(link: Link) -> Self {
+        Self(Some(link))
+    }
+
+    /// For whoever says something on it now.
+    #[must_use]
+    pub fn take(mut self) -> Link {
+        let Some(link) = self.0.take() else { unreachable!("taken once, by value") };
+        link
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if let Some(link) = &mut self.0 {
+            link.settle();
+        }
     }
 }

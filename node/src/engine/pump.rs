@@ -58,8 +58,9 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 /// Rounds after which a busy stream lets others of its thread run.
 const ROUNDS_PER_TURN: u32 = 32;
 
-/// A stream that moves so many bytes in a moment keeps its thread busy.
+/// A stream that moves so many bytes in such a moment keeps its thread busy.
 const MUCH: u64 = 4 * 1024 * 1024;
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// Small unacknowledged records may take this much more room than their bytes, which the credit bounds.
 const MAX_KEPT: usize = 8 * 1024 * 1024;
@@ -162,8 +163,8 @@ struct State<'a> {
     /// Since when the peer owes something and was not heard.
     owed_since: Option<Instant>,
     idle_since: Instant,
-    /// Bytes that had moved when it was last said that the stream keeps its thread busy.
-    noted: u64,
+    /// Bytes that had moved when it was last looked whether the stream keeps its thread busy, and when that was.
+    noted: (u64, Instant),
     corruptions: u32,
     resumed: &'a Count,
     counted: &'a mut Counted,
@@ -199,7 +200,7 @@ impl<'a> State<'a> {
         let now = Instant::now();
         let answer_by = stream.has_only_answer().then(|| now + ANSWER_DELAY);
         let mut outbox = Outbox::default();
-        early.seal(stream, &mut outbox)?;
+        early.seal(stream, &mut outbox).inspect_err(|_| _ = link.settle())?;
         let mut small = std::mem::take(&mut link.owed);
         small.extend(first);
         Ok(Self {
@@ -225,7 +226,7 @@ impl<'a> State<'a> {
             heard: false,
             owed_since: None,
             idle_since: now,
-            noted: 0,
+            noted: (0, now),
             corruptions: 0,
             resumed,
             counted,
@@ -264,9 +265,12 @@ impl<'a> State<'a> {
     fn note_moved(&mut self) {
         let (sent, received) = self.stream.bytes();
         self.counted.moved((sent, received));
-        if sent + received >= self.noted + MUCH {
-            self.noted = sent + received;
-            keeps_busy();
+        if sent + received >= self.noted.0 + MUCH {
+            let now = Instant::now();
+            if now - self.noted.1 < MOMENT {
+                keeps_busy();
+            }
+            self.noted = (sent + received, now);
         }
     }
 

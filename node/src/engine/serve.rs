@@ -11,6 +11,7 @@ use postern_proto::path::{AttachHead, Open, OpenHead};
 use postern_proto::record::{Control, HEADER_LEN, Header, Kind, Reject, RejectCode, ResetCode};
 use postern_proto::spec::{Disclose, OutletSpec};
 use postern_proto::stream::{Early, Stream};
+use postern_runtime::workers::Load;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
@@ -45,8 +46,8 @@ pub struct Path {
     permit: Option<OwnedSemaphorePermit>,
     /// The stream that it carried last.
     carried: Option<(Arc<Channel>, u64)>,
-    /// What it is to do next, where that was read already.
-    read: Option<(Header, Vec<u8>)>,
+    /// What it is to do next, where that was read already on another thread, and its weight on this one.
+    read: Option<Box<(Header, Vec<u8>, Load)>>,
 }
 
 impl Path {
@@ -61,12 +62,10 @@ pub async fn serve_path(shared: Arc<Shared>, path: Path) {
     let Path { mut link, joined, permit, mut carried, mut read } = path;
     let mut patience = FIRST_FRAME;
     loop {
-        // Where it was read on another thread, this one was found to be better.
-        let moved_here = read.is_some();
-        let (header, frame) = match read.take() {
-            Some(read) => read,
+        let (header, frame, load) = match read.take().map(|read| *read) {
+            Some((header, frame, load)) => (header, frame, Some(load)),
             None => match link.read_frame(patience).await {
-                Ok(read) => read,
+                Ok((header, frame)) => (header, frame, None),
                 Err(LinkError::Closed | LinkError::Timeout) => return,
                 Err(error) => {
                     debug!(%error, "a path broke");
@@ -77,14 +76,18 @@ pub async fn serve_path(shared: Arc<Shared>, path: Path) {
         match header.kind {
             Kind::Handshake => return Box::pin(serve_handshake(&shared, &frame[HEADER_LEN..], joined, link)).await,
             Kind::Open | Kind::Attach => {
-                if !moved_here && let Some(worker) = shared.workers.better() {
-                    let path = Path { link, joined, permit, carried, read: Some((header, frame)) };
+                // Once: the thread that was better when it was read is good enough.
+                if load.is_none()
+                    && let Some(worker) = shared.workers.better()
+                {
+                    let load = shared.workers.begin_on(worker);
+                    let path = Path { link, joined, permit, carried, read: Some(Box::new((header, frame, load))) };
                     return shared.spawn_waiting(Some(worker), "path", moved(Arc::clone(&shared), path));
                 }
                 if let Some((channel, stream)) = carried.take() {
                     channel.forget_ended(stream);
                 }
-                let load = shared.workers.begin();
+                let load = load.or_else(|| shared.workers.begin());
                 // Each in an allocation of its own: a stream that is carried holds nothing of how it was opened, nor does an idle path.
                 let carrying = match Box::pin(begin(&shared, header.kind, frame, link)).await {
                     Some(begun) => Box::pin(carry(&shared, Box::new(begun))),
@@ -116,7 +119,10 @@ fn moved(shared: Arc<Shared>, path: Path) -> Pin<Box<dyn Future<Output = ()> + S
 }
 
 async fn serve_handshake(shared: &Arc<Shared>, offer: &[u8], joined: Option<(Identifier, InstanceId)>, link: Link) {
-    match Box::pin(channel::answer(&shared.trust, offer, joined, link)).await {
+    let load = shared.workers.begin();
+    let answered = Box::pin(channel::answer(&shared.trust, offer, joined, link)).await;
+    drop(load);
+    match answered {
         Ok((channel, control)) => {
             shared.metrics.handshake(Part::Responder, true);
             info!(peer = %channel.peer(), channel = %channel.id(), "a peer made a channel");

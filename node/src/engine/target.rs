@@ -17,7 +17,7 @@ use super::channel::Channel;
 use super::code;
 use super::failure::{Failure, Step};
 use super::inlet::{Inlet, ask, judge};
-use super::link::Link;
+use super::link::Prepared;
 use super::peers::Candidate;
 use super::relay_link::lock;
 use super::relays::Gone;
@@ -54,7 +54,7 @@ pub struct ShareStatus {
 /// A way to an outlet for one stream.
 pub struct Opened {
     pub channel: Arc<Channel>,
-    pub link: Link,
+    pub link: Prepared,
     pub picked: Picked,
 }
 
@@ -211,7 +211,7 @@ impl Target {
         let mut last = None;
         for candidate in &candidates {
             let asked = match reach(shared, inlet, candidate).await {
-                Ok((channel, link)) => ask(&self.share.to.outlet, &channel, link).await,
+                Ok((channel, link)) => ask(&self.share.to.outlet, &channel, link.take()).await,
                 Err(failure) => Err(failure),
             };
             match asked {
@@ -249,7 +249,7 @@ async fn probe(shared: Arc<Shared>, inlet: Arc<Inlet>, target: Arc<Target>, part
 }
 
 /// A channel with one node, this node's decision about it, and a path to it.
-async fn reach(shared: &Arc<Shared>, inlet: &Inlet, candidate: &Candidate) -> Result<(Arc<Channel>, Link), Failure> {
+async fn reach(shared: &Arc<Shared>, inlet: &Inlet, candidate: &Candidate) -> Result<(Arc<Channel>, Prepared), Failure> {
     let channel = shared.peers.channel(shared, candidate).await?;
     channel.settled().await;
     judge(shared, inlet, &channel)?;
@@ -257,7 +257,7 @@ async fn reach(shared: &Arc<Shared>, inlet: &Inlet, candidate: &Candidate) -> Re
         Some(link) => link,
         None => shared.peers.path(shared, &channel).await?,
     };
-    Ok((channel, link))
+    Ok((channel, Prepared::new(link)))
 }
 
 impl Picked {

@@ -422,6 +422,10 @@ async fn what_idle_paths_owe_is_said() {
         () = std::future::ready(()) => {}
     }
     far.read_exact(&mut word).await.unwrap();
+    // Taken for a stream that does not begin after all.
+    let mut far = owing().await;
+    drop(link::Prepared::new(channel.take_idle().unwrap()));
+    far.read_exact(&mut word).await.unwrap();
     let far = owing().await;
     let taken = channel.take_idle().unwrap();
     channel.last_words().await;

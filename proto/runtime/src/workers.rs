@@ -43,8 +43,8 @@ const CROWD: usize = 32;
 const BUSY: Duration = Duration::from_millis(100);
 
 thread_local! {
-    /// When something kept this thread busy last, where it is one of [`Workers`].
-    static BUSY_AT: OnceCell<Arc<Moment>> = const { OnceCell::new() };
+    /// When something kept this thread busy last, and what work it is used to, where it is one of [`Workers`].
+    static HERE: OnceCell<(Arc<Moment>, Arc<Habit>)> = const { OnceCell::new() };
 }
 
 /// Milliseconds since the first of them; 0 is never.
@@ -65,9 +65,11 @@ impl Moment {
 
 /// What runs on the calling thread keeps it busy: brief work had better go elsewhere for a moment.
 pub fn keeps_busy() {
-    BUSY_AT.with(|busy| {
-        if let Some(moment) = busy.get() {
-            moment.0.store(Moment::now(), Ordering::Relaxed);
+    HERE.with(|here| {
+        if let Some((busy, habit)) = here.get() {
+            busy.0.store(Moment::now(), Ordering::Relaxed);
+            // Whatever comes now may last, too.
+            habit.ended(BRIEF);
         }
     });
 }
@@ -156,22 +158,23 @@ impl Workers {
         let stop = CancellationToken::new();
         let mut threads = Vec::new();
         let guard = stop.clone().drop_guard();
+        let habit = Arc::<Habit>::default();
         for number in 0..count.min(MOST) {
             let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
             let handle = runtime.handle().clone();
             let stop = stop.clone();
             let busy = Arc::<Moment>::default();
-            let of_thread = Arc::clone(&busy);
+            let of_thread = (Arc::clone(&busy), Arc::clone(&habit));
             let run = move || {
-                BUSY_AT.with(|busy| {
-                    busy.get_or_init(move || of_thread);
+                HERE.with(|here| {
+                    here.get_or_init(move || of_thread);
                 });
                 runtime.block_on(stop.cancelled());
             };
             let thread = thread::Builder::new().name(format!("worker {number}")).spawn(run)?;
             threads.push(Worker { handle, id: thread.thread().id(), load: Arc::default(), busy });
         }
-        Ok(Arc::new(Self { threads, habit: Arc::default(), _stop: guard }))
+        Ok(Arc::new(Self { threads, habit, _stop: guard }))
     }
 
     /// Runs `task`, a piece of work, under `supervisor`: on the thread that has the fewest; on the one that calls, if there is none with fewer, or
@@ -214,6 +217,12 @@ impl Workers {
     #[must_use]
     pub fn begin(&self) -> Option<Load> {
         self.here().map(|worker| self.load(worker))
+    }
+
+    /// As [`Self::begin`], on `worker`, whereto it is on the way: it counts there from now on.
+    #[must_use]
+    pub fn begin_on(&self, worker: &Worker) -> Load {
+        self.load(worker)
     }
 
     /// Where a piece of work that has just come to the calling thread had better be done, if not here. Taking it there costs a few system calls.
@@ -346,6 +355,8 @@ mod tests {
         assert_eq!((on(&workers, 0, next), on(&workers, 1, better)), (0, Some(0)));
         let one = on(&workers, 0, |workers| workers.begin()).unwrap();
         on(&workers, 0, |_| keeps_busy());
+        assert!(!workers.habit.is_brief(), "the next ones may last, too");
+        several_brief(&workers);
         let busy = &workers.threads[0].busy.0;
         assert!((1..=Moment::now()).contains(&busy.load(Ordering::Relaxed)));
         // Still so when a slow machine looks.

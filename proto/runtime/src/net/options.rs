@@ -21,7 +21,7 @@ const APPLICATION_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Within one machine nobody shares the way and nothing is lost: an algorithm that paces what it sends, as BBR does, only costs there
 /// (a tenth of the throughput). Every kernel has this one and lets every user set it. A socket on which BBR has begun goes on pacing under
-/// another algorithm, so it is set before a connection is made or accepted.
+/// another algorithm, so it is set before a connection is made, and on a listener that only this machine reaches.
 #[cfg(target_os = "linux")]
 const LOOPBACK_CONGESTION: &[u8] = b"reno";
 
@@ -72,14 +72,15 @@ impl SocketKind {
     /// # Errors
     /// Whatever the operating system says, as when the peer has reset the connection already.
     pub fn complete(self, inherited: Inherited, stream: &TcpStream, peer: SocketAddr) -> io::Result<()> {
-        match inherited {
-            Inherited::Everything => Ok(()),
-            Inherited::Kind => {
-                stay_on_this_machine(&SockRef::from(stream), peer);
-                Ok(())
-            }
-            Inherited::Nothing => self.apply(&SockRef::from(stream), peer),
+        let socket = SockRef::from(stream);
+        // One that was there before its listener was prepared has inherited nothing.
+        if inherited == Inherited::Nothing || !socket.tcp_nodelay()? {
+            return self.apply(&socket, peer);
         }
+        if inherited == Inherited::Kind {
+            stay_on_this_machine(&socket, peer);
+        }
+        Ok(())
     }
 
     fn apply_to_any(self, socket: &SockRef<'_>) -> io::Result<()> {
@@ -141,9 +142,8 @@ mod tests {
             }
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let _dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let (accepted, peer) = listener.accept().await.unwrap();
-            kind.complete(Inherited::Nothing, &accepted, peer).unwrap();
-            has_the_options_of(kind, &accepted, "inherited nothing");
+            let mut acceptor = Acceptor::new(listener, kind, 1);
+            has_the_options_of(kind, &acceptor.accept().await.stream, "there before its listener was prepared");
         }
     }
 }
