@@ -59,7 +59,9 @@ impl Path {
 
 /// Serves a path until it is closed or breaks.
 pub async fn serve_path(shared: Arc<Shared>, path: Path) {
-    let Path { mut link, joined, permit, mut carried, mut read } = path;
+    let Path { link, joined, permit, mut carried, mut read } = path;
+    // It may come from another thread. A socket that no reactor takes is closed, which its peer sees.
+    let Ok(mut link) = link.adopted() else { return };
     let mut patience = FIRST_FRAME;
     loop {
         let (header, frame, load) = match read.take().map(|read| *read) {
@@ -106,16 +108,10 @@ pub async fn serve_path(shared: Arc<Shared>, path: Path) {
     }
 }
 
-/// Goes on with a path that comes from another thread.
-// No `async fn`: its type would hold itself.
+/// Goes on with a path on another thread.
+// No `async fn`: its type would hold itself. And nothing around the future, which would take its room twice.
 fn moved(shared: Arc<Shared>, path: Path) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(async move {
-        let Path { link, .. } = path;
-        // A socket that no reactor takes is closed, which its peer sees.
-        if let Ok(link) = link.adopted() {
-            serve_path(shared, Path { link, ..path }).await;
-        }
-    })
+    Box::pin(serve_path(shared, path))
 }
 
 async fn serve_handshake(shared: &Arc<Shared>, offer: &[u8], joined: Option<(Identifier, InstanceId)>, link: Link) {
