@@ -146,7 +146,7 @@ impl Workers {
         Self::of(thread::available_parallelism().map_or(1, NonZero::get))
     }
 
-    /// Starts half as many, for what costs the kernel more than the thread: moving pipes, it is done in a third of a core by one alone.
+    /// Starts half as many, for a relay: one thread splices more than two nodes seal and open on a core each.
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -210,7 +210,8 @@ impl Workers {
         task: impl Future<Output = ()> + Send + 'static,
     ) {
         let _context = worker.handle.enter();
-        supervisor.spawn_until(stop, name, task);
+        // Boxed for the same reason as in [`Load::carry`].
+        supervisor.spawn_until(stop, name, Box::pin(task));
     }
 
     /// A piece of work begins on the calling thread; it ends when what is returned is dropped. `None` where the calling thread is none of these.
