@@ -8,16 +8,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// Capacity asked of the kernel for each pipe. Larger ones gained nothing measurable; smaller ones cost system calls.
 pub const PIPE_SIZE: usize = 256 * 1024;
 
-/// Pipes in the pool. With [`PIPE_SIZE`] 48 MiB, under the 64 MiB that Linux grants an unprivileged user before it makes
-/// pipes of 8 KiB (`pipe-user-pages-soft`). A pipe is held for microseconds, so that a few dozen serve thousands of links.
-pub const MAX_PIPES: usize = 192;
+/// Pipes in the pool. With [`PIPE_SIZE`] 32 MiB, under the 64 MiB that Linux grants an unprivileged user before it makes
+/// pipes of 8 KiB (`pipe-user-pages-soft`); with [`MOST_SPLICED`], 64 MiB are in them at most. A pipe is held for microseconds, so that a
+/// few dozen serve thousands of links.
+pub const MAX_PIPES: usize = 128;
 
 /// Bytes in buffers for which the pool answers: 1,024 stalled links of [`BUFFER_SIZE`].
 pub const MAX_BUFFERED: usize = 64 * 1024 * 1024;
@@ -29,8 +30,9 @@ const BUFFER_SIZE: usize = 64 * 1024;
 /// links slow it down and never stop it. Uncounted: two a join at most, and joins are bounded.
 const LAST_RESORT_SIZE: usize = 8 * 1024;
 
-/// Least that one splice asks for: a pipe of two slots still takes two whole network buffers.
-const MIN_SPLICE: usize = 64 * 1024;
+/// What one splice asks for. A pipe has a slot for each page of its capacity and puts a whole network buffer into each, so it takes several
+/// times its capacity of a fast stream; what is moved at once wakes the hops behind it once.
+const MOST_SPLICED: usize = 512 * 1024;
 
 /// Bounds of a [`Pool`].
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +55,9 @@ impl Default for PoolSettings {
 pub struct Pool {
     settings: PoolSettings,
     /// Empty pipes; the one used last is taken first, since its memory is warm.
-    pub(crate) free: Mutex<Vec<Pipe>>,
+    // Each in an allocation of its own, so that a join without any holds the room of a pointer.
+    #[expect(clippy::vec_box, reason = "a pipe moves between here and its user as a pointer")]
+    pub(crate) free: Mutex<Vec<Box<Pipe>>>,
     alive: AtomicUsize,
     buffered: AtomicUsize,
     /// Set once the kernel refused to make a pipe or to splice, so that it is logged once.
@@ -88,7 +92,7 @@ impl Pool {
     pub(crate) fn carrier(self: &Arc<Self>, copy: bool) -> Carrier {
         match (!copy).then(|| self.pipe()).flatten() {
             Some(pipe) => Carrier::Pipe(pipe),
-            None => Carrier::Buffer(self.buffer(BUFFER_SIZE).unwrap_or_else(|| self.uncounted(LAST_RESORT_SIZE))),
+            None => Carrier::Buffer(Box::new(self.buffer(BUFFER_SIZE).unwrap_or_else(|| self.uncounted(LAST_RESORT_SIZE)))),
         }
     }
 
@@ -99,7 +103,7 @@ impl Pool {
             None => {
                 reserve(&self.alive, 1, self.settings.pipes).then_some(())?;
                 match Pipe::open(self.settings.pipe_size) {
-                    Ok(pipe) => pipe,
+                    Ok(pipe) => Box::new(pipe),
                     Err(error) => {
                         self.alive.fetch_sub(1, Ordering::Relaxed);
                         self.report_refusal("pipe", error);
@@ -139,7 +143,6 @@ fn reserve(counter: &AtomicUsize, amount: usize, limit: usize) -> bool {
 pub(crate) struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
-    capacity: usize,
     held: usize,
 }
 
@@ -147,16 +150,15 @@ impl Pipe {
     fn open(size: usize) -> Result<Self, Errno> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // Above the user's limit the kernel refuses and leaves a smaller pipe, which serves too.
-        let granted = fcntl_setpipe_size(&writer, size);
-        let capacity = granted.or_else(|_| fcntl_getpipe_size(&writer))?;
-        Ok(Self { reader, writer, capacity, held: 0 })
+        let _ = fcntl_setpipe_size(&writer, size);
+        Ok(Self { reader, writer, held: 0 })
     }
 }
 
 /// A pipe on loan. It goes back when it is empty, and is closed when it is not: no byte ever reaches another link.
 pub(crate) struct PooledPipe {
     /// Present until dropped.
-    pipe: Option<Pipe>,
+    pipe: Option<Box<Pipe>>,
     pool: Arc<Pool>,
 }
 
@@ -190,7 +192,7 @@ impl Drop for Buffer {
 /// Bytes of one direction of a join, on their way.
 pub(crate) enum Carrier {
     Pipe(PooledPipe),
-    Buffer(Buffer),
+    Buffer(Box<Buffer>),
 }
 
 /// What [`Carrier::fill`] found.
@@ -220,8 +222,7 @@ impl Carrier {
         debug_assert_eq!(self.held(), 0, "only an empty carrier is filled");
         let count = match self {
             Self::Pipe(PooledPipe { pipe: Some(pipe), pool }) => {
-                let most = pipe.capacity.max(MIN_SPLICE);
-                match from.try_io(Interest::READABLE, || move_bytes(from, &pipe.writer, most)) {
+                match from.try_io(Interest::READABLE, || move_bytes(from, &pipe.writer, MOST_SPLICED)) {
                     Ok(count) => {
                         pipe.held = count;
                         count
@@ -297,7 +298,7 @@ impl Carrier {
                 Err(error) => return Err(error.into()),
             }
         }
-        *self = Self::Buffer(buffer);
+        *self = Self::Buffer(Box::new(buffer));
         Ok(())
     }
 }

@@ -30,9 +30,11 @@ const DELIVERY: Duration = Duration::from_secs(15);
 
 /// Joins links over one pool of pipes. Cheap to clone.
 #[derive(Clone)]
-pub struct Splicer {
+pub struct Splicer(Arc<Parts>);
+
+struct Parts {
     pool: Arc<Pool>,
-    totals: Arc<Totals>,
+    totals: Totals,
 }
 
 /// What all joins of a [`Splicer`] have carried.
@@ -75,54 +77,51 @@ pub struct Report {
 impl Splicer {
     #[must_use]
     pub fn new(settings: PoolSettings) -> Self {
-        Self { pool: Pool::new(settings), totals: Arc::default() }
+        Self(Arc::new(Parts { pool: Pool::new(settings), totals: Totals::default() }))
     }
 
     #[must_use]
     pub fn totals(&self) -> &Totals {
-        &self.totals
+        &self.0.totals
     }
 
     #[must_use]
     pub fn pool(&self) -> &Pool {
-        &self.pool
+        &self.0.pool
     }
 
     /// Carries bytes both ways until a link ends, then closes both. Dropping the future closes both at once.
     // No `async fn`: that would hold its arguments beside what is made of them.
     pub fn join(&self, first: TcpStream, second: TcpStream) -> impl Future<Output = Report> + Send + use<> {
-        let live = Live::new(&self.totals);
         let mut join = Join {
             first,
             second,
             forward: Direction::new(),
             backward: Direction::new(),
             timer: None,
-            pool: Arc::clone(&self.pool),
-            totals: Arc::clone(&self.totals),
+            live: Live::new(Arc::clone(&self.0)),
         };
         async move {
             let end = poll_fn(|cx| join.poll_carry(cx)).await;
             // In an allocation of its own, so that the many joins that go on do not carry the room for their end.
-            let report = Box::pin(join.finish(end)).await;
-            drop(live);
-            report
+            Box::pin(join.finish(end)).await
         }
     }
 }
 
-struct Live(Arc<Totals>);
+/// A join's part in what all of them share: it counts for as long as it lives.
+struct Live(Arc<Parts>);
 
 impl Live {
-    fn new(totals: &Arc<Totals>) -> Self {
-        totals.live.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(totals))
+    fn new(parts: Arc<Parts>) -> Self {
+        parts.totals.live.fetch_add(1, Ordering::Relaxed);
+        Self(parts)
     }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.0.live.fetch_sub(1, Ordering::Relaxed);
+        self.0.totals.live.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -133,19 +132,18 @@ struct Join {
     backward: Direction,
     /// Armed when bytes begin to wait in a pipe; left to run out rather than disarmed.
     timer: Option<Pin<Box<Sleep>>>,
-    pool: Arc<Pool>,
-    totals: Arc<Totals>,
+    live: Live,
 }
 
 impl Join {
     /// Carries until one link ends.
     fn poll_carry(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
-            let (forward, backward) = (&mut self.forward, &mut self.backward);
-            if let Poll::Ready(stop) = forward.poll_carry(cx, &self.first, &self.second, &self.pool, &self.totals.forward) {
+            let (forward, backward, Parts { pool, totals }) = (&mut self.forward, &mut self.backward, &*self.live.0);
+            if let Poll::Ready(stop) = forward.poll_carry(cx, &self.first, &self.second, pool, &totals.forward) {
                 return Poll::Ready(stop.end(Side::First, Side::Second));
             }
-            if let Poll::Ready(stop) = backward.poll_carry(cx, &self.second, &self.first, &self.pool, &self.totals.backward) {
+            if let Poll::Ready(stop) = backward.poll_carry(cx, &self.second, &self.first, pool, &totals.backward) {
                 return Poll::Ready(stop.end(Side::Second, Side::First));
             }
             let Some(oldest) = forward.stalled.into_iter().chain(backward.stalled).min() else {
@@ -171,7 +169,7 @@ impl Join {
             End::Failed(side, _) => Some(side),
         };
         let delivered = timeout(DELIVERY, poll_fn(|cx| self.poll_deliver(cx, failed))).await.unwrap_or(false);
-        let Join { first, second, forward, backward, .. } = self;
+        let Join { first, second, forward, backward, timer: _, live } = self;
         let report = Report { forward: forward.moved, backward: backward.moved, end };
         // Pipes go back before the last words of the sockets are waited for.
         drop((forward, backward));
@@ -182,6 +180,7 @@ impl Join {
             let dead = |side| !delivered || failed == Some(side);
             ending::reset([(first, dead(Side::First)), (second, dead(Side::Second))]).await;
         }
+        drop(live);
         report
     }
 
@@ -189,10 +188,10 @@ impl Join {
     fn poll_deliver(&mut self, cx: &mut Context<'_>, failed: Option<Side>) -> Poll<bool> {
         let mut delivered = true;
         let mut waiting = false;
-        let (first, second) = (&self.first, &self.second);
+        let (first, second, totals) = (&self.first, &self.second, &self.live.0.totals);
         for (direction, to, side, total) in [
-            (&mut self.forward, second, Side::Second, &self.totals.forward),
-            (&mut self.backward, first, Side::First, &self.totals.backward),
+            (&mut self.forward, second, Side::Second, &totals.forward),
+            (&mut self.backward, first, Side::First, &totals.backward),
         ] {
             if failed != Some(side) {
                 match direction.poll_drain(cx, to, total) {

@@ -4,29 +4,74 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
-use postern_proto::record::MAX_RECORD;
+use postern_proto::record::{MAX_BODY, MAX_RECORD};
 
-/// How many records go out in one write, or come in with one read.
-pub const RECORDS_PER_BUFFER: usize = 4;
+/// How many records a buffer of each size has room for. A read of sixteen costs every hop behind it a quarter of the wake-ups that a read of
+/// four does; but what is kept of a small read must not hold the room of a large one.
+const RECORDS: [usize; 3] = [1, 4, MOST_RECORDS];
 
-/// Size of every buffer of the pool.
-pub const BUFFER_SIZE: usize = RECORDS_PER_BUFFER * MAX_RECORD;
+/// How many records go out in one write, or come in with one read, at most.
+pub const MOST_RECORDS: usize = 16;
 
-/// Free buffers that are kept: 16 MiB. Beyond that they are given back to the allocator.
-const MAX_FREE: usize = 64;
+/// Free buffers of each size that are kept: 16 MiB. Beyond that they are given back to the allocator.
+const MAX_FREE: usize = 16 * 1024 * 1024;
 
-static FREE: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+static FREE: [Mutex<Vec<Box<[u8]>>>; RECORDS.len()] = [const { Mutex::new(Vec::new()) }; RECORDS.len()];
 
-/// A buffer of [`BUFFER_SIZE`] bytes that goes back to the pool when dropped. Its contents are leftovers.
-pub struct Buffer(Option<Box<[u8]>>);
+/// How large a buffer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(usize);
+
+impl Size {
+    /// Room for one record.
+    pub const SMALLEST: Self = Self(0);
+    pub const LARGEST: Self = Self(RECORDS.len() - 1);
+
+    /// How many whole records a buffer has room for.
+    #[must_use]
+    pub const fn records(self) -> usize {
+        RECORDS[self.0]
+    }
+
+    const fn bytes(self) -> usize {
+        self.records() * MAX_RECORD
+    }
+
+    /// What to read into after a read of `count` bytes of bodies into a buffer of this size: a larger one where it was filled, else the smallest
+    /// that would have done.
+    #[must_use]
+    pub fn after(self, count: usize) -> Self {
+        if count == self.records() * MAX_BODY {
+            return Self(self.0 + 1).min(Self::LARGEST);
+        }
+        let enough = RECORDS.iter().position(|records| count <= records * MAX_BODY);
+        enough.map_or(Self::LARGEST, Self)
+    }
+}
+
+/// A buffer that goes back to the pool when dropped. Its contents are leftovers.
+pub struct Buffer {
+    size: Size,
+    /// None only while it is dropped.
+    bytes: Option<Box<[u8]>>,
+}
 
 impl Buffer {
     /// Takes a free buffer, or makes one.
     #[must_use]
-    pub fn take() -> Self {
-        let free = FREE.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Self(Some(free.unwrap_or_else(|| vec![0; BUFFER_SIZE].into_boxed_slice())))
+    pub fn take(size: Size) -> Self {
+        let free = free(size).pop();
+        Self { size, bytes: Some(free.unwrap_or_else(|| vec![0; size.bytes()].into_boxed_slice())) }
     }
+
+    #[must_use]
+    pub const fn size(&self) -> Size {
+        self.size
+    }
+}
+
+fn free(size: Size) -> std::sync::MutexGuard<'static, Vec<Box<[u8]>>> {
+    FREE[size.0].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl std::fmt::Debug for Buffer {
@@ -39,23 +84,39 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.0.as_deref().unwrap_or_default()
+        self.bytes.as_deref().unwrap_or_default()
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.0.as_deref_mut().unwrap_or_default()
+        self.bytes.as_deref_mut().unwrap_or_default()
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(buffer) = self.0.take() {
-            let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-            if free.len() < MAX_FREE {
+        if let Some(buffer) = self.bytes.take() {
+            let mut free = free(self.size);
+            if free.len() < MAX_FREE / buffer.len() {
                 free.push(buffer);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_grow_while_they_are_filled_and_fit_what_comes() {
+        let [small, middle, large] = [Size(0), Size(1), Size(2)];
+        assert_eq!((Size::SMALLEST, Size::LARGEST), (small, large));
+        assert_eq!((small.after(MAX_BODY), middle.after(4 * MAX_BODY), large.after(16 * MAX_BODY)), (middle, large, large));
+        assert_eq!((small.after(0), small.after(MAX_BODY - 1)), (small, small));
+        assert_eq!((middle.after(MAX_BODY), middle.after(MAX_BODY + 1)), (small, middle));
+        assert_eq!((large.after(1), large.after(4 * MAX_BODY), large.after(4 * MAX_BODY + 1)), (small, middle, large));
+        assert_eq!((Buffer::take(small).len(), Buffer::take(large).len()), (MAX_RECORD, 16 * MAX_RECORD));
     }
 }

@@ -1,23 +1,23 @@
 //! A data link or direct link as a sequence of frames: what was read and not yet used stays with the link, because a path
 //! carries one stream after another.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use postern_proto::record::{HEADER_LEN, Header, RecordError};
+use postern_proto::record::{HEADER_LEN, Header, MAX_RECORD, RecordError};
 use postern_runtime::workers::adopt;
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 
-use super::buffers::Buffer;
+use super::buffers::{Buffer, Size};
 
 /// A joined path between two nodes.
 #[derive(Debug)]
 pub struct Link {
     pub(super) socket: TcpStream,
-    /// What was read: `buffer[start..end]`. No buffer is held while nothing is there.
+    /// What was read: `buffer[start..end]`. No buffer is held while nothing is there, and no large one while nothing comes.
     pub(super) buffer: Option<Buffer>,
     pub(super) start: usize,
     pub(super) end: usize,
@@ -76,7 +76,7 @@ impl Link {
     }
 
     /// Moves what is unread to the front, so that a whole frame fits behind it; gives an empty buffer back.
-    pub(super) fn compact(&mut self) {
+    fn compact(&mut self) {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         } else if self.start > 0
@@ -87,12 +87,43 @@ impl Link {
         }
     }
 
-    /// Gives the buffer back where nothing is in it.
+    /// Reads what has come, into a large buffer. Returns how much: 0 at the end.
+    ///
+    /// # Errors
+    /// `WouldBlock` where nothing has come, or there is no room; whatever else the operating system says.
+    pub(super) fn fill(&mut self) -> io::Result<usize> {
+        // Asked first, so that a look for what has not come moves nothing between buffers.
+        self.socket.try_io(Interest::READABLE, || Ok(()))?;
+        if self.buffer.as_ref().is_none_or(|buffer| buffer.size() < Size::LARGEST) {
+            self.move_to(Size::LARGEST);
+        } else {
+            self.compact();
+        }
+        let room = self.buffer.as_mut().and_then(|buffer| buffer.get_mut(self.end..)).filter(|room| !room.is_empty());
+        let room = room.ok_or(io::ErrorKind::WouldBlock)?;
+        let count = read(&self.socket, &mut [IoSliceMut::new(room)])?;
+        self.end += count;
+        Ok(count)
+    }
+
+    /// Gives the buffer back where nothing is in it, and a large one where a small one has room for the rest: the next stream reads into what is
+    /// still in the CPU's cache, and many streams hold little.
     pub(super) fn release(&mut self) {
         if self.start == self.end {
             self.buffer = None;
             (self.start, self.end) = (0, 0);
+        } else if self.end - self.start <= MAX_RECORD && self.buffer.as_ref().is_some_and(|buffer| buffer.size() > Size::SMALLEST)
+        {
+            self.move_to(Size::SMALLEST);
         }
+    }
+
+    fn move_to(&mut self, size: Size) {
+        let mut buffer = Buffer::take(size);
+        let unread = self.unread();
+        buffer[..unread.len()].copy_from_slice(unread);
+        (self.start, self.end) = (0, unread.len());
+        self.buffer = Some(buffer);
     }
 
     /// Reads one whole frame (header included) within `deadline`.
@@ -114,7 +145,7 @@ impl Link {
                 }
                 self.compact();
                 let end = self.end;
-                let buffer = self.buffer.get_or_insert_with(Buffer::take);
+                let buffer = self.buffer.get_or_insert_with(|| Buffer::take(Size::SMALLEST));
                 match self.socket.read(&mut buffer[end..]).await? {
                     0 => return Err(LinkError::Closed),
                     count => self.end += count,
@@ -171,6 +202,24 @@ impl Link {
     }
 }
 
+/// Reads what has arrived. A read that does not fill the buffers has emptied the socket, so its readiness is cleared in the same
+/// step and the next attempt costs no system call; what arrives in between raises it again, because it is edge-triggered.
+pub(super) fn read(socket: &TcpStream, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    let room: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+    let mut short = None;
+    let read = socket.try_io(Interest::READABLE, || match rustix::io::readv(socket, buffers)? {
+        count if count > 0 && count < room => {
+            short = Some(count);
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        count => Ok(count),
+    });
+    match short {
+        Some(count) => Ok(count),
+        None => read,
+    }
+}
+
 /// A path for the next stream; where none comes to use it, what is owed is said.
 pub struct Prepared(Option<Link>);
 
@@ -193,5 +242,47 @@ impl Drop for Prepared {
         if let Some(link) = &mut self.0 {
             link.settle();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_proto::record::Kind;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_waits_holds_a_small_buffer_and_loses_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut link = Link::new(listener.accept().await.unwrap().0);
+        let header = Header { kind: Kind::Data, length: MAX_RECORD - HEADER_LEN };
+        let frame = |fill: u8| [&header.to_bytes()[..], &vec![fill; header.length]].concat();
+        let said = [frame(1), frame(2), frame(3), frame(4)].concat();
+        let part = 3 * MAX_RECORD + MAX_RECORD / 3;
+        let (mut read, mut size) = (0, None);
+        let (first, second) = said.split_at(part);
+        for said in [first, second] {
+            far.write_all(said).await.unwrap();
+            let until = read + said.len();
+            while read < until {
+                link.socket.readable().await.unwrap();
+                match link.fill() {
+                    Ok(count) => read += count,
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+                assert!(link.buffer.as_ref().is_none_or(|buffer| buffer.size() == Size::LARGEST));
+            }
+            while let Some(header) = link.next_frame().unwrap() {
+                let number = u8::try_from(1 + (read - (link.end - link.start)) / MAX_RECORD).unwrap();
+                assert_eq!(link.unread()[..HEADER_LEN + header.length], frame(number));
+                link.start += HEADER_LEN + header.length;
+            }
+            link.release();
+            size = link.buffer.as_ref().map(Buffer::size).or(size);
+            assert_eq!(link.unread(), &said[said.len() - link.unread().len()..]);
+        }
+        assert_eq!((size, link.buffer.is_none(), link.unread().len()), (Some(Size::SMALLEST), true, 0));
     }
 }

@@ -24,11 +24,11 @@ use tracing::debug;
 
 use self::backlog::Backlog;
 use self::paths::Lost;
-use super::buffers::{BUFFER_SIZE, Buffer, RECORDS_PER_BUFFER};
+use super::buffers::{Buffer, MOST_RECORDS, Size};
 use super::code;
 use super::failure::{Failure, Step};
 use super::held::Held;
-use super::link::Link;
+use super::link::{Link, read};
 use super::live::{Event, Signal};
 use super::metrics::Counted;
 
@@ -147,6 +147,8 @@ struct State<'a> {
     small: Vec<u8>,
     small_position: usize,
     backlog: Backlog,
+    /// How much is read from the application at once.
+    reads: Size,
     application_ended: bool,
     /// The application was told that the peer's direction has ended.
     told_end: bool,
@@ -217,6 +219,7 @@ impl<'a> State<'a> {
             small,
             small_position: 0,
             backlog: Backlog::default(),
+            reads: Size::SMALLEST,
             application_ended: early.is_finished(),
             told_end: false,
             began: now,
@@ -427,24 +430,16 @@ impl<'a> State<'a> {
     /// path → application: reads, opens in place, and writes at once what the application takes.
     fn read_link(&mut self) -> Result<bool, End> {
         let Some(link) = &mut self.link else { return Ok(false) };
-        link.compact();
-        let end = link.end;
         let mut moved = false;
-        if end < BUFFER_SIZE {
-            let buffer = link.buffer.get_or_insert_with(Buffer::take);
-            match read(&link.socket, &mut [IoSliceMut::new(&mut buffer[end..])]) {
-                // Whole records that came before the end were handled when they were read.
-                Ok(0) => return self.path_lost(io::ErrorKind::UnexpectedEof.into()).map(|()| true),
-                Ok(count) => {
-                    link.end += count;
-                    (moved, self.heard) = (true, true);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return self.path_lost(error).map(|()| true),
-            }
+        match link.fill() {
+            // Whole records that came before the end were handled when they were read.
+            Ok(0) => return self.path_lost(io::ErrorKind::UnexpectedEof.into()).map(|()| true),
+            Ok(_) => (moved, self.heard) = (true, true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return self.path_lost(error).map(|()| true),
         }
         // Most records of one read, and what is left over from the read before.
-        let mut pieces = [(0, 0); RECORDS_PER_BUFFER * 4];
+        let mut pieces = [(0, 0); MOST_RECORDS * 4];
         let mut count = 0;
         // A finished stream leaves what follows to the next one.
         while !self.stream.is_finished() && count < pieces.len() {
@@ -504,7 +499,7 @@ impl<'a> State<'a> {
         let Some(buffer) = self.link.as_ref().and_then(|link| link.buffer.as_ref()) else { return Ok(()) };
         let mut written = 0;
         if self.backlog.is_empty() && !pieces.is_empty() {
-            let mut slices = [IoSlice::new(&[]); RECORDS_PER_BUFFER * 4];
+            let mut slices = [IoSlice::new(&[]); MOST_RECORDS * 4];
             for (slice, (start, end)) in slices.iter_mut().zip(pieces) {
                 *slice = IoSlice::new(&buffer[*start..*end]);
             }
@@ -565,15 +560,15 @@ impl<'a> State<'a> {
             return Ok(false);
         }
         let mut budget = usize::try_from(self.stream.budget()).unwrap_or(usize::MAX);
-        let mut buffer = Buffer::take();
+        let mut buffer = Buffer::take(self.reads);
         let mut slots = buffer.chunks_exact_mut(MAX_RECORD);
-        let mut targets = [(); RECORDS_PER_BUFFER].map(|()| {
+        let mut targets = [(); MOST_RECORDS].map(|()| {
             let body = slots.next().map_or(&mut [][..], |slot| &mut slot[PREFIX_LEN..PREFIX_LEN + MAX_BODY]);
             let length = body.len().min(budget);
             budget -= length;
             IoSliceMut::new(&mut body[..length])
         });
-        let count = match read(self.application, &mut targets) {
+        let count = match read(self.application, &mut targets[..self.reads.records()]) {
             Ok(0) => {
                 (self.application_ended, self.idle_since) = (true, Instant::now());
                 self.outbox.push_copy(&self.stream.seal_fin().map_err(End::Protocol)?);
@@ -583,6 +578,7 @@ impl<'a> State<'a> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(_) => return Err(self.give_up(ResetCode::Application)),
         };
+        self.reads = self.reads.after(count);
         // All slots but the last were filled, so the records stand one behind the other.
         let (mut end, mut records) = (0, 0);
         for (slot, at) in (0..count).step_by(MAX_BODY).enumerate() {
@@ -686,24 +682,6 @@ async fn readiness(link: Option<&Link>, interest: Interest) -> io::Result<Ready>
     match link {
         Some(link) => link.socket.ready(interest).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Reads what has arrived. A read that does not fill the buffers has emptied the socket, so its readiness is cleared in the same
-/// step and the next attempt costs no system call; what arrives in between raises it again, because it is edge-triggered.
-fn read(socket: &TcpStream, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-    let room: usize = buffers.iter().map(|buffer| buffer.len()).sum();
-    let mut short = None;
-    let read = socket.try_io(Interest::READABLE, || match rustix::io::readv(socket, buffers)? {
-        count if count > 0 && count < room => {
-            short = Some(count);
-            Err(io::ErrorKind::WouldBlock.into())
-        }
-        count => Ok(count),
-    });
-    match short {
-        Some(count) => Ok(count),
-        None => read,
     }
 }
 

@@ -6,11 +6,14 @@ use std::cell::OnceCell;
 use std::future::Future;
 use std::io;
 use std::num::NonZero;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use pin_project_lite::pin_project;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -119,14 +122,20 @@ pub struct Load {
     began: Instant,
 }
 
-impl Load {
-    fn carry(self, task: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send + 'static {
-        // In an allocation of its own: awaited where it is captured, its room would be taken twice.
-        let task = Box::pin(task);
-        async move {
-            task.await;
-            drop(self);
-        }
+pin_project! {
+    /// A task with its weight, which goes when it does. (An `async` block that captures a task and awaits it takes its room twice.)
+    struct Carried<F> {
+        #[pin]
+        task: F,
+        _load: Load,
+    }
+}
+
+impl<F: Future> Future for Carried<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        self.project().task.poll(context)
     }
 }
 
@@ -181,7 +190,7 @@ impl Workers {
     /// while work is brief.
     pub fn spawn(&self, supervisor: &Supervisor, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let worker = self.next();
-        let task = self.load(worker).carry(task);
+        let task = Carried { task, _load: self.load(worker) };
         let _context = worker.handle.enter();
         supervisor.spawn(name, task);
     }
@@ -195,9 +204,15 @@ impl Workers {
         task: impl Future<Output = ()> + Send + 'static,
     ) {
         let worker = self.next();
-        let task = self.load(worker).carry(task);
+        let task = Carried { task, _load: self.load(worker) };
         let _context = worker.handle.enter();
         supervisor.spawn_until(stop, name, task);
+    }
+
+    /// As [`Self::spawn`], for what mostly waits and is no work.
+    pub fn spawn_waiting(&self, supervisor: &Supervisor, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let _context = self.next().handle.enter();
+        supervisor.spawn(name, task);
     }
 
     /// Runs on `worker` what mostly waits, and is no work until it says so with [`Self::begin`]. Dropped when `stop` is cancelled.
@@ -210,8 +225,7 @@ impl Workers {
         task: impl Future<Output = ()> + Send + 'static,
     ) {
         let _context = worker.handle.enter();
-        // Boxed for the same reason as in [`Load::carry`].
-        supervisor.spawn_until(stop, name, Box::pin(task));
+        supervisor.spawn_until(stop, name, task);
     }
 
     /// A piece of work begins on the calling thread; it ends when what is returned is dropped. `None` where the calling thread is none of these.

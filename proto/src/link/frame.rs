@@ -2,10 +2,9 @@
 //! begins to splice. The formats are specified in `docs/protocol/links.md`.
 
 use super::Refusal;
-use crate::aead::{self, AeadError, KEY_LEN, Suite, TAG_LEN};
+use crate::aead::{AeadError, Opener, Sealer, TAG_LEN};
 use crate::channel::{LinkSession, Side};
 use crate::id::{Identifier, InstanceId, SessionId};
-use crate::secret::SecretBytes;
 
 /// A frame of a data link, before it is joined. On the wire each is [`Frame::LEN`] bytes sealed to [`Frame::SEALED_LEN`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,28 +114,8 @@ impl Frame {
 /// Frames are numbered per direction from 0, and carry the opening as additional data.
 pub struct LinkFrames {
     opening: Opening,
-    suite: Suite,
-    sends: FrameKey,
-    receives: FrameKey,
-}
-
-/// One direction's key, with the number of its next frame. A key is set up for each of the one or two frames of its direction rather
-/// than kept ready (600 bytes in AES-GCM): links wait parked by the thousand.
-struct FrameKey {
-    secret: SecretBytes<KEY_LEN>,
-    next: u64,
-}
-
-impl FrameKey {
-    const fn new(secret: SecretBytes<KEY_LEN>) -> Self {
-        Self { secret, next: 0 }
-    }
-
-    fn take(&mut self) -> Result<u64, AeadError> {
-        let number = self.next;
-        self.next = number.checked_add(1).ok_or(AeadError::Exhausted)?;
-        Ok(number)
-    }
+    sends: Sealer,
+    receives: Opener,
 }
 
 impl LinkFrames {
@@ -146,9 +125,8 @@ impl LinkFrames {
     pub fn new(session: &LinkSession, counter: u64, side: Side) -> Self {
         Self {
             opening: Opening { session: session.id, counter },
-            suite: session.suite(),
-            sends: FrameKey::new(session.frame_key(counter, side.sends())),
-            receives: FrameKey::new(session.frame_key(counter, side.receives())),
+            sends: Sealer::new(session.suite(), &session.frame_key(counter, side.sends())),
+            receives: Opener::new(session.suite(), &session.frame_key(counter, side.receives())),
         }
     }
 
@@ -164,16 +142,14 @@ impl LinkFrames {
         let mut sealed = [0; Frame::SEALED_LEN];
         let (body, tag) = sealed.split_at_mut(Frame::LEN);
         body.copy_from_slice(&frame.encode());
-        let number = self.sends.take()?;
-        tag.copy_from_slice(&aead::seal_at(&self.suite.key(&self.sends.secret), number, &self.opening.encode(), body)?);
+        tag.copy_from_slice(&self.sends.seal(&self.opening.encode(), body)?);
         Ok(sealed)
     }
 
     /// # Errors
     /// [`FrameError`]; final, the link is to be closed.
     pub fn open(&mut self, mut sealed: [u8; Frame::SEALED_LEN]) -> Result<Frame, FrameError> {
-        let number = self.receives.take()?;
-        let body = aead::open_at(&self.suite.key(&self.receives.secret), number, &self.opening.encode(), &mut sealed)?;
+        let body = self.receives.open(&self.opening.encode(), &mut sealed)?;
         Frame::decode((&*body).try_into().expect("a fixed length"))
     }
 }
@@ -181,7 +157,9 @@ impl LinkFrames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aead::Suite;
     use crate::channel::ChannelSecret;
+    use crate::secret::SecretBytes;
 
     fn frames() -> Vec<Frame> {
         let (identifier, instance) = (Identifier::from_bytes([3; 32]), InstanceId::from_bytes([4; 16]));

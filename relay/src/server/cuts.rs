@@ -1,59 +1,49 @@
 //! The joins that live, by whom they join: those of a revoked member are cut, whatever its node does.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use postern_proto::id::Identifier;
+use slab::Slab;
 use tokio::sync::oneshot;
 
 /// Both ends of a join.
 type Ends = (Identifier, Identifier);
 
+/// All joins of a relay. One that was cut has no sender any more, and keeps its number until it leaves.
 #[derive(Debug, Default)]
-struct Table {
-    next: u64,
-    joins: HashMap<u64, (Ends, oneshot::Sender<()>)>,
-}
-
-/// All joins of a relay.
-#[derive(Debug, Default)]
-pub(super) struct Cuts(Mutex<Table>);
+pub(super) struct Cuts(Mutex<Slab<(Ends, Option<oneshot::Sender<()>>)>>);
 
 /// The place of a join among them; leaves it when dropped.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
-    cuts: &'a Cuts,
-    number: u64,
+pub(super) struct Place {
+    cuts: Arc<Cuts>,
+    number: usize,
 }
 
 impl Cuts {
     /// A join begins. The receiver hears when it must end.
-    pub(super) fn enter(&self, ends: Ends) -> (Place<'_>, oneshot::Receiver<()>) {
+    pub(super) fn enter(self: &Arc<Self>, ends: Ends) -> (Place, oneshot::Receiver<()>) {
         let (cut, is_cut) = oneshot::channel();
-        let mut table = self.lock();
-        let number = table.next;
-        table.next += 1;
-        table.joins.insert(number, (ends, cut));
-        (Place { cuts: self, number }, is_cut)
+        let number = self.lock().insert((ends, Some(cut)));
+        (Place { cuts: Arc::clone(self), number }, is_cut)
     }
 
-    /// Ends the joins with an end that `is_out`; returns how many.
-    pub(super) fn cut(&self, is_out: impl Fn(&Identifier) -> bool) -> usize {
+    /// Ends the joins with an end that `is_out`; returns whose they are.
+    pub(super) fn cut(&self, is_out: impl Fn(&Identifier) -> bool) -> Vec<Ends> {
         let mut table = self.lock();
-        let before = table.joins.len();
+        let out = table.iter_mut().filter(|(_, ((one, other), _))| is_out(one) || is_out(other));
         // Dropping the sender says it.
-        table.joins.retain(|_, ((one, other), _)| !is_out(one) && !is_out(other));
-        before - table.joins.len()
+        out.filter_map(|(_, (ends, cut))| cut.take().map(|_| *ends)).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, Slab<(Ends, Option<oneshot::Sender<()>>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.cuts.lock().joins.remove(&self.number);
+        self.cuts.lock().try_remove(self.number);
     }
 }
 
@@ -63,17 +53,17 @@ mod tests {
 
     #[test]
     fn the_joins_of_one_who_is_out_are_cut_and_no_others() {
-        let cuts = Cuts::default();
+        let cuts = Arc::new(Cuts::default());
         let who = |number| Identifier::from_bytes([number; 32]);
-        let (_one, mut first) = cuts.enter((who(1), who(2)));
-        let (_two, mut second) = cuts.enter((who(3), who(1)));
+        let (one, mut first) = cuts.enter((who(1), who(2)));
+        let (two, mut second) = cuts.enter((who(3), who(1)));
         let (three, mut third) = cuts.enter((who(3), who(2)));
-        assert_eq!(cuts.cut(|end| *end == who(1)), 2);
+        assert_eq!(cuts.cut(|end| *end == who(1)), [(who(1), who(2)), (who(3), who(1))]);
         let open = oneshot::error::TryRecvError::Empty;
         assert!(first.try_recv() != Err(open.clone()) && second.try_recv() != Err(open.clone()));
         assert_eq!(third.try_recv(), Err(open));
-        assert_eq!(cuts.cut(|end| *end == who(1)), 0);
-        drop(three);
-        assert!(cuts.lock().joins.is_empty());
+        assert_eq!(cuts.cut(|end| *end == who(1)), []);
+        drop((one, two, three));
+        assert!(cuts.lock().is_empty());
     }
 }

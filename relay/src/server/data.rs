@@ -1,12 +1,12 @@
 //! A data link: its first flight, then parked, refused or joined.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::channel::Side;
 use postern_proto::id::{Identifier, SessionId};
 use postern_proto::link::{Frame, LinkFrames, Opening, Refusal};
-use postern_runtime::workers::adopt;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -56,7 +56,8 @@ struct First {
 }
 
 /// Reads what opens a link, and hands its first frame to the registry.
-async fn first_flight(shared: &Arc<Shared>, mut link: Link) -> Result<First, DropReason> {
+async fn first_flight(shared: &Arc<Shared>, link: Link) -> Result<First, DropReason> {
+    let mut link = link.adopted().map_err(|_| DropReason::Closed)?;
     let half_open = shared.half_open_links.enter(link.accepted.peer.ip());
     let mut first = [0; FIRST_LEN];
     match half_open.run(timeout(FIRST_FLIGHT, link.accepted.stream.read_exact(&mut first))).await {
@@ -149,38 +150,44 @@ async fn refuse(mut opened: Opened, reason: Refusal) {
 impl Shared {
     /// Splices two links, in a task of its own: what their tasks needed until here is freed.
     fn join(self: &Arc<Self>, whose: (Identifier, Identifier), dialler: Link, parked: Link) {
-        let Link { accepted: first, counted: first_counted } = dialler;
-        let Link { accepted: second, counted: second_counted } = parked;
-        let shared = Arc::clone(self);
-        let ends = [(first.stream, first.home), (second.stream, second.home)];
-        let held = (first.permit, second.permit, first_counted, second_counted);
+        let beginning = Box::pin(begin(Arc::clone(self), whose, [dialler, parked]));
         self.workers.spawn(&self.supervisor, "relay: join", async move {
-            let mut counted = shared.metrics.join();
-            // Where one cannot be taken to this thread, both are closed, and their nodes dial anew.
-            let [Ok(one), Ok(other)] = ends.map(|(link, home)| adopt(link, home)) else { return };
-            let (place, cut) = shared.cuts.enter(whose);
-            // A revocation cuts what has entered, and this one may have been under way when it came.
-            let voided = Arc::clone(&shared.trust().voided);
-            if voided.is_revoked(&whose.0) || voided.is_revoked(&whose.1) {
-                return;
-            }
-            drop(voided);
-            let report = tokio::select! {
-                biased;
-                report = shared.splicer.join(one, other) => report,
-                _ = cut => {
-                    tracing::info!(one = %whose.0, other = %whose.1, "a join was cut: one of them was revoked");
-                    return;
-                }
-            };
-            drop(place);
-            counted.ended(&report.end);
-            drop(held);
-            let (to_parked, to_dialler) = (report.forward, report.backward);
-            match report.end {
-                End::Closed(side) => tracing::debug!(?side, to_parked, to_dialler, "a join ended"),
-                End::Failed(side, error) => tracing::debug!(?side, %error, to_parked, to_dialler, "a join failed"),
+            // A join holds nothing of how it began.
+            if let Some(joined) = beginning.await {
+                joined.await;
             }
         });
     }
 }
+
+/// Takes two links to the calling thread. `None` where one cannot be taken, or its member is revoked: both are closed, and their nodes dial
+/// anew.
+async fn begin(shared: Arc<Shared>, whose: (Identifier, Identifier), links: [Link; 2]) -> Option<Joined> {
+    let [Ok(one), Ok(other)] = links.map(Link::adopted) else { return None };
+    let (place, is_cut) = shared.cuts.enter(whose);
+    // A revocation cuts what has entered, and this one may have been under way when it came.
+    let voided = Arc::clone(&shared.trust().voided);
+    if voided.is_revoked(&whose.0) || voided.is_revoked(&whose.1) {
+        return None;
+    }
+    let carrying = Box::pin(shared.splicer.join(one.accepted.stream, other.accepted.stream));
+    let held = [(one.accepted.permit, one.counted), (other.accepted.permit, other.counted)];
+    Some(Box::pin(async move {
+        let mut counted = shared.metrics.join();
+        let report = tokio::select! {
+            biased;
+            report = carrying => report,
+            _ = is_cut => return,
+        };
+        counted.ended(&report.end);
+        drop((place, held));
+        let (to_parked, to_dialler) = (report.forward, report.backward);
+        match report.end {
+            End::Closed(side) => tracing::debug!(?side, to_parked, to_dialler, "a join ended"),
+            End::Failed(side, error) => tracing::debug!(?side, %error, to_parked, to_dialler, "a join failed"),
+        }
+    }))
+}
+
+/// Two links that are joined, until one ends.
+type Joined = Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -1,10 +1,12 @@
 //! A connection with what it holds of the process, and its bytes.
 
 use std::io;
+use std::thread;
 use std::time::Duration;
 
 use postern_proto::link::{Frame, LinkFrames, Refusal};
 use postern_runtime::net::Accepted;
+use postern_runtime::workers::adopt;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -22,6 +24,16 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// The link, for the calling thread.
+    ///
+    /// # Errors
+    /// Whatever the operating system says; the link is closed then.
+    pub(super) fn adopted(self) -> io::Result<Self> {
+        let Self { accepted: Accepted { stream, home, peer, permit }, counted } = self;
+        let accepted = Accepted { stream: adopt(stream, home)?, home: thread::current().id(), peer, permit };
+        Ok(Self { accepted, counted })
+    }
+
     pub(super) const fn stream(&self) -> &TcpStream {
         &self.accepted.stream
     }

@@ -94,7 +94,7 @@ impl Relay {
             half_open_sessions: HalfOpen::new(HALF_OPEN_SESSIONS, HALF_OPEN_SESSIONS_PER_SOURCE),
             half_open_links: HalfOpen::new(HALF_OPEN_LINKS, HALF_OPEN_LINKS_PER_SOURCE),
             splicer: Splicer::new(settings.pool),
-            cuts: Cuts::default(),
+            cuts: Arc::default(),
             enforced: watch::Sender::new(0),
             drops: Drops::default(),
             metrics: Metrics::default(),
@@ -152,9 +152,14 @@ impl RelayHandle {
         let task = Arc::clone(shared);
         match service {
             Service::RelayControl => {
-                shared.spawn("relay: session", peer, async move { Some(control::serve(&task, link).await) });
+                let session = shared.counted(peer, async move { Some(control::serve(&task, link).await) });
+                shared.supervisor.spawn("relay: session", session);
             }
-            Service::RelayData => shared.spawn("relay: link", peer, async move { data::serve(&task, link).await }),
+            // On the thread that may splice it: what it held until then makes room for the next one's.
+            Service::RelayData => {
+                let link = shared.counted(peer, async move { data::serve(&task, link).await });
+                shared.workers.spawn_waiting(&shared.supervisor, "relay: link", link);
+            }
             Service::Authority | Service::Peer => shared.drops.count(DropReason::Service, peer),
         }
     }
@@ -216,7 +221,7 @@ struct Shared {
     half_open_sessions: HalfOpen,
     half_open_links: HalfOpen,
     splicer: Splicer,
-    cuts: Cuts,
+    cuts: Arc<Cuts>,
     /// The epoch up to which everything that is void is enforced.
     enforced: watch::Sender<u64>,
     drops: Drops,
@@ -290,21 +295,20 @@ impl Shared {
         result
     }
 
-    /// Runs `work`, which serves one connection, until it ends or the relay is aborted.
-    fn spawn(
+    /// `work`, which serves one connection, with why it was dropped counted.
+    fn counted(
         self: &Arc<Self>,
-        name: &'static str,
         peer: SocketAddr,
         work: impl Future<Output = Option<DropReason>> + Send + 'static,
-    ) {
+    ) -> impl Future<Output = ()> + Send + 'static {
         let shared = Arc::clone(self);
         // In an allocation of its own: captured by value and then awaited, its room would be taken twice.
         let work = Box::pin(work);
-        self.supervisor.spawn(name, async move {
+        async move {
             if let Some(reason) = work.await {
                 shared.drops.count(reason, peer);
             }
-        });
+        }
     }
 
     fn spawn_until_stopped(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
@@ -376,8 +380,8 @@ async fn follow_trust(shared: Arc<Shared>) {
         if !same {
             waits = shared.end_void(&trust, false);
             let cut = shared.cuts.cut(|identifier| trust.voided.is_revoked(identifier));
-            if cut > 0 {
-                tracing::info!(joins = cut, epoch = trust.voided.epoch(), "joins of revoked members were cut");
+            for (one, other) in cut {
+                tracing::info!(%one, %other, epoch = trust.voided.epoch(), "a join was cut: one of them was revoked");
             }
         }
         shared.pass_on(&trust, before.map(|before| &before.statements));

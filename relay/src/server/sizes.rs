@@ -20,7 +20,7 @@ fn what_waits_for_long_is_small() {
     let limits = [
         ("a session of a node", with_link(control::serve), 768),
         ("a link that waits parked", with_link(data::serve), 768),
-        ("two links that are joined", joined(join), 384),
+        ("two links that are joined", joined(join), 232),
     ];
     for (what, size, limit) in limits {
         assert!(size <= limit, "{what} takes {size} bytes of at most {limit}");
