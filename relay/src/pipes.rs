@@ -20,7 +20,7 @@ pub const PIPE_SIZE: usize = 256 * 1024;
 /// few dozen serve thousands of links.
 pub const MAX_PIPES: usize = 128;
 
-/// Bytes in buffers for which the pool answers: 1,024 stalled links of [`BUFFER_SIZE`].
+/// Bytes in buffers for which the pool answers: some 500 stalled links of [`BUFFER_SIZE`] beside 64 that flowed, [`MOST_SPLICED`] each.
 pub const MAX_BUFFERED: usize = 64 * 1024 * 1024;
 
 /// A buffer of the copy loop.
@@ -33,6 +33,9 @@ const LAST_RESORT_SIZE: usize = 8 * 1024;
 /// What one splice asks for. A pipe has a slot for each page of its capacity and puts a whole network buffer into each, so it takes several
 /// times its capacity of a fast stream; what is moved at once wakes the hops behind it once.
 const MOST_SPLICED: usize = 512 * 1024;
+
+/// What it asks for once half of the pipes or of the buffers' bytes are used: whoever stalls links on purpose has to stall many.
+const CROWDED_SPLICED: usize = 64 * 1024;
 
 /// Bounds of a [`Pool`].
 #[derive(Debug, Clone, Copy)]
@@ -97,8 +100,11 @@ impl Pool {
     }
 
     fn pipe(self: &Arc<Self>) -> Option<PooledPipe> {
-        let pooled = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let pipe = match pooled {
+        let (pooled, idle) = {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            (free.pop(), free.len())
+        };
+        let mut pipe = match pooled {
             Some(pipe) => pipe,
             None => {
                 reserve(&self.alive, 1, self.settings.pipes).then_some(())?;
@@ -112,6 +118,9 @@ impl Pool {
                 }
             }
         };
+        let PoolSettings { pipes, buffered, .. } = self.settings;
+        let crowded = self.pipes().saturating_sub(idle) > pipes / 2 || self.buffered() > buffered / 2;
+        pipe.most = if crowded { CROWDED_SPLICED } else { MOST_SPLICED };
         Some(PooledPipe { pipe: Some(pipe), pool: Arc::clone(self) })
     }
 
@@ -143,6 +152,8 @@ fn reserve(counter: &AtomicUsize, amount: usize, limit: usize) -> bool {
 pub(crate) struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
+    /// What it may take at once.
+    most: usize,
     held: usize,
 }
 
@@ -151,7 +162,7 @@ impl Pipe {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // Above the user's limit the kernel refuses and leaves a smaller pipe, which serves too.
         let _ = fcntl_setpipe_size(&writer, size);
-        Ok(Self { reader, writer, held: 0 })
+        Ok(Self { reader, writer, most: 0, held: 0 })
     }
 }
 
@@ -222,7 +233,7 @@ impl Carrier {
         debug_assert_eq!(self.held(), 0, "only an empty carrier is filled");
         let count = match self {
             Self::Pipe(PooledPipe { pipe: Some(pipe), pool }) => {
-                match from.try_io(Interest::READABLE, || move_bytes(from, &pipe.writer, MOST_SPLICED)) {
+                match from.try_io(Interest::READABLE, || move_bytes(from, &pipe.writer, pipe.most)) {
                     Ok(count) => {
                         pipe.held = count;
                         count
@@ -315,4 +326,21 @@ fn move_bytes(from: impl std::os::fd::AsFd, to: impl std::os::fd::AsFd, most: us
 /// Whether the kernel, or a filter before it, does not splice this pair.
 fn cannot_splice(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowded_pool_lends_less() {
+        let pool = Pool::new(PoolSettings { pipes: 4, ..PoolSettings::default() });
+        let lent = [(); 4].map(|()| pool.pipe().unwrap());
+        let most = |lent: &PooledPipe| lent.pipe.as_ref().unwrap().most;
+        assert_eq!(lent.each_ref().map(most), [MOST_SPLICED, MOST_SPLICED, CROWDED_SPLICED, CROWDED_SPLICED]);
+        drop(lent);
+        assert_eq!(most(&pool.pipe().unwrap()), MOST_SPLICED, "there is room again");
+        let _stalled = pool.buffer(MAX_BUFFERED / 2 + 1).unwrap();
+        assert_eq!(most(&pool.pipe().unwrap()), CROWDED_SPLICED);
+    }
 }

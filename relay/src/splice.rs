@@ -22,7 +22,7 @@ use crate::pipes::{Carrier, Filled, Pool, PoolSettings};
 const STALL: Duration = Duration::from_millis(100);
 
 /// Reads of one direction in one turn of the task; then other tasks get theirs.
-const TURN: usize = 16;
+const TURN: usize = 8;
 
 /// How long what was read may take to be delivered after one link ended: the time after which a link that takes nothing is
 /// dead (its `TCP_USER_TIMEOUT`).

@@ -14,7 +14,7 @@ const RECORDS: [usize; 3] = [1, 4, MOST_RECORDS];
 pub const MOST_RECORDS: usize = 16;
 
 /// Free buffers of each size that are kept: 16 MiB. Beyond that they are given back to the allocator.
-const MAX_FREE: usize = 16 * 1024 * 1024;
+const MAX_FREE_BYTES: usize = 16 * 1024 * 1024;
 
 static FREE: [Mutex<Vec<Box<[u8]>>>; RECORDS.len()] = [const { Mutex::new(Vec::new()) }; RECORDS.len()];
 
@@ -44,8 +44,17 @@ impl Size {
         if count == self.records() * MAX_BODY {
             return Self(self.0 + 1).min(Self::LARGEST);
         }
-        let enough = RECORDS.iter().position(|records| count <= records * MAX_BODY);
-        enough.map_or(Self::LARGEST, Self)
+        Self::smallest(|size| count <= size.records() * MAX_BODY)
+    }
+
+    /// The smallest with room for `bytes`, or the largest.
+    #[must_use]
+    pub fn of(bytes: usize) -> Self {
+        Self::smallest(|size| bytes <= size.bytes())
+    }
+
+    fn smallest(does: impl Fn(&Self) -> bool) -> Self {
+        (0..RECORDS.len()).map(Self).find(does).unwrap_or(Self::LARGEST)
     }
 }
 
@@ -98,7 +107,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(buffer) = self.bytes.take() {
             let mut free = free(self.size);
-            if free.len() < MAX_FREE / buffer.len() {
+            if free.len() < MAX_FREE_BYTES / buffer.len() {
                 free.push(buffer);
             }
         }

@@ -56,7 +56,10 @@ const DEAD_AFTER: Duration = Duration::from_secs(10);
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// Rounds after which a busy stream lets others of its thread run.
-const ROUNDS_PER_TURN: u32 = 32;
+const ROUNDS_PER_TURN: u32 = 8;
+
+/// Records of a path that are opened in one round: most of one read, and what is left over from the read before.
+const RECORDS_PER_ROUND: usize = MOST_RECORDS * 4;
 
 /// A stream that moves so many bytes in such a moment keeps its thread busy.
 const MUCH: u64 = 4 * 1024 * 1024;
@@ -191,7 +194,9 @@ pub async fn run(pump: Pump<'_>, first: Vec<u8>) -> Outcome {
         Err(error) => return Outcome { end: End::Protocol(error), path: None, sealed: Vec::new() },
     };
     let end = state.run().await;
-    let State { link: path, outbox, .. } = state;
+    let State { link: mut path, outbox, .. } = state;
+    // The path may wait for long before it carries another one.
+    path.iter_mut().for_each(Link::release);
     let sealed = if matches!(end, End::Rejected(_)) { outbox.into_sealed() } else { Vec::new() };
     Outcome { end, path, sealed }
 }
@@ -248,7 +253,7 @@ impl<'a> State<'a> {
             if progress.moved {
                 rounds += 1;
                 if rounds % ROUNDS_PER_TURN == 0 {
-                    self.note_moved();
+                    self.release();
                     if let Some(event) = self.signal.take()
                         && let Err(end) = self.handle(event)
                     {
@@ -327,7 +332,9 @@ impl<'a> State<'a> {
         {
             timer.as_mut().reset(due);
         }
-        let path = if self.has_pending() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let reads = self.reads_path().then_some(Interest::READABLE);
+        let writes = self.has_pending().then_some(Interest::WRITABLE);
+        let path = reads.into_iter().chain(writes).reduce(Interest::add);
         let mut application = Interest::ERROR;
         if self.may_read_application() {
             application |= Interest::READABLE;
@@ -427,22 +434,35 @@ impl<'a> State<'a> {
         progress
     }
 
+    /// Whether the path is read: a finished stream leaves what follows to the next one.
+    fn reads_path(&self) -> bool {
+        self.link.is_some() && !self.stream.is_finished()
+    }
+
     /// path → application: reads, opens in place, and writes at once what the application takes.
     fn read_link(&mut self) -> Result<bool, End> {
+        if !self.reads_path() {
+            return Ok(false);
+        }
         let Some(link) = &mut self.link else { return Ok(false) };
         let mut moved = false;
-        match link.fill() {
-            // Whole records that came before the end were handled when they were read.
+        // What was read is handled first, so that none of it is lost with the path.
+        let filled = match link.next_frame() {
+            Ok(None) => link.fill(),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        };
+        match filled {
             Ok(0) => return self.path_lost(io::ErrorKind::UnexpectedEof.into()).map(|()| true),
             Ok(_) => (moved, self.heard) = (true, true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return self.path_lost(error).map(|()| true),
         }
-        // Most records of one read, and what is left over from the read before.
-        let mut pieces = [(0, 0); MOST_RECORDS * 4];
+        let mut pieces = [(0, 0); RECORDS_PER_ROUND];
         let mut count = 0;
-        // A finished stream leaves what follows to the next one.
-        while !self.stream.is_finished() && count < pieces.len() {
+        for _ in 0..RECORDS_PER_ROUND {
+            if !self.reads_path() {
+                break;
+            }
             let Some(link) = &mut self.link else { break };
             let header = match link.next_frame() {
                 Ok(Some(header)) => header,
@@ -499,7 +519,7 @@ impl<'a> State<'a> {
         let Some(buffer) = self.link.as_ref().and_then(|link| link.buffer.as_ref()) else { return Ok(()) };
         let mut written = 0;
         if self.backlog.is_empty() && !pieces.is_empty() {
-            let mut slices = [IoSlice::new(&[]); MOST_RECORDS * 4];
+            let mut slices = [IoSlice::new(&[]); RECORDS_PER_ROUND];
             for (slice, (start, end)) in slices.iter_mut().zip(pieces) {
                 *slice = IoSlice::new(&buffer[*start..*end]);
             }
@@ -547,11 +567,14 @@ impl<'a> State<'a> {
     }
 
     fn may_read_application(&self) -> bool {
-        !self.application_ended
-            && self.lost.is_none()
-            && self.stream.budget() > 0
-            && self.outbox.is_written()
-            && self.outbox.kept() < if self.held.is_scarce() { INITIAL_CREDIT as usize } else { MAX_KEPT }
+        !self.application_ended && self.lost.is_none() && self.outbox.is_written() && self.room() > 0
+    }
+
+    /// How many bytes of the application there is room for.
+    fn room(&self) -> usize {
+        let most = if self.held.is_scarce() { INITIAL_CREDIT as usize } else { MAX_KEPT };
+        let budget = usize::try_from(self.stream.budget()).unwrap_or(usize::MAX);
+        budget.min(most.saturating_sub(self.outbox.kept()))
     }
 
     /// application → path: several records with one read, sealed where they were read to.
@@ -559,13 +582,14 @@ impl<'a> State<'a> {
         if !self.may_read_application() {
             return Ok(false);
         }
-        let mut budget = usize::try_from(self.stream.budget()).unwrap_or(usize::MAX);
+        let room = self.room();
+        let mut left = room;
         let mut buffer = Buffer::take(self.reads);
         let mut slots = buffer.chunks_exact_mut(MAX_RECORD);
         let mut targets = [(); MOST_RECORDS].map(|()| {
             let body = slots.next().map_or(&mut [][..], |slot| &mut slot[PREFIX_LEN..PREFIX_LEN + MAX_BODY]);
-            let length = body.len().min(budget);
-            budget -= length;
+            let length = body.len().min(left);
+            left -= length;
             IoSliceMut::new(&mut body[..length])
         });
         let count = match read(self.application, &mut targets[..self.reads.records()]) {
@@ -578,7 +602,10 @@ impl<'a> State<'a> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(_) => return Err(self.give_up(ResetCode::Application)),
         };
-        self.reads = self.reads.after(count);
+        // One that was short because there was no room for more says nothing of the next.
+        if count < room || count == self.reads.records() * MAX_BODY {
+            self.reads = self.reads.after(count);
+        }
         // All slots but the last were filled, so the records stand one behind the other.
         let (mut end, mut records) = (0, 0);
         for (slot, at) in (0..count).step_by(MAX_BODY).enumerate() {
@@ -639,21 +666,20 @@ impl<'a> State<'a> {
         self.link.is_some() && (data || self.small_position < self.small.len())
     }
 
-    /// Control records go first, unless a run has begun to leave: no record is ever cut by another.
+    /// Control records go first, behind the rest of a record that has begun to leave: no record is ever cut by another.
     fn write_link(&mut self) -> Result<bool, End> {
         let mut moved = false;
         while self.has_pending() {
             let Some(link) = &self.link else { break };
             let small = &self.small[self.small_position..];
             let data = if self.stream.is_attaching() { &[][..] } else { self.outbox.pending() };
-            let mid_run = self.outbox.is_mid_run();
-            let slices = if mid_run { [data, small] } else { [small, data] }.map(IoSlice::new);
+            let (rest, data) = data.split_at(self.outbox.rest_of_record().min(data.len()));
+            let slices = [rest, small, data].map(IoSlice::new);
             match link.socket.try_write_vectored(&slices) {
                 Ok(count) => {
-                    let first = count.min(slices[0].len());
-                    let (of_small, of_data) = if mid_run { (count - first, first) } else { (first, count - first) };
+                    let of_small = count.saturating_sub(rest.len()).min(small.len());
                     self.small_position += of_small;
-                    self.outbox.advance(of_data);
+                    self.outbox.advance(count - of_small);
                     moved = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -677,10 +703,10 @@ impl<'a> State<'a> {
     }
 }
 
-/// Waits for a path to be ready; for ever where there is none.
-async fn readiness(link: Option<&Link>, interest: Interest) -> io::Result<Ready> {
-    match link {
-        Some(link) => link.socket.ready(interest).await,
+/// Waits for a path to be ready; for ever where there is none, or nothing to do with it.
+async fn readiness(link: Option<&Link>, interest: Option<Interest>) -> io::Result<Ready> {
+    match link.zip(interest) {
+        Some((link, interest)) => link.socket.ready(interest).await,
         None => std::future::pending().await,
     }
 }

@@ -25,7 +25,7 @@ fn what_waits_for_long_is_small() {
     let control =
         |control: Control, shared: &'static Arc<Shared>, channel: &'static Channel| control.run(shared, channel, |_| ());
     let limits = [
-        ("a connection of an inlet", size!(inlet::connection, A, B, C), 2672),
+        ("a connection of an inlet", size!(inlet::connection, A, B, C), 2784),
         ("a path that waits for its next stream", size!(serve::serve_path, A, B), 1024),
         ("a stream that a path carries", size!(serve::carry, A, B), 2560),
         ("a link that waits parked", size!(RelayLink::park, A, B, C), 1280),

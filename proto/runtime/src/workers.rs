@@ -82,6 +82,8 @@ pub fn keeps_busy() {
 pub struct Workers {
     threads: Vec<Worker>,
     habit: Arc<Habit>,
+    /// How many tasks were given out in turn.
+    turn: AtomicUsize,
     _stop: DropGuard,
 }
 
@@ -183,7 +185,7 @@ impl Workers {
             let thread = thread::Builder::new().name(format!("worker {number}")).spawn(run)?;
             threads.push(Worker { handle, id: thread.thread().id(), load: Arc::default(), busy });
         }
-        Ok(Arc::new(Self { threads, habit, _stop: guard }))
+        Ok(Arc::new(Self { threads, habit, turn: AtomicUsize::new(0), _stop: guard }))
     }
 
     /// Runs `task`, a piece of work, under `supervisor`: on the thread that has the fewest; on the one that calls, if there is none with fewer, or
@@ -209,9 +211,10 @@ impl Workers {
         supervisor.spawn_until(stop, name, task);
     }
 
-    /// As [`Self::spawn`], for what mostly waits and is no work.
+    /// Runs `task`, which mostly waits and is no work, under `supervisor`: on each thread in turn.
     pub fn spawn_waiting(&self, supervisor: &Supervisor, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let _context = self.next().handle.enter();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.threads.len();
+        let _context = self.threads[turn].handle.enter();
         supervisor.spawn(name, task);
     }
 

@@ -39,14 +39,23 @@ struct Run<B> {
     records: u64,
 }
 
+impl<B: Deref<Target = [u8]>> Run<B> {
+    /// Length of the record that begins at `position`. Its header was written by this side's sealer.
+    fn record_at(&self, position: usize) -> usize {
+        let header = self.bytes.get(position..self.end).and_then(<[u8]>::first_chunk::<HEADER_LEN>);
+        let length = header.and_then(|header| Header::parse(*header).ok()).map(|header| HEADER_LEN + header.length);
+        length.filter(|length| position + length <= self.end).unwrap_or(self.end - position)
+    }
+}
+
 /// What one side of a stream has sealed and the peer has not acknowledged, and how much of it the path has taken.
 pub struct Outbox<B> {
     runs: VecDeque<Run<B>>,
     /// The run that is being written, and how much of it was.
     current: usize,
     position: usize,
-    /// The path has taken a part of the current run, so nothing may come before the rest of it.
-    begun: bool,
+    /// Where the record ends that `position` is in, or `position` where it is in none.
+    boundary: usize,
     /// Number of the next record.
     next: u64,
     /// Bytes of all runs.
@@ -55,7 +64,7 @@ pub struct Outbox<B> {
 
 impl<B> Default for Outbox<B> {
     fn default() -> Self {
-        Self { runs: VecDeque::new(), current: 0, position: 0, begun: false, next: 0, kept: 0 }
+        Self { runs: VecDeque::new(), current: 0, position: 0, boundary: 0, next: 0, kept: 0 }
     }
 }
 
@@ -82,7 +91,7 @@ impl<B: Deref<Target = [u8]>> Outbox<B> {
     fn push_run(&mut self, run: Run<B>) {
         // What is written stays current only until something follows.
         if self.current < self.runs.len() && self.is_written() {
-            (self.current, self.position) = (self.runs.len(), 0);
+            self.begin(self.runs.len(), 0);
         }
         (self.kept, self.next) = (self.kept + run.end, self.next + run.records);
         self.runs.push_back(run);
@@ -94,10 +103,10 @@ impl<B: Deref<Target = [u8]>> Outbox<B> {
         self.runs.get(self.current).is_none_or(|run| self.position == run.end)
     }
 
-    /// Whether a run has begun to leave and is not out: until it is, nothing else may be written.
+    /// How much of [`Self::pending`] is the rest of a record that has begun to leave: until it is out, nothing else may be written.
     #[must_use]
-    pub const fn is_mid_run(&self) -> bool {
-        self.begun
+    pub const fn rest_of_record(&self) -> usize {
+        self.boundary - self.position
     }
 
     /// Bytes that are kept, written or not.
@@ -116,12 +125,18 @@ impl<B: Deref<Target = [u8]>> Outbox<B> {
     pub fn advance(&mut self, count: usize) {
         let Some(run) = self.runs.get(self.current) else { return };
         self.position = run.end.min(self.position + count);
-        self.begun = self.position < run.end && (self.begun || count > 0);
+        while self.boundary < self.position {
+            self.boundary += run.record_at(self.boundary);
+        }
         // The last run stays current, because small records may still join it.
         if self.position == run.end && self.current + 1 < self.runs.len() {
-            self.current += 1;
-            self.position = 0;
+            self.begin(self.current + 1, 0);
         }
+    }
+
+    /// Goes on with the record at `position` of run `current`.
+    const fn begin(&mut self, current: usize, position: usize) {
+        (self.current, self.position, self.boundary) = (current, position, position);
     }
 
     /// The peer has opened `received` records: runs that it has whole, and that are written, are given back.
@@ -135,7 +150,7 @@ impl<B: Deref<Target = [u8]>> Outbox<B> {
             self.runs.pop_front();
             match self.current.checked_sub(1) {
                 Some(current) => self.current = current,
-                None => self.position = 0,
+                None => self.begin(0, 0),
             }
         }
     }
@@ -150,28 +165,16 @@ impl<B: Deref<Target = [u8]>> Outbox<B> {
 
     /// Begins again on another path, with record number `received`.
     pub fn rewind(&mut self, received: u64) {
-        (self.current, self.position, self.begun) = (0, 0, false);
-        for run in &self.runs {
-            if run.first + run.records > received {
-                break;
-            }
-            self.current += 1;
-        }
-        let Some(run) = self.runs.get(self.current) else {
+        let whole = |run: &Run<B>| run.first + run.records <= received;
+        let Some(current) = self.runs.iter().position(|run| !whole(run)) else {
             // All of it has arrived; only the acknowledgement was lost.
-            self.acknowledge_all();
-            return;
+            self.runs.clear();
+            self.kept = 0;
+            return self.begin(0, 0);
         };
-        for _ in run.first..received {
-            // These headers were written by this side's sealer.
-            let Some(header) = run.bytes.get(self.position..).and_then(<[u8]>::first_chunk::<HEADER_LEN>) else { break };
-            self.position += HEADER_LEN + Header::parse(*header).map_or(0, |header| header.length);
-        }
-    }
-
-    fn acknowledge_all(&mut self) {
-        self.runs.clear();
-        (self.current, self.position, self.begun, self.kept) = (0, 0, false, 0);
+        let run = &self.runs[current];
+        let position = (run.first..received).fold(0, |position, _| position + run.record_at(position));
+        self.begin(current, position);
     }
 }
 
@@ -221,11 +224,11 @@ mod tests {
         outbox.acknowledge(2);
         assert_eq!(outbox.kept(), run.len(), "a peer that acknowledges what was not written changes nothing");
         outbox.advance(40);
-        assert!(outbox.is_mid_run());
+        assert_eq!(outbox.rest_of_record(), 28, "of the second record");
         outbox.acknowledge(2);
         assert_eq!(outbox.pending(), &run[40..]);
         outbox.advance(28);
-        assert!(outbox.is_written() && !outbox.is_mid_run());
+        assert!(outbox.is_written() && outbox.rest_of_record() == 0);
         outbox.acknowledge(1);
         assert_eq!(outbox.kept(), run.len());
         outbox.push_copy(&record(5, 3));

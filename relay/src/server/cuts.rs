@@ -9,9 +9,12 @@ use tokio::sync::oneshot;
 /// Both ends of a join.
 type Ends = (Identifier, Identifier);
 
+/// Who joins, and how the join hears that it must end.
+type Table = Slab<(Ends, Option<oneshot::Sender<()>>)>;
+
 /// All joins of a relay. One that was cut has no sender any more, and keeps its number until it leaves.
 #[derive(Debug, Default)]
-pub(super) struct Cuts(Mutex<Slab<(Ends, Option<oneshot::Sender<()>>)>>);
+pub(super) struct Cuts(Mutex<Table>);
 
 /// The place of a join among them; leaves it when dropped.
 #[derive(Debug)]
@@ -36,7 +39,7 @@ impl Cuts {
         out.filter_map(|(_, (ends, cut))| cut.take().map(|_| *ends)).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slab<(Ends, Option<oneshot::Sender<()>>)>> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

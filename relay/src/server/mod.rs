@@ -375,17 +375,17 @@ async fn follow_trust(shared: Arc<Shared>) {
         let same = before.is_some_and(|before| {
             Arc::ptr_eq(&before.membership, &trust.membership) && Arc::ptr_eq(&before.voided, &trust.voided)
         });
-        let mut waits = false;
+        let (mut waits, mut cut) = (false, Vec::new());
         // What ends sessions comes before what is only passed on.
         if !same {
             waits = shared.end_void(&trust, false);
-            let cut = shared.cuts.cut(|identifier| trust.voided.is_revoked(identifier));
-            for (one, other) in cut {
-                tracing::info!(%one, %other, epoch = trust.voided.epoch(), "a join was cut: one of them was revoked");
-            }
+            cut = shared.cuts.cut(|identifier| trust.voided.is_revoked(identifier));
         }
         shared.pass_on(&trust, before.map(|before| &before.statements));
         shared.enforced.send_if_modified(|epoch| std::mem::replace(epoch, trust.voided.epoch()) != trust.voided.epoch());
+        for (one, other) in cut {
+            tracing::info!(%one, %other, epoch = trust.voided.epoch(), "a join was cut: one of them was revoked");
+        }
         known = Some(trust);
         if waits {
             strict_at = Some(tokio::time::Instant::now() + RENEWAL_GRACE);

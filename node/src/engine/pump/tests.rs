@@ -243,6 +243,7 @@ async fn megabytes_both_ways_at_once_and_a_clean_end() {
     assert!(matches!((a, b), (End::Clean, End::Clean)));
     let (near, far) = (near.unwrap(), far.unwrap());
     assert!(near.is_usable() && far.is_usable(), "the path can carry the next stream");
+    assert!(near.buffer.is_none() && far.buffer.is_none(), "and holds no room until then");
 }
 
 /// That the peer's end has arrived is said with the next open, or alone; until then the peer's side waits, and neither application does.
@@ -653,4 +654,51 @@ async fn empty_records_without_end_are_nothing() {
         assert!(state.small.len() < 2 * MAX_SMALL && state.backlog.is_empty() && state.outbox.kept() == 0);
     })
     .await;
+}
+
+/// More on the path behind a stream's end than any buffer takes, while the application has not taken all of the stream: the thread goes on.
+#[test]
+fn what_follows_a_stream_that_its_application_has_not_taken_waits() {
+    let follows = async {
+        let ((far, path), (application, target)) = (sockets().await, sockets().await);
+        SockRef::from(&application).set_send_buffer_size(4096).unwrap();
+        SockRef::from(&target).set_recv_buffer_size(4096).unwrap();
+        let (mut opener, mut acceptor) = streams();
+        let carrying = tokio::spawn(async move {
+            let mut around = Around::new();
+            run(around.pump(&mut acceptor, &application, path), Vec::new()).await.end
+        });
+        let (mut from, mut to) = target.into_split();
+        to.shutdown().await.unwrap();
+        let mut far = Link::new(far);
+        let mut said = Vec::new();
+        for _ in 0..4 {
+            let mut record = vec![7; OVERHEAD + 60_000];
+            opener.seal_data(&mut record).unwrap();
+            said.extend_from_slice(&record);
+        }
+        said.extend_from_slice(&opener.seal_fin().unwrap());
+        far.write_all(&said, Duration::from_secs(10)).await.unwrap();
+        while !(opener.peer_finished() && opener.acknowledged() == opener.sent()) {
+            let (header, mut record) = far.read_frame(Duration::from_secs(10)).await.unwrap();
+            opener.handle_record(header, &mut record).unwrap();
+        }
+        let mut last = Vec::new();
+        opener.poll_transmit(&mut last).unwrap();
+        assert!(opener.is_finished());
+        last.resize(16 * 1024 * 1024, 0xff);
+        // As much as the kernel takes: nobody reads it.
+        let _ = far.write_all(&last, Duration::from_millis(500)).await;
+        assert!(!carrying.is_finished(), "the application has not taken all");
+        let mut got = Vec::new();
+        from.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got.len(), 4 * 60_000);
+        assert!(matches!(carrying.await.unwrap(), End::Clean));
+    };
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(follows);
+        done.send(()).unwrap();
+    });
+    ended.recv_timeout(Duration::from_secs(60)).expect("the thread still runs");
 }
