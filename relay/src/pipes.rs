@@ -20,7 +20,7 @@ pub const PIPE_SIZE: usize = 256 * 1024;
 /// few dozen serve thousands of links.
 pub const MAX_PIPES: usize = 128;
 
-/// Bytes in buffers for which the pool answers: some 500 stalled links of [`BUFFER_SIZE`] beside 64 that flowed, [`MOST_SPLICED`] each.
+/// Bytes in buffers for which the pool answers: 512 stalled links of [`CROWDED_SPLICED`] beside 64 that flowed, [`MOST_SPLICED`] each.
 pub const MAX_BUFFERED: usize = 64 * 1024 * 1024;
 
 /// A buffer of the copy loop.
@@ -34,7 +34,7 @@ const LAST_RESORT_SIZE: usize = 8 * 1024;
 /// times its capacity of a fast stream; what is moved at once wakes the hops behind it once.
 const MOST_SPLICED: usize = 512 * 1024;
 
-/// What it asks for once half of the pipes or of the buffers' bytes are used: whoever stalls links on purpose has to stall many.
+/// What it asks for once half of the pipes, or of the buffers' bytes, are used or may be: whoever stalls links on purpose has to stall many.
 const CROWDED_SPLICED: usize = 64 * 1024;
 
 /// Bounds of a [`Pool`].
@@ -62,6 +62,8 @@ pub struct Pool {
     #[expect(clippy::vec_box, reason = "a pipe moves between here and its user as a pointer")]
     pub(crate) free: Mutex<Vec<Box<Pipe>>>,
     alive: AtomicUsize,
+    /// How many of them hold something, or are about to.
+    lent: AtomicUsize,
     buffered: AtomicUsize,
     /// Set once the kernel refused to make a pipe or to splice, so that it is logged once.
     refused: AtomicBool,
@@ -74,6 +76,7 @@ impl Pool {
             settings,
             free: Mutex::default(),
             alive: AtomicUsize::new(0),
+            lent: AtomicUsize::new(0),
             buffered: AtomicUsize::new(0),
             refused: AtomicBool::new(false),
         })
@@ -100,11 +103,8 @@ impl Pool {
     }
 
     fn pipe(self: &Arc<Self>) -> Option<PooledPipe> {
-        let (pooled, idle) = {
-            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-            (free.pop(), free.len())
-        };
-        let mut pipe = match pooled {
+        let pooled = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let pipe = match pooled {
             Some(pipe) => pipe,
             None => {
                 reserve(&self.alive, 1, self.settings.pipes).then_some(())?;
@@ -118,10 +118,16 @@ impl Pool {
                 }
             }
         };
-        let PoolSettings { pipes, buffered, .. } = self.settings;
-        let crowded = self.pipes().saturating_sub(idle) > pipes / 2 || self.buffered() > buffered / 2;
-        pipe.most = if crowded { CROWDED_SPLICED } else { MOST_SPLICED };
+        self.lent.fetch_add(1, Ordering::Relaxed);
         Some(PooledPipe { pipe: Some(pipe), pool: Arc::clone(self) })
+    }
+
+    /// What one splice asks for now. Whatever is in a pipe may have to be read out into a buffer.
+    fn most(&self) -> usize {
+        let lent = self.lent.load(Ordering::Relaxed);
+        let PoolSettings { pipes, buffered, .. } = self.settings;
+        let crowded = lent > pipes / 2 || self.buffered() + lent * MOST_SPLICED > buffered / 2;
+        if crowded { CROWDED_SPLICED } else { MOST_SPLICED }
     }
 
     fn buffer(self: &Arc<Self>, size: usize) -> Option<Buffer> {
@@ -152,8 +158,6 @@ fn reserve(counter: &AtomicUsize, amount: usize, limit: usize) -> bool {
 pub(crate) struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
-    /// What it may take at once.
-    most: usize,
     held: usize,
 }
 
@@ -162,7 +166,7 @@ impl Pipe {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // Above the user's limit the kernel refuses and leaves a smaller pipe, which serves too.
         let _ = fcntl_setpipe_size(&writer, size);
-        Ok(Self { reader, writer, most: 0, held: 0 })
+        Ok(Self { reader, writer, held: 0 })
     }
 }
 
@@ -175,6 +179,7 @@ pub(crate) struct PooledPipe {
 
 impl Drop for PooledPipe {
     fn drop(&mut self) {
+        self.pool.lent.fetch_sub(1, Ordering::Relaxed);
         match self.pipe.take() {
             Some(pipe) if pipe.held == 0 => self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).push(pipe),
             _ => {
@@ -233,7 +238,8 @@ impl Carrier {
         debug_assert_eq!(self.held(), 0, "only an empty carrier is filled");
         let count = match self {
             Self::Pipe(PooledPipe { pipe: Some(pipe), pool }) => {
-                match from.try_io(Interest::READABLE, || move_bytes(from, &pipe.writer, pipe.most)) {
+                let most = pool.most();
+                match from.try_io(Interest::READABLE, || move_bytes(from, &pipe.writer, most)) {
                     Ok(count) => {
                         pipe.held = count;
                         count
@@ -335,12 +341,29 @@ mod tests {
     #[test]
     fn a_crowded_pool_lends_less() {
         let pool = Pool::new(PoolSettings { pipes: 4, ..PoolSettings::default() });
-        let lent = [(); 4].map(|()| pool.pipe().unwrap());
-        let most = |lent: &PooledPipe| lent.pipe.as_ref().unwrap().most;
-        assert_eq!(lent.each_ref().map(most), [MOST_SPLICED, MOST_SPLICED, CROWDED_SPLICED, CROWDED_SPLICED]);
+        assert_eq!(pool.most(), MOST_SPLICED);
+        let lent = [(); 3].map(|()| pool.pipe().unwrap());
+        assert_eq!(pool.most(), CROWDED_SPLICED, "most of the pipes are used");
         drop(lent);
-        assert_eq!(most(&pool.pipe().unwrap()), MOST_SPLICED, "there is room again");
-        let _stalled = pool.buffer(MAX_BUFFERED / 2 + 1).unwrap();
-        assert_eq!(most(&pool.pipe().unwrap()), CROWDED_SPLICED);
+        assert_eq!(pool.most(), MOST_SPLICED, "there is room again");
+    }
+
+    /// Whoever stalls on purpose what flowed is given less long before nothing is left for others.
+    #[test]
+    fn what_is_in_pipes_counts_as_if_it_were_stalled() {
+        let pool = Pool::new(PoolSettings::default());
+        let mut stalled = Vec::new();
+        let mut used = 0;
+        for batch in 0..8 {
+            // As many at once as there are pipes; then they are read out.
+            let pipes: Vec<_> = std::iter::from_fn(|| pool.pipe().map(|pipe| (pipe, pool.most()))).collect();
+            for (pipe, most) in pipes {
+                drop(pipe);
+                stalled.extend(pool.buffer(most));
+                used += usize::from(most == MOST_SPLICED);
+            }
+            assert!(used <= MAX_BUFFERED / 2 / MOST_SPLICED, "batch {batch}: {used} stalled what flowed");
+        }
+        assert!(stalled.len() > 512, "{} directions are stalled", stalled.len());
     }
 }

@@ -44,6 +44,12 @@ impl Size {
         if count == self.records() * MAX_BODY {
             return Self(self.0 + 1).min(Self::LARGEST);
         }
+        Self::of_bodies(count)
+    }
+
+    /// The smallest with room for `count` bytes of bodies, or the largest.
+    #[must_use]
+    pub fn of_bodies(count: usize) -> Self {
         Self::smallest(|size| count <= size.records() * MAX_BODY)
     }
 
@@ -126,6 +132,12 @@ mod tests {
         assert_eq!((small.after(0), small.after(MAX_BODY - 1)), (small, small));
         assert_eq!((middle.after(MAX_BODY), middle.after(MAX_BODY + 1)), (small, middle));
         assert_eq!((large.after(1), large.after(4 * MAX_BODY), large.after(4 * MAX_BODY + 1)), (small, middle, large));
+        assert_eq!(
+            [0, MAX_BODY, MAX_BODY + 1, 17 * MAX_BODY].map(Size::of_bodies),
+            [small, small, middle, large],
+            "no larger than there is room for"
+        );
+        assert_eq!([0, MAX_RECORD, MAX_RECORD + 1, 17 * MAX_RECORD].map(Size::of), [small, small, middle, large]);
         assert_eq!((Buffer::take(small).len(), Buffer::take(large).len()), (MAX_RECORD, 16 * MAX_RECORD));
     }
 }

@@ -266,13 +266,21 @@ mod tests {
         let said: Vec<u8> = (0..9).flat_map(frame).collect();
         let mut handled = 0;
         let mut read = 0;
+        let mut sizes = Vec::new();
         // A whole frame and a part of one, many frames and a part, and the rest.
         for until in [MAX_RECORD * 4 / 3, MAX_RECORD * 25 / 3, said.len()] {
-            far.write_all(&said[read..until]).await.unwrap();
+            let more = said[read..until].to_vec();
+            let saying = tokio::spawn(async move {
+                far.write_all(&more).await.unwrap();
+                far
+            });
             while read < until {
                 link.socket.readable().await.unwrap();
                 match link.fill() {
-                    Ok(count) => read += count,
+                    Ok(count) => {
+                        read += count;
+                        sizes.extend(link.buffer.as_ref().map(Buffer::size));
+                    }
                     Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
                 }
                 while let Some(header) = link.next_frame().unwrap() {
@@ -281,11 +289,13 @@ mod tests {
                     handled += 1;
                 }
             }
+            far = saying.await.unwrap();
             link.release();
             assert_eq!(link.unread(), &said[read - read % MAX_RECORD..read]);
             let size = (read % MAX_RECORD > 0).then_some(Size::SMALLEST);
             assert_eq!(link.buffer.as_ref().map(Buffer::size), size, "no more room than for what waits");
         }
         assert_eq!(handled, 9);
+        assert_eq!((sizes.first(), sizes.iter().max()), (Some(&Size::SMALLEST), Some(&Size::LARGEST)), "large while much comes");
     }
 }

@@ -1,7 +1,7 @@
 //! Moves the bytes of one stream between the application's socket and a path, both ways, in one task, for as long as the stream
 //! lives: a path that is lost is replaced by another one, and the application notices nothing but time.
 //!
-//! The path is always read, so nothing on it ever waits for an application: what the application does not take at once is kept
+//! The path is read until the stream has ended, so nothing on it ever waits for an application: what the application does not take at once is kept
 //! in a backlog that the stream's credit bounds. Sealed records are kept until the peer has acknowledged them. Large buffers are
 //! held only while bytes flow.
 
@@ -285,7 +285,8 @@ impl<'a> State<'a> {
     /// Buffers go back while nothing moves.
     fn release(&mut self) {
         self.note_moved();
-        self.held.set(self.outbox.kept() + usize::try_from(self.stream.buffered()).unwrap_or(usize::MAX));
+        let unread = self.link.as_ref().map_or(0, |link| link.unread().len());
+        self.held.set(self.outbox.kept() + unread + usize::try_from(self.stream.buffered()).unwrap_or(usize::MAX));
         self.stream.set_max_window(if self.held.is_scarce() { INITIAL_CREDIT } else { MAX_CREDIT });
         if let Some(link) = &mut self.link {
             link.release();
@@ -446,7 +447,7 @@ impl<'a> State<'a> {
         }
         let Some(link) = &mut self.link else { return Ok(false) };
         let mut moved = false;
-        // What was read is handled first, so that none of it is lost with the path.
+        // What was read is handled first: an end of the path may come behind it.
         let filled = match link.next_frame() {
             Ok(None) => link.fill(),
             _ => Err(io::ErrorKind::WouldBlock.into()),
@@ -584,7 +585,8 @@ impl<'a> State<'a> {
         }
         let room = self.room();
         let mut left = room;
-        let mut buffer = Buffer::take(self.reads);
+        let size = self.reads.min(Size::of_bodies(room));
+        let mut buffer = Buffer::take(size);
         let mut slots = buffer.chunks_exact_mut(MAX_RECORD);
         let mut targets = [(); MOST_RECORDS].map(|()| {
             let body = slots.next().map_or(&mut [][..], |slot| &mut slot[PREFIX_LEN..PREFIX_LEN + MAX_BODY]);
@@ -592,7 +594,7 @@ impl<'a> State<'a> {
             left -= length;
             IoSliceMut::new(&mut body[..length])
         });
-        let count = match read(self.application, &mut targets[..self.reads.records()]) {
+        let count = match read(self.application, &mut targets[..size.records()]) {
             Ok(0) => {
                 (self.application_ended, self.idle_since) = (true, Instant::now());
                 self.outbox.push_copy(&self.stream.seal_fin().map_err(End::Protocol)?);
@@ -603,7 +605,7 @@ impl<'a> State<'a> {
             Err(_) => return Err(self.give_up(ResetCode::Application)),
         };
         // One that was short because there was no room for more says nothing of the next.
-        if count < room || count == self.reads.records() * MAX_BODY {
+        if count < room || size == self.reads && count == size.records() * MAX_BODY {
             self.reads = self.reads.after(count);
         }
         // All slots but the last were filled, so the records stand one behind the other.

@@ -189,11 +189,17 @@ mod tests {
     }
 
     fn drain(outbox: &mut Outbox<Vec<u8>>, step: usize) -> Vec<u8> {
-        let mut out = Vec::new();
+        let (mut out, mut record) = (Vec::new(), 0);
         while !outbox.is_written() {
             let count = outbox.pending().len().min(step);
             out.extend_from_slice(&outbox.pending()[..count]);
             outbox.advance(count);
+            // A record stands in one run, so what is left of it is to be written next.
+            while record < out.len() {
+                let seen = [&out[record..], outbox.pending()].concat();
+                record += HEADER_LEN + Header::parse(*seen.first_chunk().unwrap()).unwrap().length;
+            }
+            assert_eq!(outbox.rest_of_record(), record - out.len());
         }
         out
     }
@@ -231,13 +237,13 @@ mod tests {
         assert!(outbox.is_written() && outbox.rest_of_record() == 0);
         outbox.acknowledge(1);
         assert_eq!(outbox.kept(), run.len());
-        outbox.push_copy(&record(5, 3));
+        outbox.push_copy(&record(25, 3));
         outbox.acknowledge(2);
-        assert_eq!(outbox.pending(), record(5, 3));
-        outbox.advance(9);
-        outbox.push_copy(&record(6, 4));
-        assert_eq!(outbox.pending(), record(6, 4), "a small record joins the run before it");
-        outbox.advance(10);
+        assert_eq!(outbox.pending(), record(25, 3));
+        outbox.advance(29);
+        outbox.push_copy(&record(26, 4));
+        assert_eq!(outbox.pending(), record(26, 4), "a small record joins the run before it");
+        outbox.advance(30);
         let run = record(50, 5);
         outbox.push(run.clone(), run.len(), 1);
         assert_eq!(outbox.pending(), run, "what follows a written run is to be written");
