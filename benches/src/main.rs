@@ -16,6 +16,7 @@ mod process;
 mod results;
 mod run;
 mod service;
+mod session;
 mod storm;
 mod table;
 mod targets;
@@ -39,6 +40,7 @@ fn main() -> std::process::ExitCode {
         Some(Internal::IdleLoad { ticket, nodes }) => idle_nodes::load(ticket, *nodes),
         Some(Internal::Storm(wanted)) => storm::measure(&options, wanted),
         Some(Internal::StormLoad { ticket, nodes }) => storm::load(ticket, *nodes),
+        Some(Internal::Session { command }) => session::run(command),
         Some(Internal::Warden) => warden::run(),
     };
     match done {

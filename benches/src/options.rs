@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -96,6 +97,12 @@ pub enum Internal {
     /// One plaintext hop: splices each connection to TARGET
     #[command(hide = true)]
     Hop { listen: IpAddr, target: SocketAddr },
+    /// Becomes COMMAND in a session of its own
+    #[command(hide = true)]
+    Session {
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// Ends what the bench has started, should it die before it can
     #[command(hide = true)]
     Warden,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use postern_test_support::{Signal, signal};
 
 use crate::warden::{Entrusted, Warden};
-use crate::{Error, Result};
+use crate::{Error, Result, session};
 
 /// A child that is killed when dropped, by the warden should the bench die before.
 pub struct Owned {
@@ -19,27 +19,26 @@ pub struct Owned {
 }
 
 impl Owned {
-    pub fn spawn(command: &mut Command, warden: &Warden) -> Result<Self> {
+    pub fn spawn(command: &Command, warden: &Warden) -> Result<Self> {
         // What it prints is not the bench's result; what it complains about is.
-        Self::begin(command.stdin(Stdio::null()).stdout(Stdio::null()), warden)
+        Self::begin(session::around(command)?.stdin(Stdio::null()).stdout(Stdio::null()), warden)
     }
 
     fn begin(command: &mut Command, warden: &Warden) -> Result<Self> {
-        let program = command.get_program().display().to_string();
-        let mut child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
+        let mut child = command.spawn()?;
         let entrusted = warden.process(child.id());
         Ok(Self { stdin: child.stdin.take(), child, _entrusted: entrusted })
     }
 
     /// The same, with its standard output; its standard input is open until this is dropped.
-    pub fn spawn_piped(command: &mut Command, warden: &Warden) -> Result<(Self, BufReader<ChildStdout>)> {
-        let mut owned = Self::begin(command.stdin(Stdio::piped()).stdout(Stdio::piped()), warden)?;
+    pub fn spawn_piped(command: &Command, warden: &Warden) -> Result<(Self, BufReader<ChildStdout>)> {
+        let mut owned = Self::begin(session::around(command)?.stdin(Stdio::piped()).stdout(Stdio::piped()), warden)?;
         let output = owned.child.stdout.take().ok_or("no output")?;
         Ok((owned, BufReader::new(output)))
     }
 
     /// The same, with the first line of its standard output.
-    pub fn spawn_telling(command: &mut Command, warden: &Warden) -> Result<(Self, String)> {
+    pub fn spawn_telling(command: &Command, warden: &Warden) -> Result<(Self, String)> {
         let (owned, mut output) = Self::spawn_piped(command, warden)?;
         let mut line = String::new();
         output.read_line(&mut line)?;

@@ -48,7 +48,7 @@ pub fn measure(options: &Options, wanted: &IdleNodes) -> Result<()> {
         let nodes = (wanted.nodes + index) / wanted.loads;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("idle-load").arg(&ticket).arg(nodes.to_string());
-        loads.push(Owned::spawn_piped(&mut command, &warden)?);
+        loads.push(Owned::spawn_piped(&command, &warden)?);
     }
     let mut loads: Vec<(Owned, Lines<BufReader<ChildStdout>>)> =
         loads.into_iter().map(|(load, out)| (load, out.lines())).collect();

@@ -93,7 +93,7 @@ fn nodes(setting: &Setting<'_>, admin: &Home, wanted: &Storm) -> Result<Loads> {
     for index in 0..wanted.loads {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("storm-load").arg(&ticket).arg(((wanted.nodes + index) / wanted.loads).to_string());
-        let (load, out) = Owned::spawn_piped(&mut command, setting.warden)?;
+        let (load, out) = Owned::spawn_piped(&command, setting.warden)?;
         loads.push((load, out.lines()));
     }
     for (_, lines) in &mut loads {

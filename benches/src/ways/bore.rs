@@ -38,7 +38,7 @@ pub fn start(setting: &Setting<'_>) -> Result<Started> {
     let mut parts = Vec::new();
     for (place, mut command) in [(Place::Middle, server), (Place::Far, client)] {
         command.env("RUST_LOG", "error");
-        let process = Owned::spawn(&mut setting.on(side(place, Place::Middle), command), setting.warden)?;
+        let process = Owned::spawn(&setting.on(side(place, Place::Middle), command), setting.warden)?;
         parts.push(Part { place, name: "bore", pid: process.pid() });
         held.process(process);
         if place == Place::Middle {

@@ -15,7 +15,7 @@ pub fn start(setting: &Setting<'_>) -> Result<Way> {
         let mut command = Command::new(std::env::current_exe()?);
         let side = side(place, Place::Near);
         command.args(["hop", &setting.ip(side).to_string(), &target.to_string()]);
-        let (hop, line) = Owned::spawn_telling(&mut setting.on(side, command), setting.warden)?;
+        let (hop, line) = Owned::spawn_telling(&setting.on(side, command), setting.warden)?;
         target = line.parse().map_err(|_| format!("a hop printed {line:?}, not its address"))?;
         parts.insert(0, Part { place, name: "hop", pid: hop.pid() });
         hops.push(hop);

@@ -34,7 +34,7 @@ pub fn start(kind: Kind, setting: &Setting<'_>) -> Result<Started> {
         fs::write(&file, configuration)?;
         let mut command = Command::new(&rathole);
         command.arg(flag).arg(file).env("RUST_LOG", "error");
-        let process = Owned::spawn(&mut setting.on(side(place, Place::Middle), command), setting.warden)?;
+        let process = Owned::spawn(&setting.on(side(place, Place::Middle), command), setting.warden)?;
         parts.push(Part { place, name: "rathole", pid: process.pid() });
         held.process(process);
         if place == Place::Middle {

@@ -41,7 +41,7 @@ pub fn start(kind: Kind, setting: &Setting<'_>) -> Result<Started> {
     // sshd logs its clients in with processes that end then; this forward, to nobody, is listened to by one that comes after them.
     let after_login = SocketAddr::from(([127, 0, 0, 1], setting.free(daemons_side).port()));
     command.arg("-R").arg(format!("{after_login}:{}", setting.free(clients_side)));
-    let client = Owned::spawn(&mut setting.on(clients_side, command), setting.warden)?;
+    let client = Owned::spawn(&setting.on(clients_side, command), setting.warden)?;
     let mut parts = vec![Part { place, name: "ssh", pid: client.pid() }];
     held.process(client);
     setting.listens(entry, "ssh's forward")?;
@@ -79,7 +79,7 @@ fn server(held: &mut Held, sshd: &Path, directory: &Path, setting: &Setting<'_>,
     )?;
     let mut command = Command::new(sshd);
     command.arg("-D").arg("-f").arg(file("config")).arg("-E").arg(file("log"));
-    let daemon = Owned::spawn(&mut setting.on(side, command), setting.warden)?;
+    let daemon = Owned::spawn(&setting.on(side, command), setting.warden)?;
     setting.listens(address, "sshd")?;
     // The process that took that connection must not be counted among those that carry bytes.
     wait_for("sshd to be alone", STARTS, || descendants(daemon.pid()).is_empty().then_some(()))?;
