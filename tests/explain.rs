@@ -1,6 +1,5 @@
 //! Why something was refused: ids that both sides know, what each side is told, and decisions step by step.
 
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use postern_test_support::{
@@ -291,7 +290,7 @@ fn an_outlet_shows_its_last_failure() {
     let listed = pair.project.run(&["--output", "plain", "tcp-outlet", "list"]).stdout;
     assert!(listed.contains("TARGET_REFUSED"), "{listed}");
 
-    let _service = HttpServer::start_on(TcpListener::bind(("127.0.0.1", dead.release())).unwrap(), "here");
+    let _service = HttpServer::start_on(dead.listen(), "here");
     assert_eq!(http_get(inlet.as_str(), "/").unwrap().text(), "here");
     assert_eq!((&outlet()["last_failure"], unreached()), (&Value::Null, json!([])));
 }

@@ -301,8 +301,7 @@ fn readiness_is_a_round_trip_that_names_the_step_that_fails() {
     };
 
     becomes(false, "target", &["TARGET_REFUSED"]);
-    let listener = std::net::TcpListener::bind(("127.0.0.1", target.release())).expect("the port was held until now");
-    let service = TcpServer::start_on(listener, |mut stream| stream.read_to_end(&mut Vec::new()).map(drop));
+    let service = TcpServer::start_on(target.listen(), |mut stream| stream.read_to_end(&mut Vec::new()).map(drop));
     becomes(true, "", &[]);
     let dialled = service.accepted();
     customer.ok(&["status"]);
@@ -366,8 +365,7 @@ fn watching_where_nobody_reads_is_a_line_of_json_for_each_look() {
     let down: Value = serde_json::from_str(&watching.line_with("TARGET_REFUSED", PATIENCE)).expect("JSON");
     assert_eq!((down["api_version"].as_str(), &down["portals"][0]["step"]), (Some("1"), &Value::from("target")));
     assert!(down["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{down}");
-    let listener = std::net::TcpListener::bind(("127.0.0.1", target.release())).expect("the port was held until now");
-    let _service = TcpServer::start_on(listener, |_| Ok(()));
+    let _service = TcpServer::start_on(target.listen(), |_| Ok(()));
     watching.line_with("\"ok\":true", PATIENCE);
     home.ok(&["node", "stop", "b"]);
     watching.line_with("NODE_STOPPED", PATIENCE);

@@ -79,8 +79,7 @@ fn an_inlet_waits_for_its_outlet_and_its_target() {
     assert!(took < Duration::from_secs(1), "{took:?}");
 
     // The target appears.
-    let listener = std::net::TcpListener::bind(("127.0.0.1", target.release())).expect("the port was held until now");
-    let _server = TcpServer::start_on(listener, |mut stream| stream.write_all(b"here"));
+    let _server = TcpServer::start_on(target.listen(), |mut stream| stream.write_all(b"here"));
     let mut answered = connect(inlet).expect("the inlet listens");
     let mut answer = String::new();
     answered.read_to_string(&mut answer).expect("what failed before is tried again");

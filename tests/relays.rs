@@ -1,7 +1,7 @@
 //! Projects with several relays, and relay names with several nodes, between real processes.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -208,8 +208,7 @@ fn a_node_whose_service_is_away_is_passed_over_until_it_is_back() {
     // One connection finds out, and goes to the other.
     assert_eq!(split(&inlet, 20, [b'a', b'b']), [0, 20]);
 
-    let listener = TcpListener::bind(("127.0.0.1", away.release())).expect("the port was held until now");
-    let _back = TcpServer::start_on(listener, |mut stream| stream.write_all(b"c"));
+    let _back = TcpServer::start_on(away.listen(), |mut stream| stream.write_all(b"c"));
     eventually(PATIENCE, "it is asked again", || (asked(&inlet).ok()? == b'c').then_some(()));
     drop(a);
 }

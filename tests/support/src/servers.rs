@@ -208,6 +208,9 @@ impl SinkServer {
 /// The first port that tests set aside: below are those of well-known services.
 const FIRST_RESERVED: u16 = 20_000;
 
+/// Connections that wait to be accepted, as many as the standard library lets wait.
+const BACKLOG: i32 = 128;
+
 /// Another one for each test, also of processes that run at once.
 fn random_of(range: &Range<u16>) -> u16 {
     let random = RandomState::new().build_hasher().finish();
@@ -217,7 +220,7 @@ fn random_of(range: &Range<u16>) -> u16 {
 /// A port that is taken but refuses connections, for as long as the value lives.
 #[derive(Debug)]
 pub struct Reserved {
-    _socket: OwnedFd,
+    socket: OwnedFd,
     port: u16,
 }
 
@@ -232,7 +235,7 @@ impl Reserved {
         let first_of_clients = of_clients.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32_768);
         let ours = FIRST_RESERVED..u16::max(first_of_clients, FIRST_RESERVED + 1_000);
         let (socket, port) = (0..1_000).find_map(|_| Self::take(random_of(&ours))).expect("a free port");
-        Self { _socket: socket, port }
+        Self { socket, port }
     }
 
     /// Takes `port` on all addresses, if it is free.
@@ -246,7 +249,18 @@ impl Reserved {
         self.port
     }
 
-    /// Gives the port up to somebody who is to listen on it.
+    /// Listens on it. (A port that is given up first may be held a moment longer: a process that another test starts just then has the socket
+    /// until it runs its program.)
+    ///
+    /// # Panics
+    /// Where the system refuses.
+    #[must_use]
+    pub fn listen(self) -> TcpListener {
+        rustix::net::listen(&self.socket, BACKLOG).expect("the port is held");
+        TcpListener::from(self.socket)
+    }
+
+    /// Gives the port up to another process, which is to listen on it.
     #[must_use]
     pub fn release(self) -> u16 {
         self.port
