@@ -675,6 +675,16 @@ fn a_home_that_is_not_there_is_no_empty_one() {
         home.ok(&[all, "delete", "--all", "-y"]);
     }
     assert!(!home.path().exists(), "a look makes nothing");
+
+    // A directory of somebody else's, or an empty one, is no home either; nobody is told to change its mode.
+    fs::create_dir(home.path()).unwrap();
+    home.fails(&["status"], 78).says("HOME_MISSING").says("nothing of a home is in");
+    fs::write(home.path().join("theirs"), "x").unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    home.fails(&["status"], 78).says("HOME_MISSING");
+    let refused = home.fails(&["identity", "create"], 78).says("HOME_UNSAFE").says("holds no home");
+    assert!(!refused.stderr.contains("chmod"), "{refused:?}");
+    fs::remove_dir_all(home.path()).unwrap();
     home.ok(&["identity", "create"]);
     home.ok(&["status"]);
 }

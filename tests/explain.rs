@@ -377,6 +377,24 @@ fn a_decision_step_by_step() {
 }
 
 #[test]
+fn of_several_nodes_with_one_identity_the_named_one_is_asked() {
+    let server = EchoServer::start();
+    let home = TestHome::new(POSTERN);
+    for name in ["n1", "n2", "n3"] {
+        home.ok(&["node", "create", name]);
+    }
+    home.ok(&["tcp-outlet", "create", "--at", "n1", "--from", "service", "--to", &server.port().to_string()]);
+    let to = "/node/n1/service/service";
+    home.ok(&["tcp-inlet", "create", "--at", "n2", "--alias", "good", "--to", to]);
+    home.ok(&["tcp-inlet", "create", "--at", "n3", "--alias", "bad", "--to", to, "--allow", "nope"]);
+    assert_eq!((portal(&home, "good")["ok"].as_bool(), portal(&home, "bad")["ok"].as_bool()), (Some(true), Some(false)));
+    for (from, exit, verdict) in [("n2", 0, "allowed"), ("n3", 77, "denied"), ("/node/n2", 0, "allowed")] {
+        let told = home.run(&["explain", "--from", from, "--to", to]).exits(exit).json();
+        assert_eq!(text(&told["verdict"]), verdict, "{told}");
+    }
+}
+
+#[test]
 fn guardrails_narrow_and_no_node_can_widen_them() {
     let pair = Pair::new(&["--allow", "a"]);
     pair.passes();

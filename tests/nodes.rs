@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use postern_test_support::{
     EchoServer, HttpServer, PATIENCE, Project, Reserved, Signal, TestHome, Value, connect, echoes, eventually, http_get, json,
+    live,
 };
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
@@ -532,6 +533,48 @@ fn a_foreground_node_serves_until_it_is_told_to_stop() {
     eventually(PATIENCE, "the foreground node", || (home.json(&["node", "show", "n"])["status"] == "running").then_some(()));
     home.ok(&["node", "stop", "n"]);
     node.wait().success();
+}
+
+/// Told to stop, a node lets its streams finish first: who starts it meanwhile wants it to run afterwards.
+#[test]
+fn a_node_that_is_stopping_is_waited_for_and_started() {
+    let home = home();
+    let echo = EchoServer::start();
+    let file = home.file("n.yaml", format!("name: n\ntcp-outlet: {{to: {}}}\n", echo.port())).display().to_string();
+    let file = file.as_str();
+    home.ok(&["node", "create", file]);
+    home.ok(&["tcp-inlet", "create", "--to", "/node/n/service/outlet", "--alias", "i"]);
+
+    let starts = [&["start", "n"][..], &["create", "n"], &["create", file], &["create", file, "-f"]];
+    for start in starts {
+        let held = live(address(&home, "i").as_str());
+        let before = home.node_pid("n");
+        postern_test_support::signal(before, Signal::TERM);
+        eventually(PATIENCE, "the node to be called stopped", || {
+            let shown = home.run(&["node", "show", "n"]);
+            (shown.status == 0 && shown.json()["status"] == "stopped").then_some(())
+        });
+        let starting = home.invoke(["node"]).args(start).spawn();
+        starting.line_with("the node `n` is stopping", PATIENCE);
+        assert!(home.processes().iter().any(|process| process.pid == before), "the node waits for its streams");
+        drop(held);
+
+        let in_foreground = start.contains(&"-f");
+        let starting = if in_foreground {
+            starting.line_with("Ctrl-C", PATIENCE);
+            Some(starting)
+        } else {
+            starting.wait().success();
+            None
+        };
+        let shown = home.json(&["node", "show", "n"]);
+        assert!(shown["status"] == "running" && shown["pid"] != before, "{start:?}: {shown}");
+        passes(&address(&home, "i"));
+        if let Some(foreground) = starting {
+            home.ok(&["node", "stop", "n"]);
+            foreground.wait().success();
+        }
+    }
 }
 
 // Behaviour 9.

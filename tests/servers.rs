@@ -1,5 +1,6 @@
 //! Setting a project up, and the life of its servers.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use postern_test_support::{
@@ -97,6 +98,54 @@ fn an_address_in_use_is_said() {
     home.fails(&["enroll", "--listen", &at], 1).says("ADDRESS_IN_USE").says("ss -ltnp").says("--listen");
     home.fails(&["serve", "--listen", &at], 1).says("ADDRESS_IN_USE");
     drop(taken);
+    home.ok(&["enroll", "--listen", &at]);
+    assert_eq!(address(&home), at);
+}
+
+/// What servers that never made a project would have listened on.
+fn leave_settings(home: &TestHome, listen: &str) {
+    let path = home.path().join("servers/settings.json");
+    std::fs::write(&path, json!({"roles": "all", "listen": listen}).to_string()).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn an_address_without_a_project_is_not_kept() {
+    let taken = Reserved::new().listen();
+    let at = format!("127.0.0.1:{}", taken.local_addr().unwrap().port());
+    let home = home();
+    let servers = |home: &TestHome| home.run(&["status"]).json()["servers"].as_array().unwrap().len();
+    for command in ["enroll", "serve"] {
+        let failed = home.fails(&[command, "--listen", &at], 1).says("ADDRESS_IN_USE").says("--listen");
+        assert!(!failed.stderr.contains("from before") && !failed.stderr.contains("is kept"), "{failed:?}");
+        assert_eq!(servers(&home), 0, "after {command}");
+    }
+    // As a first start that is killed leaves them.
+    leave_settings(&home, &at);
+    home.ok(&["enroll"]);
+    assert_ne!(address(&home), at);
+
+    // A home that has joined another project meanwhile.
+    let joined = Project::of(home).member(&[]);
+    joined.fails(&["enroll"], 1).says("ALREADY_MEMBER");
+    leave_settings(&joined, &at);
+    joined.fails(&["enroll"], 1).says("ALREADY_MEMBER");
+    assert_eq!(servers(&joined), 0);
+}
+
+#[test]
+fn an_address_that_is_kept_and_in_use_is_said() {
+    let home = home();
+    let at = format!("127.0.0.1:{}", Reserved::new().release());
+    home.ok(&["enroll", "--listen", &at]);
+    // An address that could not be had takes no other's place.
+    let taken = Reserved::new().listen();
+    let other = format!("127.0.0.1:{}", taken.local_addr().unwrap().port());
+    let failed = home.fails(&["enroll", "--listen", &other], 1).says("ADDRESS_IN_USE").says("from before");
+    assert!(!failed.stderr.contains("is kept"), "{failed:?}");
+    let held = std::net::TcpListener::bind(&at).unwrap();
+    home.fails(&["enroll"], 1).says("ADDRESS_IN_USE").says(&at).says("is kept").says("--listen").says("from before");
+    drop(held);
     home.ok(&["enroll"]);
     assert_eq!(address(&home), at);
 }

@@ -50,7 +50,7 @@ postern_node::codes! {
     IO: Failure, "Reading or writing failed.";
 
     // Servers.
-    SERVER_SETTINGS: Configuration, "The servers of this home were never set up, or `servers/settings.json` is damaged.";
+    SERVER_SETTINGS: Configuration, "`servers/settings.json` of this home is damaged.";
     AUTHORITY_OPEN: Failure, "The authority's files or database cannot be opened.";
     AUTHORITY_STATE: Configuration, "The authority's files do not fit each other.";
     RELAY_STATE: Configuration, "The relay's files are damaged.";

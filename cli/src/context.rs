@@ -77,16 +77,17 @@ impl Context {
         self.home_or_new()
     }
 
-    /// Whether a home is there, or something that cannot be looked at, which is an error of its own.
+    /// Whether a home is there, or something that cannot be looked at, which is an error of its own. A directory without anything of a home is none.
     pub fn is_there(&self) -> Result<bool, CliError> {
-        Ok(!self.home_path()?.try_exists().is_ok_and(|there| !there))
+        Ok(Home::is_at(&self.home_path()?))
     }
 
     /// That there is a home.
     pub fn must_be_there(&self) -> Result<(), CliError> {
         if !self.is_there()? {
             let path = self.home_path()?;
-            return Err(CliError::new(code::HOME_MISSING, format!("there is no home at `{}`", path.display()))
+            let what = if path.exists() { "nothing of a home is in" } else { "there is no home at" };
+            return Err(CliError::new(code::HOME_MISSING, format!("{what} `{}`", path.display()))
                 .try_this("look at POSTERN_HOME and --home; or begin with `postern enroll`, or `postern node create`"));
         }
         Ok(())
@@ -97,6 +98,12 @@ impl Context {
         let path = self.home_path()?;
         Home::open_with(&path, Arc::clone(self.keys())).map_err(|error| match &error {
             HomeError::File(file) if file.io_kind() == Some(ErrorKind::PermissionDenied) => not_permitted(&path, error),
+            // Its mode may be right for what it is: no advice to change it.
+            HomeError::File(file) if file.is_unsafe_place() && !Home::is_at(&path) => CliError::new(
+                code::HOME_UNSAFE,
+                format!("`{}` holds no home, is not empty, and others can use it", path.display()),
+            )
+            .try_this("name a directory that is empty, or not there yet, with --home or POSTERN_HOME"),
             _ => error.into(),
         })
     }

@@ -146,11 +146,7 @@ impl From<postern_runtime::net::BindError> for CliError {
         let built = Self::from_error(code::LISTEN, &error);
         match error {
             BindError::InUse { .. } => {
-                // Another address comes last: the one that is known to members would lead nowhere.
-                Self { code: code::ADDRESS_IN_USE.into(), ..built }.try_this(
-                    "find out who listens there, and end it: ss -ltnp; another address with --listen HOST:PORT is one \
-                     that members and tickets from before do not know",
-                )
+                Self { code: code::ADDRESS_IN_USE.into(), ..built }.try_this("find out who listens there, and end it: ss -ltnp")
             }
             _ => built,
         }

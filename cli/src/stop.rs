@@ -11,7 +11,7 @@ use crate::code;
 use crate::error::CliError;
 
 /// How long a process may drain before it is killed: longer than the deadline that it gives itself.
-const DRAIN: Duration = Duration::from_secs(20);
+pub const DRAIN: Duration = Duration::from_secs(20);
 
 /// Stops a node, which may run in the foreground; whether it ran.
 pub fn node(node: &NodeHome) -> Result<bool, CliError> {

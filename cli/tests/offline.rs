@@ -125,7 +125,7 @@ fn reset_is_idempotent_and_keeps_foreign_files() {
     home.postern("reset -y").success().says("notes");
     home.postern("reset -y").success();
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
-    assert_eq!(home.document("identity list"), json!([]));
+    home.postern("identity list").exits(78).says("HOME_MISSING");
 }
 
 #[test]

@@ -82,7 +82,11 @@ pub async fn run(home: Home, name: &NodeName, start: Start, ready: impl FnOnce(&
     };
     let settled = tokio::select! {
         settled = daemon.settle(start) => settled,
-        () = told_to_stop(&mut signals, &stop) => Ok(()),
+        () = told_to_stop(&mut signals, &stop) => {
+            // The word of a signal is said once, and heard again below.
+            stop.cancel();
+            Ok(())
+        }
     };
     if let Err(fault) = settled {
         daemon.end(&supervisor, Duration::ZERO).await;
@@ -102,6 +106,10 @@ pub async fn run(home: Home, name: &NodeName, start: Start, ready: impl FnOnce(&
         }
     }
     tracing::info!(node = %name, "stopping");
+    // Before the control socket closes: who starts the node from then on waits for the end of this process.
+    if let Err(error) = daemon.lock.say_stopping() {
+        tracing::warn!(%error, "commands take this node for one that runs until it has ended");
+    }
     tokio::select! {
         () = daemon.end(&supervisor, DRAIN) => {}
         // Told a second time: at once.
@@ -136,7 +144,8 @@ struct Daemon {
     refused: watch::Receiver<Option<Fault>>,
     /// Cancelled to take no more requests.
     closed: CancellationToken,
-    _lock: postern_runtime::lock::Lock,
+    /// Held until the process is done with all that the node has.
+    lock: postern_runtime::lock::Lock,
 }
 
 impl Daemon {
@@ -220,7 +229,7 @@ impl Daemon {
                 tracing::error!(%error, "the control server ended");
             }
         });
-        Ok(Self { keeper, who, refused, closed, _lock: lock })
+        Ok(Self { keeper, who, refused, closed, lock })
     }
 
     /// Waits until everything is up, or for as long as was asked.

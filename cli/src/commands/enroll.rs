@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use postern_proto::address::HostPort;
+use postern_runtime::files::Dir;
 use postern_runtime::home::{Home, servers as files};
-use postern_runtime::lock::Lock;
+use postern_runtime::lock::{Lock, LockError};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -54,7 +55,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     // Two at a time would both find nothing and make everything.
     let servers = home.servers()?;
     let lock = servers.lock_changes()?;
-    let kept = Settings::load(&home)?;
+    let kept = kept(&home, &servers)?;
     let first = !home.has_authority()?;
     let administrator = administrator(context, &home)?;
     if first && home.identity(&administrator)?.is_some_and(|identity| identity.membership().is_ok_and(|known| known.is_some())) {
@@ -88,14 +89,11 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         context.output().say("restarting the servers with the new settings");
         stop::servers(&home)?;
     }
-    if changed {
-        settings.save(&home)?;
-    }
     let (address, advertised) = if running && !changed {
         context.output().say(format_args!("the servers run already, on {}", settings.listen));
         (settings.listen.clone(), settings.advertised())
     } else {
-        let ready = start(context, &home)?;
+        let ready = start(context, &home, &settings)?;
         if !first {
             context.output().say(format_args!("started the servers, on {}", ready.address));
         }
@@ -111,13 +109,29 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     tell(context, &home, first, address, advertised)
 }
 
-fn start(context: &Context, home: &Home) -> Result<Ready, CliError> {
+/// The settings of servers that run, or belong to a project. Others are left from a first start that was killed, and are removed: another
+/// program may have the address by now.
+fn kept(home: &Home, servers: &Dir) -> Result<Option<Settings>, CliError> {
+    let Some(kept) = Settings::load(home)? else { return Ok(None) };
+    if !kept.are_unused(home)? {
+        return Ok(Some(kept));
+    }
+    // Servers that are being started in the foreground have the lock before they keep anything.
+    match Lock::acquire(servers, files::LOCK) {
+        Ok(_lock) => Ok(if kept.forget_unused(home)? { None } else { Settings::load(home)? }),
+        Err(LockError::Held { .. }) => Ok(Some(kept)),
+        Err(LockError::File(error)) => Err(error.into()),
+    }
+}
+
+/// Starts the servers with `settings`, which they keep once they listen: a start that fails leaves what was kept before.
+fn start(context: &Context, home: &Home, settings: &Settings) -> Result<Ready, CliError> {
     background::start(
         context,
         Background {
             command: &["serve", "daemon"],
             log: (&home.servers()?, files::LOG),
-            settings: Zeroizing::new(Vec::new()),
+            settings: Zeroizing::new(serde_json::to_vec(settings).map_err(std::io::Error::from)?),
             limit: START,
         },
     )

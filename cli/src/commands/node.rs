@@ -7,7 +7,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::Duration;
 
 use clap::Subcommand;
-use postern_node::control::document::{NodeDocument, NodeState};
+use postern_node::control::document::{FreshnessDocument, NodeDocument, NodeState};
 use postern_node::daemon::Start;
 use postern_node::store::Stored;
 use postern_proto::name::NodeName;
@@ -22,7 +22,7 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::node_choice::{ask_if_running, existing, parse_node};
 use crate::node_process::{self, DaemonArgs};
-use crate::output::{fields, table};
+use crate::output::{fields, table, time_left};
 use crate::prompt::confirm;
 use crate::stop;
 
@@ -161,6 +161,14 @@ fn show(context: &Context, home: &Home, name: Option<&NodeName>) -> Result<(), C
     context.output().show(&document, || plain(&document))
 }
 
+/// For how long a node goes on without its authority, by the newest word of it.
+fn heard(FreshnessDocument { heard_at, max_staleness, seconds_left }: &FreshnessDocument) -> String {
+    match seconds_left {
+        0 => format!("{heard_at}: nothing is let in (max-staleness {max_staleness})"),
+        left => format!("{heard_at}; without it, nothing is let in after {} (max-staleness {max_staleness})", time_left(*left)),
+    }
+}
+
 /// A node for a person.
 pub fn plain(node: &NodeDocument) -> String {
     let mut text = fields(&[
@@ -171,6 +179,7 @@ pub fn plain(node: &NodeDocument) -> String {
         ("pid", node.pid.map(|pid| pid.to_string()).unwrap_or_default()),
         ("HTTP server", node.http_server_address.clone().unwrap_or_default()),
         ("listens for peers at", node.tcp_listener_address.clone().unwrap_or_default()),
+        ("authority last heard", node.authority.as_ref().map(heard).unwrap_or_default()),
     ]);
     let mut section = |heading: &str, lines: Vec<String>| {
         if !lines.is_empty() {
@@ -208,7 +217,7 @@ pub fn plain(node: &NodeDocument) -> String {
 
 fn start(context: &Context, home: &Home, name: Option<&NodeName>) -> Result<(), CliError> {
     let node = existing(home, name)?;
-    if node.running()?.is_some() {
+    if node_process::runs(context, &node)? {
         context.output().say(format_args!("the node `{}` runs already", node.name()));
     } else {
         let document = node_process::start(context, &node, Start { creating: false, connection_wait: CONNECTION_WAIT })?;

@@ -92,16 +92,16 @@ impl Args {
 pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     match args.what {
         Some(What::Stop) => stop_servers(context),
-        Some(What::Daemon) => background::run(context, |attached, _| serve_in_background(context, attached)),
+        Some(What::Daemon) => background::run(context, |attached, told| serve_in_background(context, attached, told)),
         _ => serve(context, args),
     }
 }
 
-/// With the settings that are kept in the home.
-fn serve_in_background(context: &Context, attached: &mut Option<Attached>) -> Result<(), CliError> {
+/// With the settings that the caller tells: they are kept once the servers listen.
+fn serve_in_background(context: &Context, attached: &mut Option<Attached>, told: &[u8]) -> Result<(), CliError> {
     let home = context.home()?;
-    let settings = Settings::load(&home)?
-        .ok_or_else(|| CliError::new(code::SERVER_SETTINGS, "the servers of this home were never set up"))?;
+    let settings: Settings = serde_json::from_slice(told)
+        .map_err(|error| CliError::new(code::ATTACH, "the settings that the servers were told are not understood").why(error))?;
     let runtime = postern_runtime::workers::runtime()?;
     runtime.block_on(servers::run(&home, settings, None, |ready| {
         if let Some(attached) = attached.take() {

@@ -92,11 +92,12 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, CliError> {
 async fn look(home: &Home) -> Result<Look, CliError> {
     let (mut nodes, mut shown) = (Vec::new(), Vec::new());
     for node in home.nodes()? {
+        let status = answer_if_running(&node, async |client| client.status().await).await?;
+        // After the portals were tried, which takes a while: what it is judged by is no older than what is shown.
         let document = match answer_if_running(&node, async |client| client.show().await).await? {
             Some(running) => running,
             None => super::node::stopped(home, &node)?,
         };
-        let status = answer_if_running(&node, async |client| client.status().await).await?;
         nodes.push(status.unwrap_or_else(|| stopped(&document)));
         shown.push(document);
     }

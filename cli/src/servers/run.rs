@@ -18,7 +18,7 @@ use postern_runtime::daemon::{Signal, Signals};
 use postern_runtime::home::{Home, RefusalLog, servers};
 use postern_runtime::lock::{Lock, LockError};
 use postern_runtime::membership::Membership;
-use postern_runtime::net::{Accepted, Acceptor, HalfOpen, SocketKind, bind, read_preface};
+use postern_runtime::net::{Accepted, Acceptor, BindError, HalfOpen, SocketKind, bind, read_preface};
 use postern_runtime::supervise::Supervisor;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -74,13 +74,14 @@ pub async fn run(
                 .try_this("stop them first: postern serve stop"));
         }
     };
-    let listener = bind(&settings.listen).await?;
+    let listener = bind(&settings.listen).await.map_err(|error| not_listening(home, &settings, error))?;
     settings.listen = settings.listen.with_port(listener.local_addr()?.port());
-    settings.save(home)?;
     let monitored = match &settings.metrics {
         Some(address) => Some(bind(address).await?),
         None => None,
     };
+    // Not later: by them servers that still wait for their authority are found, and stopped.
+    settings.save(home)?;
     let advertised = settings.advertised();
 
     let supervisor = Supervisor::new();
@@ -95,6 +96,10 @@ pub async fn run(
         Ok(running) => running,
         Err(error) => {
             supervisor.shutdown(END).await;
+            // While the lock is held, so that they are nobody else's. What cannot be removed, the next `enroll` removes.
+            if let Err(left) = settings.forget_unused(home) {
+                tracing::debug!(why = %left.what, "the settings of servers that made no project are still kept");
+            }
             return Err(error);
         }
     };
@@ -142,6 +147,24 @@ pub async fn run(
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Why the servers cannot listen, and what to try: that depends on who knows the address.
+fn not_listening(home: &Home, settings: &Settings, error: BindError) -> CliError {
+    let in_use = matches!(error, BindError::InUse { .. });
+    let mut error = CliError::from(error);
+    if !in_use {
+        return error;
+    }
+    // What cannot be read is no reason to say less of the address.
+    if Settings::load(home).ok().flatten().is_some_and(|kept| kept.listen == settings.listen) {
+        error = error.why("it is the address that these servers had when they were started last, and is kept in this home");
+    }
+    // Another address comes last: the one that is known to members would lead nowhere.
+    error.try_this(match Settings::are_of_a_project(home) {
+        Ok(false) => "or choose another address: --listen HOST:PORT",
+        Ok(true) | Err(_) => "or choose another address, which members and tickets from before do not know: --listen HOST:PORT",
+    })
 }
 
 /// SIGHUP changes nothing here: what is in the settings is bound to sockets, told to members or signed, and the rest is in the database.

@@ -10,7 +10,7 @@ use postern_proto::name::{IdentityName, ProjectName};
 use postern_proto::time::parse_duration;
 use postern_runtime::files::MAX_SMALL_FILE;
 pub use postern_runtime::home::Advertise;
-use postern_runtime::home::{Home, OwnServers, servers};
+use postern_runtime::home::{Home, OwnServers, relay, servers};
 use serde::{Deserialize, Serialize};
 
 use crate::code;
@@ -161,6 +161,22 @@ impl Settings {
             return Ok(());
         }
         Ok(servers.write(servers::SETTINGS, &json)?)
+    }
+
+    /// Whether servers of `home` belong to a project: to one that was made here, or that their relay has joined.
+    pub fn are_of_a_project(home: &Home) -> Result<bool, CliError> {
+        Ok(home.has_authority()? || home.relay()?.contains(relay::MEMBERSHIP)?)
+    }
+
+    /// Whether they are those of an authority that never made its project: nobody knows the address, and nobody misses it. (A relay alone
+    /// waits for its project, and is started again by what is kept of it.)
+    pub fn are_unused(&self, home: &Home) -> Result<bool, CliError> {
+        Ok(self.roles.authority() && !Self::are_of_a_project(home)?)
+    }
+
+    /// Removes what is kept, where it is of no use; whether it was. For whoever holds the lock of the servers.
+    pub fn forget_unused(&self, home: &Home) -> Result<bool, CliError> {
+        Ok(self.are_unused(home)? && home.servers()?.remove(servers::SETTINGS)?)
     }
 }
 

@@ -33,6 +33,9 @@ const AWAY_AFTER: Duration = Duration::from_secs(2);
 /// will have shown it by then, give or take ([`control`]).
 const FAILED_FOR: Duration = Duration::from_secs(15);
 
+/// So many relays are named where several cannot be reached: what is said stays a line that is read to its end.
+const MOST_NAMED: usize = 3;
+
 /// Whether a relay is connected, and with which session.
 #[derive(Clone, Default)]
 enum State {
@@ -308,9 +311,28 @@ impl RelayLink {
     /// Why it cannot be used.
     #[must_use]
     pub fn down(&self) -> Failure {
-        let why = self.last_error().unwrap_or_else(|| "no connection in time".to_owned());
-        Failure::new(Step::Relay, code::RELAY_DOWN, format!("the relay at {} cannot be reached: {why}", self.address()))
+        let reason = format!("the relay at {} cannot be reached: {}", self.address(), self.why_down());
+        Failure::new(Step::Relay, code::RELAY_DOWN, reason)
     }
+
+    fn why_down(&self) -> String {
+        self.last_error().unwrap_or_else(|| "no connection in time".to_owned())
+    }
+}
+
+/// Why none of `links` can be used. All are named, up to a limit: any of them may be the one that somebody can mend.
+#[must_use]
+pub fn all_down(links: &[Arc<RelayLink>]) -> Failure {
+    if let [link] = links {
+        return link.down();
+    }
+    let mut named: Vec<String> =
+        links.iter().take(MOST_NAMED).map(|link| format!("{}: {}", link.address(), link.why_down())).collect();
+    let more = links.len().saturating_sub(MOST_NAMED);
+    if more > 0 {
+        named.push(format!("and {more} more"));
+    }
+    Failure::new(Step::Relay, code::RELAY_DOWN, format!("{} relays cannot be reached: {}", links.len(), named.join("; ")))
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

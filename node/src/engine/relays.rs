@@ -20,7 +20,7 @@ use tracing::{debug, info};
 use super::code;
 use super::failure::{Failure, Step};
 use super::relay_choice::{Candidate, MOST_RELAYS, RELAYS, choose};
-use super::relay_link::{RelayLink, lock};
+use super::relay_link::{RelayLink, all_down, lock};
 use super::shared::Shared;
 
 /// How long a new connection waits for a relay that is being connected, or for the first answer to a look-up.
@@ -274,11 +274,11 @@ impl RelayLinks {
             return Found::Wait(begun + FIRST_ANSWER);
         }
         if !answered {
-            let failed = links.iter().find(|link| !link.is_up()).map(|link| link.down());
-            return Found::Failed(
-                failed
-                    .unwrap_or_else(|| Failure::new(Step::Relay, code::NO_ANSWER, "no relay answered in time who is registered")),
-            );
+            let down: Vec<_> = links.iter().filter(|link| !link.is_up()).cloned().collect();
+            return Found::Failed(match down.is_empty() {
+                true => Failure::new(Step::Relay, code::NO_ANSWER, "no relay answered in time who is registered"),
+                false => all_down(&down),
+            });
         }
         if further && now < begun + 2 * (LOOK_FURTHER + REVIEW) {
             return Found::Wait(begun + 2 * (LOOK_FURTHER + REVIEW));
@@ -305,9 +305,9 @@ impl RelayLinks {
         }
         let up: Vec<_> = all.iter().filter(|link| link.is_up()).cloned().collect();
         if up.is_empty() {
-            return Err(match all.first() {
-                Some(link) => link.down(),
-                None => Failure::new(Step::Relay, code::NO_RELAY, "the project has no relay that this node knows of"),
+            return Err(match all.is_empty() {
+                true => Failure::new(Step::Relay, code::NO_RELAY, "the project has no relay that this node knows of"),
+                false => all_down(&all),
             });
         }
         Ok(up)
@@ -377,7 +377,37 @@ impl Gone {
 
 #[cfg(test)]
 mod tests {
+    use postern_proto::id::StaticPublic;
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+
+    #[test]
+    fn all_relays_that_are_down_are_named() {
+        let link = |number: u8| {
+            let row = RelayRow {
+                identifier: Identifier::from_bytes([number; 32]),
+                static_key: StaticPublic::from_bytes([9; 32]),
+                address: format!("r{number}.example:4000").parse().unwrap(),
+                next_static: None,
+            };
+            RelayLink::new(row, CancellationToken::new())
+        };
+        let links: Vec<_> = (1..=5).map(link).collect();
+        for (count, said) in [
+            (1, "the relay at r1.example:4000 cannot be reached: no connection in time"),
+            (2, "2 relays cannot be reached: r1.example:4000: no connection in time; r2.example:4000: no connection in time"),
+            (
+                5,
+                "5 relays cannot be reached: r1.example:4000: no connection in time; r2.example:4000: no connection in time; \
+                 r3.example:4000: no connection in time; and 2 more",
+            ),
+        ] {
+            let failure = all_down(&links[..count]);
+            assert_eq!((failure.step, failure.code, failure.reason.as_str()), (Step::Relay, code::RELAY_DOWN, said));
+        }
+        assert!(!all_down(&links[..3]).reason.contains("more"), "three are named");
+    }
 
     /// A relay that lies must not hide that another one knows nothing of the peer: streams would wait for it.
     #[test]

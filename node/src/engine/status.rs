@@ -15,7 +15,7 @@ use super::failure::{Failure, Step};
 use super::inlet::Inlet;
 use super::live::Through;
 use super::outlet_target::LastFailure;
-use super::relay_link::{Registration, RelayLink};
+use super::relay_link::{Registration, RelayLink, all_down};
 use super::shared::Shared;
 use super::target::ShareStatus;
 use super::trust::{Freshness, TrustError};
@@ -173,7 +173,12 @@ fn relay_failure(shared: &Shared, links: &[Arc<RelayLink>]) -> Option<Failure> {
     if links.iter().any(|link| link.is_up()) {
         return None;
     }
-    let link = links.first()?;
+    // While one is being connected, that says more than why others are away.
+    let link = match links.iter().find(|link| link.last_error().is_none()).or_else(|| links.first().filter(|_| links.len() == 1))
+    {
+        Some(link) => link,
+        None => return Some(all_down(links)),
+    };
     let why = link.last_error().unwrap_or_else(|| "it is being connected".to_owned());
     Some(Failure::new(Step::Relay, code::RELAY_DOWN, format!("the relay at {} is not connected: {why}", link.address())))
 }

@@ -16,10 +16,13 @@ use crate::files::{Dir, FileError};
 const LOOKERS_GONE: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_millis(5);
 
+/// What stands in the file, behind who holds the lock, once the holder was told to stop.
+const STOPPING: &str = "stopping";
+
 /// A lock that this process holds until it drops the value or ends.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +58,27 @@ impl Lock {
             }
             let text = format!("{}\n{}\n", std::process::id(), pid_namespace());
             file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(fault)?;
-            return Ok(Self { _file: file });
+            return Ok(Self { file });
         }
+    }
+
+    /// Says in the file that this process is about to end, for [`Lock::is_stopping`]. To be called once.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn say_stopping(&self) -> io::Result<()> {
+        // Behind what `acquire` wrote, through the same open file.
+        (&self.file).write_all(format!("{STOPPING}\n").as_bytes())
+    }
+
+    /// Whether the process that holds the lock `name` in `dir` has said that it is about to end. Where nobody holds the lock, that
+    /// means nothing: the file stays as its last holder left it.
+    ///
+    /// # Errors
+    /// Where the file cannot be looked at.
+    pub fn is_stopping(dir: &Dir, name: &str) -> Result<bool, FileError> {
+        let Some(mut file) = dir.open_to_look(name)? else { return Ok(false) };
+        Ok(read_line(&mut file, 2).is_some_and(|line| line == STOPPING))
     }
 
     /// The process that holds the lock `name` in `dir`, if one does.
@@ -203,6 +225,20 @@ mod tests {
         drop(held);
         assert_eq!(Lock::holder(&dir, "lock").unwrap(), None);
         Lock::acquire(&dir, "lock").unwrap();
+    }
+
+    #[test]
+    fn a_holder_says_that_it_stops_and_the_next_one_does_not() {
+        let (_scratch, dir) = scratch();
+        assert!(!Lock::is_stopping(&dir, "lock").unwrap());
+        let held = Lock::acquire(&dir, "lock").unwrap();
+        assert!(!Lock::is_stopping(&dir, "lock").unwrap());
+        held.say_stopping().unwrap();
+        assert!(Lock::is_stopping(&dir, "lock").unwrap());
+        assert_eq!(Lock::holder(&dir, "lock").unwrap(), Pid::from_raw(std::process::id() as i32));
+        drop(held);
+        let _next = Lock::acquire(&dir, "lock").unwrap();
+        assert!(!Lock::is_stopping(&dir, "lock").unwrap());
     }
 
     #[test]

@@ -33,7 +33,7 @@ struct Document {
 
 pub fn run(context: &Context, home: &Home, from: &str, to: &str, at: Option<Timestamp>) -> Result<ExitCode, CliError> {
     let (route, outlet) = destination(to)?;
-    let from = member(context, home, from)?;
+    let (from, from_node) = member(context, home, from)?;
     let (relay, node) = match route {
         PeerRoute::Relay(relay) => (Some(relay), None),
         PeerRoute::Node(node) => (None, Some(node)),
@@ -47,7 +47,12 @@ pub fn run(context: &Context, home: &Home, from: &str, to: &str, at: Option<Time
             for node in &nodes {
                 told.extend(answer_if_running(node, async |client| client.explain(&request).await).await?);
             }
-            Ok::<Vec<StepDocument>, CliError>(told.into_iter().flat_map(|document| document.steps).collect())
+            // Of several nodes with one identity, the one that was named tells what its inlets do.
+            let is_meant = |node: &str, step: &StepDocument| {
+                from_node.as_ref().is_none_or(|from| from.as_str() == node) || !INLETS_SIDE.contains(&step.step.as_str())
+            };
+            let meant = |ExplainDocument { node, steps, .. }| steps.into_iter().filter(move |step| is_meant(&node, step));
+            Ok::<Vec<StepDocument>, CliError>(told.into_iter().flat_map(meant).collect())
         })
     };
     let mut known = ask()??;
@@ -79,6 +84,9 @@ pub fn run(context: &Context, home: &Home, from: &str, to: &str, at: Option<Time
         _ => ExitCode::FAILURE,
     })
 }
+
+/// The steps that the inlet's node decides.
+const INLETS_SIDE: [&str; 2] = [Stage::RelayLookUp.as_str(), Stage::InletPolicy.as_str()];
 
 /// Relays have no part in what goes directly.
 fn asked(stage: Stage, request: &ExplainRequest) -> bool {
@@ -148,10 +156,10 @@ fn not_a_way(text: &str) -> CliError {
         .try_this("write /RELAY/OUTLET, or /node/NODE/service/OUTLET for a node of this home")
 }
 
-/// The member that is meant: an identifier, a node or an identity of this home, or a member's name.
-fn member(context: &Context, home: &Home, text: &str) -> Result<Identifier, CliError> {
+/// The member that is meant, by an identifier, a node or an identity of this home, or a member's name; and the node, where it is one.
+fn member(context: &Context, home: &Home, text: &str) -> Result<(Identifier, Option<NodeName>), CliError> {
     if let Ok(identifier) = text.parse() {
-        return Ok(identifier);
+        return Ok((identifier, None));
     }
     let name = text.strip_prefix("/node/").unwrap_or(text);
     if let Ok(name) = name.parse::<NodeName>()
@@ -159,7 +167,7 @@ fn member(context: &Context, home: &Home, text: &str) -> Result<Identifier, CliE
     {
         let stored = postern_node::store::Stored::load(&node)?;
         if let Some(identity) = home.identity(&stored.identity)? {
-            return Ok(identity.load()?.identifier());
+            return Ok((identity.load()?.identifier(), Some(name)));
         }
     }
     if let Ok(name) = name.parse::<IdentityName>()
@@ -173,10 +181,10 @@ fn member(context: &Context, home: &Home, text: &str) -> Result<Identifier, CliE
                 Err(CliError::new(code::AMBIGUOUS_MEMBER, what).try_this("give the identifier"))
             }
             Err(error) if error.code == code::AMBIGUOUS_MEMBER.as_str() => Err(error),
-            _ => Ok(own),
+            _ => Ok((own, None)),
         };
     }
-    project_member::identifier_of(context, text).map_err(|error| match error.code.as_str() {
+    project_member::identifier_of(context, text).map(|identifier| (identifier, None)).map_err(|error| match error.code.as_str() {
         // Only who administers members sees their names.
         "NOT_PERMITTED" => error.try_this("give the member's identifier, which `postern identity show` prints in its home"),
         _ => error,

@@ -187,7 +187,7 @@ fn is_name(what: &str) -> bool {
 
 /// The configuration made this node before: it runs, or is started.
 fn again(context: &Context, node: &NodeHome, how: How, making: Option<ChangeLock>) -> Result<(), CliError> {
-    if node.running()?.is_some() {
+    if node_process::runs(context, node)? {
         context
             .output()
             .say(format_args!("the node `{}` runs already, from the same configuration; nothing was changed", node.name()));
@@ -216,7 +216,7 @@ fn same_name(context: &Context, node: &NodeHome, request: &Request, how: How, ar
         error.access = (!changes.is_empty()).then(|| Box::new(AccessChanges(changes)));
         return Err(error.try_this(format!("delete it first: postern node delete {}", node.name())));
     }
-    if node.running()?.is_some() {
+    if node_process::runs(context, node)? {
         return Err(CliError::new(code::RUNNING, format!("the node `{}` exists and runs", node.name()))
             .try_this(format!("look at it: postern node show {}", node.name())));
     }

@@ -63,6 +63,16 @@ impl Home {
         Ok(Self { dir: dir.with_vault(Arc::new(Vault::new(root, Arc::clone(&keys)))), keys })
     }
 
+    /// Whether the directory at `path` holds something of a home; not whether it is safe to use. What cannot be looked at may.
+    #[must_use]
+    pub fn is_at(path: &Path) -> bool {
+        let mut entries = match std::fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) => return error.kind() != std::io::ErrorKind::NotFound,
+        };
+        entries.any(|entry| entry.is_ok_and(|entry| layout::TOP.iter().any(|name| entry.file_name() == *name)))
+    }
+
     /// A second handle of the same home.
     ///
     /// # Errors

@@ -242,6 +242,15 @@ impl NodeHome {
         Ok(Lock::holder(&self.dir, node::LOCK)?)
     }
 
+    /// Whether the process that runs this node was told to stop and has not ended yet; means nothing where [`NodeHome::running`]
+    /// finds none.
+    ///
+    /// # Errors
+    /// Where the lock cannot be looked at.
+    pub fn is_stopping(&self) -> Result<bool, HomeError> {
+        Ok(Lock::is_stopping(&self.dir, node::LOCK)?)
+    }
+
     /// Where to bind or connect the control socket; good while this value lives.
     ///
     /// # Errors
