@@ -143,6 +143,9 @@ fn an_address_that_is_kept_and_in_use_is_said() {
     let other = format!("127.0.0.1:{}", taken.local_addr().unwrap().port());
     let failed = home.fails(&["enroll", "--listen", &other], 1).says("ADDRESS_IN_USE").says("from before");
     assert!(!failed.stderr.contains("is kept"), "{failed:?}");
+    failed.says("run on with the settings that they had");
+    assert_eq!(address(&home), at);
+    home.ok(&["serve", "stop"]);
     let held = std::net::TcpListener::bind(&at).unwrap();
     home.fails(&["enroll"], 1).says("ADDRESS_IN_USE").says(&at).says("is kept").says("--listen").says("from before");
     drop(held);

@@ -34,7 +34,7 @@ postern_node::codes! {
     HTTP_BODY: Failure, "The answer of the server of that URL broke off.";
 
     // Places and processes.
-    HOME_MISSING: Configuration, "There is no home at that place: POSTERN_HOME or --home names another, or nothing was set up yet.";
+    HOME_MISSING: Configuration, "There is no home at that place, or a directory that holds nothing of one: POSTERN_HOME or --home names another, or nothing was set up yet.";
     NO_HOME: Configuration, "Nothing says where to keep state: POSTERN_HOME, XDG_STATE_HOME and HOME are not set.";
     LOG_FILTER: Configuration, "`POSTERN_LOG` (or `RUST_LOG`) is no log filter.";
     DECLINED: Failure, "The question was answered with no; nothing was done.";

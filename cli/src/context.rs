@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use postern_proto::time::Timestamp;
 use postern_runtime::clock::Clock;
+use postern_runtime::files::FileError;
 use postern_runtime::home::{self, Home, HomeError};
 use postern_runtime::telemetry::{self, Telemetry};
 use postern_runtime::vault::{Keys, Opened};
@@ -99,11 +100,10 @@ impl Context {
         Home::open_with(&path, Arc::clone(self.keys())).map_err(|error| match &error {
             HomeError::File(file) if file.io_kind() == Some(ErrorKind::PermissionDenied) => not_permitted(&path, error),
             // Its mode may be right for what it is: no advice to change it.
-            HomeError::File(file) if file.is_unsafe_place() && !Home::is_at(&path) => CliError::new(
-                code::HOME_UNSAFE,
-                format!("`{}` holds no home, is not empty, and others can use it", path.display()),
-            )
-            .try_this("name a directory that is empty, or not there yet, with --home or POSTERN_HOME"),
+            HomeError::File(FileError::Mode { .. } | FileError::Owner { .. }) if !Home::is_at(&path) => {
+                CliError::new(code::HOME_UNSAFE, format!("`{}` holds no home, and is not for this user alone", path.display()))
+                    .try_this("name a directory that is empty, or not there yet, with --home or POSTERN_HOME")
+            }
             _ => error.into(),
         })
     }

@@ -20,7 +20,11 @@ pub fn node(node: &NodeHome) -> Result<bool, CliError> {
 
 /// Stops the servers of the home; whether they ran.
 pub fn servers(home: &Home) -> Result<bool, CliError> {
-    if home.has_servers()? { process(&home.servers()?, servers::LOCK) } else { Ok(false) }
+    // By their lock, and not by what they keep: that comes later.
+    match home.servers_if_any()? {
+        Some(dir) => process(&dir, servers::LOCK),
+        None => Ok(false),
+    }
 }
 
 fn process(dir: &Dir, lock: &str) -> Result<bool, CliError> {

@@ -89,6 +89,8 @@ pub async fn run(home: Home, name: &NodeName, start: Start, ready: impl FnOnce(&
         }
     };
     if let Err(fault) = settled {
+        // What cannot be written changes only what another command says meanwhile.
+        let _ = daemon.lock.say_stopping();
         daemon.end(&supervisor, Duration::ZERO).await;
         return Err(fault);
     }

@@ -55,7 +55,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     // Two at a time would both find nothing and make everything.
     let servers = home.servers()?;
     let lock = servers.lock_changes()?;
-    let kept = kept(&home, &servers)?;
+    let kept = kept(context, &home, &servers)?;
     let first = !home.has_authority()?;
     let administrator = administrator(context, &home)?;
     if first && home.identity(&administrator)?.is_some_and(|identity| identity.membership().is_ok_and(|known| known.is_some())) {
@@ -93,7 +93,14 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         context.output().say(format_args!("the servers run already, on {}", settings.listen));
         (settings.listen.clone(), settings.advertised())
     } else {
-        let ready = start(context, &home, &settings)?;
+        let ready = start(context, &home, &settings).map_err(|error| match &kept {
+            // They ran until a moment ago, and nobody has asked that they do not.
+            Some(before) if running => match start(context, &home, before) {
+                Ok(_) => error.why("the servers run on with the settings that they had"),
+                Err(_) => error.try_this("the servers are stopped now; start them as they were: postern enroll"),
+            },
+            _ => error,
+        })?;
         if !first {
             context.output().say(format_args!("started the servers, on {}", ready.address));
         }
@@ -111,14 +118,18 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 
 /// The settings of servers that run, or belong to a project. Others are left from a first start that was killed, and are removed: another
 /// program may have the address by now.
-fn kept(home: &Home, servers: &Dir) -> Result<Option<Settings>, CliError> {
+fn kept(context: &Context, home: &Home, servers: &Dir) -> Result<Option<Settings>, CliError> {
     let Some(kept) = Settings::load(home)? else { return Ok(None) };
     if !kept.are_unused(home)? {
         return Ok(Some(kept));
     }
     // Servers that are being started in the foreground have the lock before they keep anything.
     match Lock::acquire(servers, files::LOCK) {
-        Ok(_lock) => Ok(if kept.forget_unused(home)? { None } else { Settings::load(home)? }),
+        Ok(_lock) if kept.forget_unused(home)? => {
+            context.output().say(format_args!("what was set up of servers at {} made no project, and is forgotten", kept.listen));
+            Ok(None)
+        }
+        Ok(_lock) => Settings::load(home),
         Err(LockError::Held { .. }) => Ok(Some(kept)),
         Err(LockError::File(error)) => Err(error.into()),
     }

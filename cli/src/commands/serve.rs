@@ -118,7 +118,7 @@ fn serve(context: &Context, args: &Args) -> Result<(), CliError> {
     let home = context.home_or_new()?;
     let settings = settings(context, &home, args, &file)?;
     // Whoever has joined never looks at its ticket again, not even whether the file is still there.
-    let joined = !settings.roles.relay() || settings.roles.authority() || has_joined(&home)?;
+    let joined = !settings.roles.relay() || settings.roles.authority() || home.has_joined_relay()?;
     let ticket = match args.ticket.as_ref().or(file.ticket.as_ref()).filter(|_| !joined) {
         Some(argument) => Some(source::ticket(context, argument, args.ticket.is_some())?.ticket),
         None => None,
@@ -168,10 +168,6 @@ fn settings(context: &Context, home: &Home, args: &Args, file: &File) -> Result<
 /// The identity that becomes the administrator: this home's default one.
 pub fn administrator(context: &Context, home: &Home) -> Result<IdentityName, CliError> {
     Ok(home.default_identity_or_create(context.now())?.name().clone())
-}
-
-fn has_joined(home: &Home) -> Result<bool, CliError> {
-    Ok(home.relay()?.contains(postern_runtime::home::relay::MEMBERSHIP)?)
 }
 
 fn read_file(path: &std::path::Path) -> Result<File, CliError> {

@@ -80,7 +80,8 @@ pub async fn run(
         Some(address) => Some(bind(address).await?),
         None => None,
     };
-    // Not later: by them servers that still wait for their authority are found, and stopped.
+    let before = Settings::load(home)?;
+    // Not later: `status` tells of servers that still wait for their authority.
     settings.save(home)?;
     let advertised = settings.advertised();
 
@@ -89,6 +90,7 @@ pub async fn run(
         started = Servers::start(home, &settings, ticket.as_ref(), &supervisor) => started,
         () = told_to_stop(&mut signals) => {
             supervisor.shutdown(END).await;
+            settings.forget_unused(home)?;
             return Ok(());
         }
     };
@@ -97,8 +99,12 @@ pub async fn run(
         Err(error) => {
             supervisor.shutdown(END).await;
             // While the lock is held, so that they are nobody else's. What cannot be removed, the next `enroll` removes.
-            if let Err(left) = settings.forget_unused(home) {
-                tracing::debug!(why = %left.what, "the settings of servers that made no project are still kept");
+            let undone = match before {
+                Some(before) => before.save(home),
+                None => settings.forget_unused(home).map(drop),
+            };
+            if let Err(left) = undone {
+                tracing::warn!(why = %left.what, "the settings of a start that failed are still kept");
             }
             return Err(error);
         }

@@ -10,7 +10,7 @@ use postern_proto::name::{IdentityName, ProjectName};
 use postern_proto::time::parse_duration;
 use postern_runtime::files::MAX_SMALL_FILE;
 pub use postern_runtime::home::Advertise;
-use postern_runtime::home::{Home, OwnServers, relay, servers};
+use postern_runtime::home::{Home, OwnServers, servers};
 use serde::{Deserialize, Serialize};
 
 use crate::code;
@@ -165,7 +165,7 @@ impl Settings {
 
     /// Whether servers of `home` belong to a project: to one that was made here, or that their relay has joined.
     pub fn are_of_a_project(home: &Home) -> Result<bool, CliError> {
-        Ok(home.has_authority()? || home.relay()?.contains(relay::MEMBERSHIP)?)
+        Ok(home.has_authority()? || home.has_joined_relay()?)
     }
 
     /// Whether they are those of an authority that never made its project: nobody knows the address, and nobody misses it. (A relay alone

@@ -20,7 +20,7 @@ crate::codes! {
     TIMEOUT: Unreachable, "The node did not answer in time. Its log says more.";
     CONTROL: Unreachable, "The connection to the node broke.";
     CONTROL_VERSION: Failure, "The node answered something that this version of the command does not know.";
-    HOME_UNSAFE: Configuration, "Others could read or change the home, which holds keys. The error has the `chmod` line to run.";
+    HOME_UNSAFE: Configuration, "Others could read or change the home, which holds keys. The error has the line to run, unless the directory holds no home yet.";
     STORAGE: Failure, "A file of the home cannot be read or written.";
     HISTORY_FULL: Configuration, "The identity has replaced its key as often as one can. A new identity, which joins with a new ticket, takes its place.";
     NO_PASSPHRASE: Configuration, "The keys of the home are protected, and nobody gave the passphrase: no key file, no credential, no terminal to ask at.";

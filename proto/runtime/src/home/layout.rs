@@ -13,9 +13,8 @@ pub(super) const SERVERS: &str = "servers";
 pub(super) const LOCAL: &str = "local";
 pub(super) const LOCAL_ISSUER: &str = "issuer";
 
-/// What stands in a home itself.
-pub(super) const TOP: &[&str] =
-    &[HOME_JSON, PROTECTION, REFUSALS[0], REFUSALS[1], IDENTITIES, NODES, AUTHORITY, RELAY, SERVERS, LOCAL];
+/// What tells a home from another directory: something of it stands in every home. (`local` does in others, too.)
+pub(super) const TOP: &[&str] = &[HOME_JSON, PROTECTION, REFUSALS[0], REFUSALS[1], IDENTITIES, NODES, AUTHORITY, RELAY, SERVERS];
 
 /// The names of the files that hold a secret, in whatever directory of the home: they are sealed where the home is protected, and overwritten
 /// before they are removed.

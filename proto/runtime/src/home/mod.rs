@@ -70,7 +70,7 @@ impl Home {
             Ok(entries) => entries,
             Err(error) => return error.kind() != std::io::ErrorKind::NotFound,
         };
-        entries.any(|entry| entry.is_ok_and(|entry| layout::TOP.iter().any(|name| entry.file_name() == *name)))
+        entries.any(|entry| entry.map_or(true, |entry| layout::TOP.iter().any(|name| entry.file_name() == *name)))
     }
 
     /// A second handle of the same home.
@@ -116,6 +116,25 @@ impl Home {
     /// As [`Home::authority`].
     pub fn servers(&self) -> Result<Dir, HomeError> {
         Ok(self.dir.dir_or_create(layout::SERVERS)?)
+    }
+
+    /// As [`Home::servers`]; `None` where nobody ever started any.
+    ///
+    /// # Errors
+    /// Where it cannot be looked at, or could be used by others.
+    pub fn servers_if_any(&self) -> Result<Option<Dir>, HomeError> {
+        Ok(self.dir.dir(layout::SERVERS)?)
+    }
+
+    /// Whether a relay of this home has joined a project.
+    ///
+    /// # Errors
+    /// Where it cannot be looked at.
+    pub fn has_joined_relay(&self) -> Result<bool, HomeError> {
+        match self.dir.dir(layout::RELAY)? {
+            Some(dir) => Ok(dir.contains(relay::MEMBERSHIP)?),
+            None => Ok(false),
+        }
     }
 
     /// Whether an authority was ever set up here.

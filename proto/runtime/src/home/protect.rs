@@ -222,8 +222,8 @@ impl Home {
         for node in self.nodes()? {
             locks.push(node.lock()?);
         }
-        if self.has_servers()? {
-            match Lock::acquire(&self.servers()?, servers::LOCK) {
+        if let Some(dir) = self.servers_if_any()? {
+            match Lock::acquire(&dir, servers::LOCK) {
                 Ok(lock) => locks.push(lock),
                 Err(LockError::File(fault)) => return Err(fault.into()),
                 Err(source @ LockError::Held { .. }) => return Err(HomeError::ServersLocked { source }),
