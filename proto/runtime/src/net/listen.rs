@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::Instant;
 
+use super::free_port;
 use super::options::{Inherited, SocketKind};
 
 /// First and longest pause after an accept that failed for want of descriptors or memory. Waiting is all that helps then;
@@ -40,7 +41,7 @@ pub enum BindError {
     Other { address: HostPort, source: io::Error },
 }
 
-/// Listens on `address`; on the first of a name's addresses that works. Port 0 takes a free one.
+/// Listens on `address`; on the first of a name's addresses that works. Port 0 takes a free one, which outgoing connections leave free.
 ///
 /// # Errors
 /// [`BindError`].
@@ -55,7 +56,11 @@ pub async fn bind(address: &HostPort) -> Result<TcpListener, BindError> {
     };
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for candidate in candidates {
-        match TcpListener::bind(candidate).await {
+        let bound = match candidate.port() {
+            0 => free_port::bind(candidate).await,
+            _ => TcpListener::bind(candidate).await,
+        };
+        match bound {
             Ok(listener) => return Ok(listener),
             Err(error) => failed = error,
         }

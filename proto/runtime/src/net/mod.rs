@@ -1,6 +1,7 @@
 //! Sockets: dialling, listening, the options that each kind of socket gets, and the first bytes of a connection.
 
 pub mod dial;
+mod free_port;
 pub mod half_open;
 pub mod listen;
 mod options;
