@@ -369,6 +369,11 @@ fn relays() {
     not_found(project.run(&["relay", "create", "fourth", "--at", "/project/nonsense"]));
     project.fails(&["relay", "create", "bad name"], 2);
     not_found(project.run(&["relay", "show", "missing"]));
+    for verb in [&["show"][..], &["delete", "-y"]] {
+        let missing = project.run(&[&["relay"], verb, &["missing", "--at", "n"]].concat());
+        not_found(missing.says("the node `n` has none of that name").says("postern relay list --at n"));
+    }
+    assert_eq!(project.json(&["relay", "list", "--at", "n"])[0]["name"], "a.b");
     not_found(project.run(&["relay", "delete", "missing", "-y"]));
     project.fails(&["relay", "delete", "default"], 2).says("-y");
     project.ok(&["relay", "delete", "a.b", "--at", "n", "-y"]);

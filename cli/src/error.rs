@@ -7,7 +7,7 @@ use std::fmt::Display;
 use postern_node::access::AccessChange;
 use postern_node::code::Code;
 pub use postern_node::control::fault::Class as Exit;
-use postern_node::control::fault::{Fault, look_up};
+use postern_node::control::fault::Fault;
 
 use postern_authority::keys::KeysError;
 use postern_runtime::files::FileError;
@@ -51,11 +51,7 @@ impl CliError {
     }
 
     pub fn not_found(kind: &str, name: impl Display) -> Self {
-        let error = Self::new(code::NOT_FOUND, format!("{kind} `{name}` was not found"));
-        match look_up(kind) {
-            Some(command) => error.try_this(command),
-            None => error,
-        }
+        Fault::not_found(kind, name).into()
     }
 
     /// What a home without a project cannot do.

@@ -1,8 +1,10 @@
 //! Which node a command means, and the client that speaks to it.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use postern_node::control::client::{Client, ClientError};
+use postern_node::control::fault::Fault;
 use postern_node::daemon::Start;
 use postern_node::store::Stored;
 use postern_proto::name::NodeName;
@@ -95,7 +97,23 @@ pub fn ask<T>(
     question: impl AsyncFnOnce(&Client<'_>) -> Result<T, ClientError>,
 ) -> Result<T, CliError> {
     let client = Client::new(node);
-    context.block_on(question(&client))?.map_err(|error| postern_node::control::fault::Fault::from(error).into())
+    context.block_on(question(&client))?.map_err(|error| told_by(node, error.into()))
+}
+
+/// There is no `kind` called `name` at `node`.
+pub fn none_at(node: &NodeHome, kind: &str, name: impl Display) -> CliError {
+    told_by(node, Fault::not_found(kind, name))
+}
+
+/// What `node` answered. Where it has not what is meant, another node of the home may have it.
+fn told_by(node: &NodeHome, mut fault: Fault) -> CliError {
+    if fault.code == code::NOT_FOUND {
+        fault.why.get_or_insert_with(|| format!("the node `{}` has none of that name", node.name()));
+        if let Some(help) = fault.help.as_mut().filter(|help| help.ends_with(" list")) {
+            help.push_str(&format!(" --at {}", node.name()));
+        }
+    }
+    fault.into()
 }
 
 /// As [`ask`]; `None` where the node does not run.
@@ -116,6 +134,6 @@ pub async fn answer_if_running<T>(
     match question(&client).await {
         Ok(answer) => Ok(Some(answer)),
         Err(ClientError::NotRunning(_)) => Ok(None),
-        Err(error) => Err(postern_node::control::fault::Fault::from(error).into()),
+        Err(error) => Err(told_by(node, error.into())),
     }
 }

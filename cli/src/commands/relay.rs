@@ -12,7 +12,7 @@ use crate::args::Yes;
 use crate::authority::check_project;
 use crate::context::Context;
 use crate::error::CliError;
-use crate::node_choice::{At, Need, ask, existing, existing_or_made, parse_node};
+use crate::node_choice::{At, Need, ask, existing, existing_or_made, none_at, parse_node};
 use crate::output::{fields, table};
 use crate::prompt::confirm;
 
@@ -46,7 +46,7 @@ Examples:
     /// List the relay names of a node
     List {
         /// The node, as NODE or /node/NODE [default: the default node]
-        #[arg(long, value_name = "NODE", value_parser = parse_node)]
+        #[arg(long, visible_alias = "at", value_name = "NODE", value_parser = parse_node)]
         to: Option<NodeName>,
     },
     /// Show a relay name
@@ -123,7 +123,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
             let node = existing(&home, at.at.as_ref())?;
             let relays = super::node::document(context, &home, &node)?.relays;
             let found = relays.into_iter().find(|relay| relay.name == name.as_str());
-            let relay = found.ok_or_else(|| Fault::not_found("relay", &name))?;
+            let relay = found.ok_or_else(|| none_at(&node, "relay", &name))?;
             context.output().show(&relay, || {
                 fields(&[
                     ("name", relay.name.clone()),

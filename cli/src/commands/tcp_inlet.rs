@@ -11,7 +11,7 @@ use crate::args::Yes;
 use crate::authority::check_project;
 use crate::context::Context;
 use crate::error::CliError;
-use crate::node_choice::{At, Need, ask, existing, existing_or_made};
+use crate::node_choice::{At, Need, ask, existing, existing_or_made, none_at};
 use crate::output::{fields, table};
 use crate::prompt::confirm;
 use crate::source;
@@ -141,7 +141,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
             let node = existing(&home, at.at.as_ref())?;
             let inlets = super::node::document(context, &home, &node)?.inlets;
             let found = inlets.into_iter().find(|inlet| inlet.alias == alias.as_str());
-            let inlet = found.ok_or_else(|| Fault::not_found("inlet", &alias))?;
+            let inlet = found.ok_or_else(|| none_at(&node, "inlet", &alias))?;
             context.output().show(&inlet, || {
                 fields(&[
                     ("alias", inlet.alias.clone()),

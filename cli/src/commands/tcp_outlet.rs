@@ -11,7 +11,7 @@ use postern_runtime::net::own_name;
 use crate::args::Yes;
 use crate::context::Context;
 use crate::error::CliError;
-use crate::node_choice::{At, Need, ask, existing, existing_or_made};
+use crate::node_choice::{At, Need, ask, existing, existing_or_made, none_at};
 use crate::output::{fields, table};
 use crate::prompt::confirm;
 
@@ -119,7 +119,7 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
             let node = existing(&home, at.at.as_ref())?;
             let outlets = super::node::document(context, &home, &node)?.outlets;
             let found = outlets.into_iter().find(|outlet| outlet.name == name.as_str());
-            let outlet = found.ok_or_else(|| Fault::not_found("outlet", &name))?;
+            let outlet = found.ok_or_else(|| none_at(&node, "outlet", &name))?;
             context.output().show(&outlet, || {
                 fields(&[
                     ("name", outlet.name.clone()),

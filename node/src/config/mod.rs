@@ -92,6 +92,8 @@ fn load_tree(
     let mut config = read::read(file, text, root, name, &mut found);
     problems.extend(found.into_iter().filter(|problem| !unknown.contains(&problem.place.start)));
     if problems.is_empty() {
+        let start = Position { line: 1, column: 1 };
+        config.warnings.extend(substitution.unused().map(|message| Warning { file: file.to_owned(), position: start, message }));
         config.warnings.sort_by_key(|warning| warning.position);
         Ok(config)
     } else {

@@ -50,8 +50,9 @@ fn every_example_loads() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let text = text(&name, &std::fs::read(&path).unwrap()).unwrap();
-        let config =
-            load_with(&text, &["RELAY=acme-relay", "GITHUB_ADDRESS=github.local:80"]).unwrap_or_else(|p| panic!("{name}\n{p}"));
+        let environment = [("RELAY", "acme-relay"), ("GITHUB_ADDRESS", "github.local:80")];
+        let variables = Variables::new([], environment.map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap();
+        let config = load(&name, &text, &variables, None).unwrap_or_else(|problems| panic!("{problems}"));
         assert!(config.warnings.is_empty(), "{name}: {:?}", config.warnings);
         assert!(config.outlets.len() + config.inlets.len() > 0, "{name} makes nothing");
         loaded += 1;
@@ -287,6 +288,18 @@ fn at_may_only_name_this_node() {
     let name = "n2".parse().unwrap();
     let config = load("f", "name: n1\ntcp-outlet: {to: 1, at: n2}", &Variables::default(), Some(&name)).unwrap();
     assert_eq!(config.name, Some(name), "the command's name wins");
+}
+
+#[test]
+fn a_variable_that_stands_nowhere_is_told() {
+    let warned = |text: &str| {
+        let variables = Variables::new(["REALY=r"], [("RELAY".to_owned(), "default".to_owned())]).unwrap();
+        let config = load("node.yaml", text, &variables, None).unwrap();
+        config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(warned("relay: $RELAY"), ["node.yaml:1:1: --variable REALY is not used here; did you mean `RELAY`?"]);
+    assert_eq!(warned("name: n"), ["node.yaml:1:1: --variable REALY is not used here"]);
+    assert!(warned("variables: {REALY: a}\nname: n").is_empty() && warned("relay: ${REALY}").is_empty());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Values are put in after parsing, so that a value can never change the structure of the file: it stays inside the scalar it stands in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::problem::{Place, Problem};
 use super::suggest::did_you_mean;
@@ -83,12 +83,22 @@ pub(crate) struct Substitution<'a> {
     file: BTreeMap<String, String>,
     /// Names that the file defines further down.
     ahead: Vec<String>,
+    /// Names that the file uses or defines.
+    named: BTreeSet<String>,
     budget: usize,
 }
 
 impl<'a> Substitution<'a> {
     pub(crate) fn new(outside: &'a Variables) -> Self {
-        Self { outside, file: BTreeMap::new(), ahead: Vec::new(), budget: MAX_EXPANDED }
+        Self { outside, file: BTreeMap::new(), ahead: Vec::new(), named: BTreeSet::new(), budget: MAX_EXPANDED }
+    }
+
+    /// What is to be said of each `--variable` that stands nowhere in the file: mistyped, it leaves another value in force.
+    pub(crate) fn unused(&self) -> impl Iterator<Item = String> {
+        self.outside.flags.keys().filter(|name| !self.named.contains(*name)).map(|name| {
+            let meant = did_you_mean(name, self.named.iter().map(String::as_str));
+            format!("--variable {name} is not used here{}", meant.map(|meant| format!("; {meant}")).unwrap_or_default())
+        })
     }
 
     /// Takes the file's `variables:`. A value may use variables that stand above it.
@@ -105,6 +115,7 @@ impl<'a> Substitution<'a> {
         self.ahead = entries.iter().rev().map(|(key, _)| key.text.clone()).collect();
         for (key, node) in entries {
             self.ahead.pop();
+            self.named.insert(key.text.clone());
             if !is_name(&key.text) {
                 problems.push(
                     Problem::new(key.place, format!("`{}` is not a variable's name", key.text))
@@ -208,7 +219,8 @@ impl<'a> Substitution<'a> {
         (problems.len() == before).then_some(Some(out))
     }
 
-    fn push_value(&self, name: &str, place: Place, out: &mut String, problems: &mut Vec<Problem>) {
+    fn push_value(&mut self, name: &str, place: Place, out: &mut String, problems: &mut Vec<Problem>) {
+        self.named.insert(name.to_owned());
         let found = self.outside.flags.get(name).or_else(|| self.file.get(name));
         if found.is_none() && self.ahead.iter().any(|ahead| ahead == name) {
             problems.push(

@@ -75,7 +75,7 @@ pub struct Fault {
 
 /// What lists all that there are of a kind of thing.
 #[must_use]
-pub fn look_up(kind: &str) -> Option<&'static str> {
+fn look_up(kind: &str) -> Option<&'static str> {
     Some(match kind {
         "node" => "look at those that there are: postern node list",
         "outlet" => "look at those that there are: postern tcp-outlet list",
@@ -115,7 +115,7 @@ impl Fault {
     /// There is no `kind` called `name`.
     #[must_use]
     pub fn not_found(kind: &str, name: impl std::fmt::Display) -> Self {
-        let fault = Self::new(code::NOT_FOUND, format!("{kind} `{name}` not found"));
+        let fault = Self::new(code::NOT_FOUND, format!("{kind} `{name}` was not found"));
         match look_up(kind) {
             Some(command) => fault.try_this(command),
             None => fault,
@@ -409,7 +409,7 @@ mod tests {
         let fault = Fault::not_found("outlet", "db").because("w").try_this("t");
         assert_eq!(
             serde_json::to_string(&fault).unwrap(),
-            r#"{"api_version":"1","code":"NOT_FOUND","class":"failure","what":"outlet `db` not found","why":"w","try":"t"}"#
+            r#"{"api_version":"1","code":"NOT_FOUND","class":"failure","what":"outlet `db` was not found","why":"w","try":"t"}"#
         );
         assert_eq!(Class::ALL.map(Class::exit_code), [1, 2, 69, 75, 77, 78]);
         let mut codes: Vec<&str> = code::ALL.iter().map(|code| code.as_str()).collect();
