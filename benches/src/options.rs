@@ -57,6 +57,10 @@ pub struct Options {
     #[arg(long, value_name = "PATH")]
     pub bore: Option<PathBuf>,
 
+    /// An `ockam` that is not in PATH
+    #[arg(long, value_name = "PATH")]
+    pub ockam: Option<PathBuf>,
+
     /// An `ssh` that is not in PATH
     #[arg(long, value_name = "PATH")]
     pub ssh: Option<PathBuf>,

@@ -90,6 +90,14 @@ const TARGETS: &[Target] = &[
         goal: 2.4,
     },
     Target {
+        title: "throughput of 1 stream, against Ockam",
+        key: "throughput-1",
+        by: Measure::Ratio(Kind::Ockam),
+        bound: Bound::AtLeast,
+        must: 2.0,
+        goal: 2.4,
+    },
+    Target {
         title: "new connections at 8, against rathole by TCP",
         key: "connections-8",
         by: Measure::Ratio(Kind::RatholeTcp),

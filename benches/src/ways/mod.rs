@@ -3,6 +3,7 @@
 mod bore;
 mod chain;
 mod held;
+mod ockam;
 mod portal;
 mod rathole;
 mod ssh;
@@ -38,6 +39,8 @@ pub enum Kind {
     RatholeNoise,
     /// bore, in plain text
     Bore,
+    /// Ockam: inlet, relay, outlet
+    Ockam,
     /// ssh -L through one sshd
     SshL,
     /// ssh -R through one sshd
@@ -53,6 +56,7 @@ impl Kind {
             Self::RatholeTcp => "rathole-tcp",
             Self::RatholeNoise => "rathole-noise",
             Self::Bore => "bore",
+            Self::Ockam => "ockam",
             Self::SshL => "ssh-l",
             Self::SshR => "ssh-r",
         }
@@ -192,6 +196,7 @@ pub fn start(kind: Kind, setting: &Setting<'_>) -> Result<Started> {
         Kind::Postern => portal::start(setting).map(Started::Runs),
         Kind::RatholeTcp | Kind::RatholeNoise => rathole::start(kind, setting),
         Kind::Bore => bore::start(setting),
+        Kind::Ockam => ockam::start(setting),
         Kind::SshL | Kind::SshR => ssh::start(kind, setting),
     }
 }

@@ -7,28 +7,28 @@
 
 mod backlog;
 mod paths;
+mod receive;
+mod send;
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::net::Shutdown;
+use std::io;
 use std::time::Duration;
 
-use postern_proto::record::{HEADER_LEN, Kind, MAX_BODY, MAX_RECORD, OVERHEAD, PREFIX_LEN, Reject, ResetCode};
-use postern_proto::stream::{Early, INITIAL_CREDIT, MAX_CREDIT, Outbox, Received, SMALL, Stream, StreamError};
+use postern_proto::record::{Reject, ResetCode};
+use postern_proto::stream::{Early, INITIAL_CREDIT, MAX_CREDIT, Outbox, Stream, StreamError};
 use postern_runtime::metrics::Count;
 use postern_runtime::workers::keeps_busy;
 use socket2::SockRef;
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
-use tracing::debug;
 
 use self::backlog::Backlog;
 use self::paths::Lost;
-use super::buffers::{Buffer, MOST_RECORDS, Size};
+use super::buffers::{Buffer, Size};
 use super::code;
 use super::failure::{Failure, Step};
 use super::held::Held;
-use super::link::{Link, read};
+use super::link::Link;
 use super::live::{Event, Signal};
 use super::metrics::Counted;
 
@@ -58,19 +58,9 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 /// Rounds after which a busy stream lets others of its thread run.
 const ROUNDS_PER_TURN: u32 = 8;
 
-/// Records of a path that are opened in one round: most of one read, and what is left over from the read before.
-const RECORDS_PER_ROUND: usize = MOST_RECORDS * 4;
-
 /// A stream that moves so many bytes in such a moment keeps its thread busy.
 const MUCH: u64 = 4 * 1024 * 1024;
 const MOMENT: Duration = Duration::from_millis(100);
-
-/// Small unacknowledged records may take this much more room than their bytes, which the credit bounds.
-const MAX_KEPT: usize = 8 * 1024 * 1024;
-
-/// Control records that wait for their path to take them: behind so many bytes none is added. What there is to say is then said once, and not
-/// as often as a peer asks that does not read.
-const MAX_SMALL: usize = 8 * 1024;
 
 /// How a stream ended.
 #[derive(Debug)]
@@ -433,262 +423,6 @@ impl<'a> State<'a> {
             progress.end = Some(End::Clean);
         }
         progress
-    }
-
-    /// Whether the path is read: a finished stream leaves what follows to the next one.
-    fn reads_path(&self) -> bool {
-        self.link.is_some() && !self.stream.is_finished()
-    }
-
-    /// path → application: reads, opens in place, and writes at once what the application takes.
-    fn read_link(&mut self) -> Result<bool, End> {
-        if !self.reads_path() {
-            return Ok(false);
-        }
-        let Some(link) = &mut self.link else { return Ok(false) };
-        let mut moved = false;
-        // What was read is handled first: an end of the path may come behind it.
-        let filled = match link.next_frame() {
-            Ok(None) => link.fill(),
-            _ => Err(io::ErrorKind::WouldBlock.into()),
-        };
-        match filled {
-            Ok(0) => return self.path_lost(io::ErrorKind::UnexpectedEof.into()).map(|()| true),
-            Ok(_) => (moved, self.heard) = (true, true),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return self.path_lost(error).map(|()| true),
-        }
-        let mut pieces = [(0, 0); RECORDS_PER_ROUND];
-        let mut count = 0;
-        for _ in 0..RECORDS_PER_ROUND {
-            if !self.reads_path() {
-                break;
-            }
-            let Some(link) = &mut self.link else { break };
-            let header = match link.next_frame() {
-                Ok(Some(header)) => header,
-                Ok(None) => break,
-                Err(error) => {
-                    self.deliver(&pieces[..count])?;
-                    return self.corrupted(error.into()).map(|()| true);
-                }
-            };
-            let (start, length) = (link.start, HEADER_LEN + header.length);
-            link.start += length;
-            let Some(buffer) = &mut link.buffer else { break };
-            let record = &mut buffer[start..start + length];
-            moved = true;
-            match self.stream.handle_record(header, record) {
-                Ok(Received::Data(body)) => {
-                    pieces[count] = (start + PREFIX_LEN, start + PREFIX_LEN + body.len());
-                    count += 1;
-                }
-                Ok(Received::Accepted) => self.asked = None,
-                Ok(Received::Progress) => self.outbox.acknowledge(self.stream.acknowledged()),
-                Ok(Received::Fin) => {}
-                Ok(Received::Attached { received }) => {
-                    debug!(received, "attached the stream to another path");
-                    self.outbox.rewind(received);
-                    self.resumed.add(1);
-                    (self.lost, self.asked) = (None, None);
-                }
-                Ok(Received::Finished) => {
-                    self.outbox.rewind(self.stream.acknowledged());
-                    (self.lost, self.asked) = (None, None);
-                }
-                Ok(Received::Rejected(reject)) => return Err(End::Rejected(reject)),
-                Ok(Received::Reset(code)) => return Err(End::ResetByPeer(code)),
-                // Not authenticated, so it ends nothing that lives: whether the stream is known, another path may tell.
-                Err(StreamError::UnexpectedKind(Kind::NoChannel)) if self.stream.is_accepted() => {
-                    self.deliver(&pieces[..count])?;
-                    return self.path_lost(io::ErrorKind::NotFound.into()).map(|()| true);
-                }
-                Err(error @ StreamError::UnexpectedKind(Kind::NoChannel)) => return Err(End::Protocol(error)),
-                Err(error) if error.may_be_the_path() => {
-                    self.deliver(&pieces[..count])?;
-                    return self.corrupted(error).map(|()| true);
-                }
-                Err(error) => return Err(self.protocol(error)),
-            }
-        }
-        self.deliver(&pieces[..count])?;
-        Ok(moved)
-    }
-
-    /// Writes opened bytes to the application; what it does not take goes to the backlog.
-    fn deliver(&mut self, pieces: &[(usize, usize)]) -> Result<(), End> {
-        let Some(buffer) = self.link.as_ref().and_then(|link| link.buffer.as_ref()) else { return Ok(()) };
-        let mut written = 0;
-        if self.backlog.is_empty() && !pieces.is_empty() {
-            let mut slices = [IoSlice::new(&[]); RECORDS_PER_ROUND];
-            for (slice, (start, end)) in slices.iter_mut().zip(pieces) {
-                *slice = IoSlice::new(&buffer[*start..*end]);
-            }
-            match self.application.try_write_vectored(&slices[..pieces.len()]) {
-                Ok(count) => written = count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Err(self.give_up(ResetCode::Application)),
-            }
-        }
-        self.stream.consumed(written as u64);
-        for (start, end) in pieces {
-            let taken = written.min(end - start);
-            written -= taken;
-            if start + taken < *end {
-                self.backlog.push(&buffer[start + taken..*end]);
-            }
-        }
-        if self.is_half_closed() && !pieces.is_empty() {
-            self.idle_since = Instant::now();
-        }
-        Ok(())
-    }
-
-    /// backlog → application, and the end of the peer's direction behind it.
-    fn write_application(&mut self) -> Result<bool, End> {
-        let mut moved = false;
-        while let Some(first) = self.backlog.front() {
-            match self.application.try_write(first) {
-                Ok(count) => {
-                    self.backlog.advance(count);
-                    self.stream.consumed(count as u64);
-                    moved = true;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(moved),
-                Err(_) => return Err(self.give_up(ResetCode::Application)),
-            }
-        }
-        if self.stream.peer_finished() && !self.told_end {
-            (self.told_end, self.idle_since) = (true, Instant::now());
-            // Where the application has closed already, there is nobody to tell.
-            let _ = SockRef::from(self.application).shutdown(Shutdown::Write);
-            moved = true;
-        }
-        Ok(moved)
-    }
-
-    fn may_read_application(&self) -> bool {
-        !self.application_ended && self.lost.is_none() && self.outbox.is_written() && self.room() > 0
-    }
-
-    /// How many bytes of the application there is room for.
-    fn room(&self) -> usize {
-        let most = if self.held.is_scarce() { INITIAL_CREDIT as usize } else { MAX_KEPT };
-        let budget = usize::try_from(self.stream.budget()).unwrap_or(usize::MAX);
-        budget.min(most.saturating_sub(self.outbox.kept()))
-    }
-
-    /// application → path: several records with one read, sealed where they were read to.
-    fn read_application(&mut self) -> Result<bool, End> {
-        if !self.may_read_application() {
-            return Ok(false);
-        }
-        let room = self.room();
-        let mut left = room;
-        let size = self.reads.min(Size::of_bodies(room));
-        let mut buffer = Buffer::take(size);
-        let mut slots = buffer.chunks_exact_mut(MAX_RECORD);
-        let mut targets = [(); MOST_RECORDS].map(|()| {
-            let body = slots.next().map_or(&mut [][..], |slot| &mut slot[PREFIX_LEN..PREFIX_LEN + MAX_BODY]);
-            let length = body.len().min(left);
-            left -= length;
-            IoSliceMut::new(&mut body[..length])
-        });
-        let count = match read(self.application, &mut targets[..size.records()]) {
-            Ok(0) => {
-                (self.application_ended, self.idle_since) = (true, Instant::now());
-                self.outbox.push_copy(&self.stream.seal_fin().map_err(End::Protocol)?);
-                return Ok(true);
-            }
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(_) => return Err(self.give_up(ResetCode::Application)),
-        };
-        // One that was short because there was no room for more says nothing of the next.
-        if count < room || size == self.reads && count == size.records() * MAX_BODY {
-            self.reads = self.reads.after(count);
-        }
-        // All slots but the last were filled, so the records stand one behind the other.
-        let (mut end, mut records) = (0, 0);
-        for (slot, at) in (0..count).step_by(MAX_BODY).enumerate() {
-            let start = slot * MAX_RECORD;
-            end = start + OVERHEAD + (count - at).min(MAX_BODY);
-            self.stream.seal_data(&mut buffer[start..end]).map_err(End::Protocol)?;
-            records += 1;
-        }
-        if end <= SMALL {
-            self.outbox.push_copy(&buffer[..end]);
-        } else {
-            self.outbox.push(buffer, end, records);
-        }
-        if self.is_half_closed() {
-            self.idle_since = Instant::now();
-        }
-        Ok(true)
-    }
-
-    /// Acknowledgements and the like.
-    fn control(&mut self) -> Result<bool, End> {
-        if self.link.is_none() || self.answer_waits() {
-            return Ok(false);
-        }
-        if self.told_end
-            && self.stream.has_only_last_word()
-            && !self.has_pending()
-            && self.resume.is_some_and(Resume::is_followed)
-        {
-            // It costs every hop a wake-up, and goes with the next stream's open for nothing.
-            let Some(link) = &mut self.link else { return Ok(false) };
-            return self.stream.poll_transmit(&mut link.owed).map_err(End::Protocol);
-        }
-        if self.small_position == self.small.len() {
-            self.small.clear();
-            self.small_position = 0;
-        } else if self.small.len() >= MAX_SMALL {
-            return Ok(false);
-        }
-        self.stream.poll_transmit(&mut self.small).map_err(End::Protocol)
-    }
-
-    /// Whether there is nothing to send but the accept, which has time.
-    fn answer_waits(&mut self) -> bool {
-        let waits = self.answer_by.is_some_and(|by| {
-            let alone = self.stream.has_only_answer() && self.outbox.is_written();
-            alone && Instant::now() < by
-        });
-        if !waits {
-            self.answer_by = None;
-        }
-        waits
-    }
-
-    /// Whether something waits to be written to the path.
-    fn has_pending(&self) -> bool {
-        let data = !self.stream.is_attaching() && !self.outbox.is_written();
-        self.link.is_some() && (data || self.small_position < self.small.len())
-    }
-
-    /// Control records go first, behind the rest of a record that has begun to leave: no record is ever cut by another.
-    fn write_link(&mut self) -> Result<bool, End> {
-        let mut moved = false;
-        while self.has_pending() {
-            let Some(link) = &self.link else { break };
-            let small = &self.small[self.small_position..];
-            let data = if self.stream.is_attaching() { &[][..] } else { self.outbox.pending() };
-            let (rest, data) = data.split_at(self.outbox.rest_of_record().min(data.len()));
-            let slices = [rest, small, data].map(IoSlice::new);
-            match link.socket.try_write_vectored(&slices) {
-                Ok(count) => {
-                    let of_small = count.saturating_sub(rest.len()).min(small.len());
-                    self.small_position += of_small;
-                    self.outbox.advance(count - of_small);
-                    moved = true;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return self.path_lost(error).map(|()| true),
-            }
-        }
-        Ok(moved)
     }
 
     /// Tells the peer that this side gives the stream up, as far as the path takes it at once.

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 use postern_proto::aead::Suite;
 use postern_proto::id::{ChannelId, Identifier};
 use postern_proto::path::{AttachHead, Open, OpenHead};
-use postern_proto::record::Header;
+use postern_proto::record::{HEADER_LEN, Header, Kind, OVERHEAD, PREFIX_LEN};
 use postern_proto::secret::SecretBytes;
 use postern_proto::stream::{Attachment, ControlKeys, Side, StreamKeys};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use super::send::MAX_SMALL;
 use super::*;
 use crate::engine::held::Holdings;
 use crate::engine::metrics::ResourceCounts;
