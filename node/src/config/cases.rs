@@ -139,29 +139,31 @@ impl Reading {
             self.problem(node.place, "a case is a map: resource, subject, expect");
             return None;
         };
-        let (mut name, mut subject, mut identifier, mut expect) = (None, Attributes::new(), None, None);
-        let mut targets = Vec::new();
+        let (mut name, mut subject, mut identifier) = (None, Attributes::new(), None);
+        // Within these, `None` is what is wrong, and was told.
+        let (mut expect, mut targets) = (None, Vec::new());
         for (key, value) in entries {
             match key.text.replace('_', "-").as_str() {
                 "name" => name = self.text("name", value),
-                "resource" => targets.extend(self.text("resource", value).map(Target::Resource)),
-                "resource-type" => {
-                    let text = self.text("resource-type", value)?;
-                    match text.parse() {
-                        Ok(kind) => targets.push(Target::ResourceType(kind)),
-                        Err(error) => self.problem(value.place, format!("{error}")),
-                    }
-                }
+                "resource" => targets.push(self.text("resource", value).map(Target::Resource)),
+                "resource-type" => targets.push(self.text("resource-type", value).and_then(|text| {
+                    text.parse().map(Target::ResourceType).map_err(|error| self.problem(value.place, format!("{error}"))).ok()
+                })),
                 "subject" => subject = self.subject(value),
                 "identifier" => {
                     let text = self.text("identifier", value)?;
                     identifier = text.parse().map_err(|error| self.problem(value.place, format!("{error}"))).ok();
                 }
-                "expect" => match self.text("expect", value).as_deref() {
-                    Some("allow") => expect = Some(true),
-                    Some("deny") => expect = Some(false),
-                    _ => self.problem(value.place, "`expect` is allow or deny"),
-                },
+                "expect" => {
+                    expect = Some(self.text("expect", value).and_then(|text| match text.as_str() {
+                        "allow" => Some(true),
+                        "deny" => Some(false),
+                        _ => {
+                            self.problem(value.place, "`expect` is allow or deny");
+                            None
+                        }
+                    }));
+                }
                 _ => {
                     let problem = Problem::new(key.place, format!("unknown key `{}`", key.text));
                     self.problems
@@ -170,7 +172,7 @@ impl Reading {
             }
         }
         let target = match targets.len() {
-            1 => targets.pop(),
+            1 => targets.pop().flatten(),
             _ => {
                 self.problem(node.place, "a case is about one `resource`, or one `resource-type`");
                 None
@@ -181,7 +183,7 @@ impl Reading {
         }
         let line = node.place.start.line;
         let name = name.unwrap_or_else(|| format!("line {line}"));
-        Some(Case { name, line, target: target?, subject, identifier, allowed: expect? })
+        Some(Case { name, line, target: target?, subject, identifier, allowed: expect?? })
     }
 
     /// A map of attributes, or a list of those that are `true`.
@@ -242,11 +244,15 @@ cases:
             ("cases: []", "f:1:8"),
             ("cases: [{resource: db}]", "f:1:9"),
             ("cases:\n- {resource: db, expect: perhaps}", "f:2:"),
+            ("cases:\n- {resource: db, expect: }", "f:2:"),
+            ("cases:\n- {resource-type: outlets, expect: deny}", "f:2:"),
+            ("cases:\n- {resource: [], expect: deny}", "f:2:"),
             ("cases:\n- {resource: db, resource-type: relay, expect: deny}", "f:2:"),
             ("configuration: x\nname: n\ncases:\n- {resource: db, expect: deny}", "f:1:1"),
         ] {
-            let problems = cases(text).unwrap_err().to_string();
-            assert!(problems.starts_with(place), "{text}: {problems}");
+            let problems = cases(text).unwrap_err();
+            assert!(problems.to_string().starts_with(place), "{text}: {problems}");
+            assert_eq!(problems.all().len(), 1, "said once: {problems}");
         }
     }
 }
