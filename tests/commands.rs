@@ -369,9 +369,11 @@ fn relays() {
     not_found(project.run(&["relay", "create", "fourth", "--at", "/project/nonsense"]));
     project.fails(&["relay", "create", "bad name"], 2);
     not_found(project.run(&["relay", "show", "missing"]));
-    for verb in [&["show"][..], &["delete", "-y"]] {
-        let missing = project.run(&[&["relay"], verb, &["missing", "--at", "n"]].concat());
-        not_found(missing.says("the node `n` has none of that name").says("postern relay list --at n"));
+    for [noun, verb, flag] in
+        [["relay", "show", "-q"], ["relay", "delete", "-y"], ["tcp-outlet", "show", "-q"], ["policy", "show", "-q"]]
+    {
+        let missing = project.run(&[noun, verb, "missing", flag, "--at", "n"]);
+        not_found(missing.says("the node `n` has none of that name").says("of another node with --at NODE"));
     }
     assert_eq!(project.json(&["relay", "list", "--at", "n"])[0]["name"], "a.b");
     not_found(project.run(&["relay", "delete", "missing", "-y"]));

@@ -494,6 +494,10 @@ fn policies_are_tested_without_a_network() {
     home.ok(&["node", "stop", "n"]);
     home.file("of-node.yaml", "cases: [{resource-type: tcp-outlet, subject: [trusted], expect: allow}]");
     home.run(&["policy", "test", "of-node.yaml"]).success();
+    // A value that is nowhere is told of.
+    for (file, told) in [("cases.yaml", "--variable X is not used here"), ("of-node.yaml", "--variable X has no configuration")] {
+        home.run(&["policy", "test", file, "--variable", "X=y"]).success().says(told);
+    }
 }
 
 #[test]

@@ -105,13 +105,10 @@ pub fn none_at(node: &NodeHome, kind: &str, name: impl Display) -> CliError {
     told_by(node, Fault::not_found(kind, name))
 }
 
-/// What `node` answered. Where it has not what is meant, another node of the home may have it.
+/// What `node` answered. Where it has not what is meant, another one of the home may have it.
 fn told_by(node: &NodeHome, mut fault: Fault) -> CliError {
     if fault.code == code::NOT_FOUND {
         fault.why.get_or_insert_with(|| format!("the node `{}` has none of that name", node.name()));
-        if let Some(help) = fault.help.as_mut().filter(|help| help.ends_with(" list")) {
-            help.push_str(&format!(" --at {}", node.name()));
-        }
     }
     fault.into()
 }

@@ -210,6 +210,7 @@ an error is a [document](json.md#errors) on standard error.
 
 ```text
 error: node `n1` was not found
+  try: look at those that there are: postern node list
   code: NOT_FOUND
 ```
 ";

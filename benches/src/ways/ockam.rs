@@ -17,7 +17,7 @@ pub fn start(setting: &Setting<'_>) -> Result<Started> {
     let home = held.directory().join("home");
     let ockam = |side: Side, arguments: &[&str]| {
         let mut command = Command::new(&program);
-        command.args(arguments).env("OCKAM_HOME", &home).env("NO_INPUT", "1");
+        command.args(arguments).env("OCKAM_HOME", &home).env("NO_INPUT", "true");
         // It would tell others of what it does, and look for newer versions.
         command.env("OCKAM_TELEMETRY_EXPORT", "0").env("OCKAM_DISABLE_UPGRADE_CHECK", "1");
         setting.on(side, command)
@@ -40,7 +40,9 @@ pub fn start(setting: &Setting<'_>) -> Result<Started> {
     let route = "/node/relay/service/forward_to_outlet/secure/api/service/outlet";
     run(Side::Client, &["tcp-inlet", "create", "--at", "inlet", "--from", &entry.to_string(), "--to", route])?;
     setting.listens(entry, "ockam's inlet")?;
+    // In colours, wherever it is printed to.
     let version = printed(Command::new(&program).arg("--version"))?;
-    let version = version.lines().next().unwrap_or_default().to_owned();
-    Ok(Started::Runs(held.way(Kind::Ockam, version, entry, parts)))
+    let mut numbers = version.split(|c: char| c != '.' && !c.is_ascii_digit());
+    let version = numbers.find(|number| number.split('.').count() == 3).unwrap_or_default();
+    Ok(Started::Runs(held.way(Kind::Ockam, format!("ockam {version}"), entry, parts)))
 }

@@ -45,8 +45,8 @@ Examples:
     },
     /// List the relay names of a node
     List {
-        /// The node, as NODE or /node/NODE [default: the default node]
-        #[arg(long, visible_alias = "at", value_name = "NODE", value_parser = parse_node)]
+        /// The node, as NODE or /node/NODE; also --at NODE [default: the default node]
+        #[arg(long, alias = "at", value_name = "NODE", value_parser = parse_node)]
         to: Option<NodeName>,
     },
     /// Show a relay name

@@ -18,7 +18,7 @@ use postern_runtime::daemon::{Signal, Signals};
 use postern_runtime::home::{Home, RefusalLog, servers};
 use postern_runtime::lock::{Lock, LockError};
 use postern_runtime::membership::Membership;
-use postern_runtime::net::{Accepted, Acceptor, BindError, HalfOpen, SocketKind, bind, read_preface};
+use postern_runtime::net::{Accepted, Acceptor, BindError, HalfOpen, SocketKind, bind, bind_lasting, read_preface};
 use postern_runtime::supervise::Supervisor;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -74,7 +74,7 @@ pub async fn run(
                 .try_this("stop them first: postern serve stop"));
         }
     };
-    let listener = bind(&settings.listen).await.map_err(|error| not_listening(home, &settings, error))?;
+    let listener = bind_lasting(&settings.listen).await.map_err(|error| not_listening(home, &settings, error))?;
     settings.listen = settings.listen.with_port(listener.local_addr()?.port());
     let monitored = match &settings.metrics {
         Some(address) => Some(bind(address).await?),

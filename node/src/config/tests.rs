@@ -298,6 +298,8 @@ fn a_variable_that_stands_nowhere_is_told() {
         config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(warned("relay: $RELAY"), ["node.yaml:1:1: --variable REALY is not used here; did you mean `RELAY`?"]);
+    let config = load_with("relay: $RELAY", &["RELAY=r", "RELAYS=s"]).unwrap();
+    assert_eq!(config.warnings[0].message, "--variable RELAYS is not used here", "the other one is given already");
     assert_eq!(warned("name: n"), ["node.yaml:1:1: --variable REALY is not used here"]);
     assert!(warned("variables: {REALY: a}\nname: n").is_empty() && warned("relay: ${REALY}").is_empty());
 }

@@ -58,6 +58,12 @@ impl Variables {
         Ok(variables)
     }
 
+    /// What is to be said of a `--variable` where there is no configuration.
+    #[must_use]
+    pub fn without_configuration(&self) -> Option<String> {
+        self.flags.keys().next().map(|name| format!("--variable {name} has no configuration to stand in"))
+    }
+
     /// From the values of `--variable` and the environment of this process; what there is not UTF-8 is left out.
     ///
     /// # Errors
@@ -96,7 +102,8 @@ impl<'a> Substitution<'a> {
     /// What is to be said of each `--variable` that stands nowhere in the file: mistyped, it leaves another value in force.
     pub(crate) fn unused(&self) -> impl Iterator<Item = String> {
         self.outside.flags.keys().filter(|name| !self.named.contains(*name)).map(|name| {
-            let meant = did_you_mean(name, self.named.iter().map(String::as_str));
+            let given = |name: &&String| self.outside.flags.contains_key(*name);
+            let meant = did_you_mean(name, self.named.iter().filter(|name| !given(name)).map(String::as_str));
             format!("--variable {name} is not used here{}", meant.map(|meant| format!("; {meant}")).unwrap_or_default())
         })
     }

@@ -78,9 +78,9 @@ pub struct Fault {
 fn look_up(kind: &str) -> Option<&'static str> {
     Some(match kind {
         "node" => "look at those that there are: postern node list",
-        "outlet" => "look at those that there are: postern tcp-outlet list",
-        "inlet" => "look at those that there are: postern tcp-inlet list",
-        "relay" => "look at those that there are: postern relay list",
+        "outlet" => "look at those that there are: postern tcp-outlet list; of another node with --at NODE",
+        "inlet" => "look at those that there are: postern tcp-inlet list; of another node with --at NODE",
+        "relay" => "look at those that there are: postern relay list; of another node with --at NODE",
         "policy" | "resource" => {
             "look at what there is: postern policy list, tcp-outlet list and tcp-inlet list; of another node with --at NODE"
         }

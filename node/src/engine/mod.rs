@@ -53,7 +53,7 @@ use postern_runtime::clock::Clock;
 use postern_runtime::home::{Home, IdentityHome, NodeHome};
 use postern_runtime::membership::Membership;
 use postern_runtime::metrics::Exposition;
-use postern_runtime::net::{Acceptor, BindError, SocketKind, bind};
+use postern_runtime::net::{Acceptor, BindError, SocketKind, bind, bind_lasting};
 use postern_runtime::open_files;
 use postern_runtime::statics::Statics;
 use postern_runtime::supervise::Supervisor;
@@ -225,7 +225,7 @@ impl Engine {
     /// [`EngineError::Listen`].
     pub async fn add_inlet(&self, spec: InletSpec) -> Result<InletSpec, EngineError> {
         self.remove_inlet(&spec.alias).await;
-        let acceptor = Acceptor::new(bind(&spec.from).await?, SocketKind::Application, MAX_INLET_CONNECTIONS);
+        let acceptor = Acceptor::new(bind_lasting(&spec.from).await?, SocketKind::Application, MAX_INLET_CONNECTIONS);
         let bound = acceptor.local_addr()?;
         let spec = InletSpec { from: spec.from.with_port(bound.port()), ..spec };
         info!(inlet = %spec.alias, from = %bound, to = %spec.to, "inlet added");

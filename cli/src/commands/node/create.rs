@@ -133,11 +133,8 @@ impl Request {
         let mut config = if configured {
             config::load(&label, &text, &variables, name.as_ref()).map_err(|problems| CliError::from(Fault::from(&problems)))?
         } else {
-            if let Some(variable) = args.variable.first() {
-                context.output().warn(format_args!(
-                    "--variable {} has no configuration to stand in",
-                    variable.split('=').next().unwrap_or_default()
-                ));
+            if let Some(idle) = variables.without_configuration() {
+                context.output().warn(idle);
             }
             NodeConfig { name, ..NodeConfig::default() }
         };

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use postern_node::config::cases::{Case, Target, decide, load_cases};
-use postern_node::config::{Variables, load, text};
+use postern_node::config::{NodeConfig, Variables, load, text};
 use postern_node::control::fault::Fault;
 use postern_node::store::{Specs, Stored};
 use postern_proto::name::{IdentityName, NodeName};
@@ -38,9 +38,12 @@ pub fn run(context: &Context, file: &str, variables: &[String], at: Option<&Node
         |path: &str| -> Result<String, CliError> { Ok(text(path, &source::configuration(context, path)?).map_err(fault)?) };
     let cases = load_cases(file, &read(file)?, &variables).map_err(fault)?;
     let specs = match (&cases.config, &cases.configuration) {
-        (Some(config), _) => of_config(config)?,
-        (None, Some(path)) => of_config(&load(path, &read(path)?, &variables, None).map_err(fault)?)?,
+        (Some(config), _) => of_config(context, config)?,
+        (None, Some(path)) => of_config(context, &load(path, &read(path)?, &variables, None).map_err(fault)?)?,
         (None, None) => {
+            if let Some(idle) = variables.without_configuration() {
+                context.output().warn(idle);
+            }
             context
                 .output()
                 .say("note: these are the policies of the node; those of the project narrow them and are not looked at here");
@@ -65,7 +68,10 @@ pub fn run(context: &Context, file: &str, variables: &[String], at: Option<&Node
 }
 
 /// The resources and policies of a configuration; its identity does not matter here.
-fn of_config(config: &postern_node::config::NodeConfig) -> Result<Specs, CliError> {
+fn of_config(context: &Context, config: &NodeConfig) -> Result<Specs, CliError> {
+    for warning in &config.warnings {
+        context.output().warn(warning);
+    }
     let identity: IdentityName = "default".parse()?;
     Ok(Stored::from_config(config, identity).specs)
 }

@@ -41,11 +41,24 @@ pub enum BindError {
     Other { address: HostPort, source: io::Error },
 }
 
-/// Listens on `address`; on the first of a name's addresses that works. Port 0 takes a free one, which outgoing connections leave free.
+/// Listens on `address`; on the first of a name's addresses that works. Port 0 takes a free one.
 ///
 /// # Errors
 /// [`BindError`].
 pub async fn bind(address: &HostPort) -> Result<TcpListener, BindError> {
+    listen(address, false).await
+}
+
+/// As [`bind`], where the port is kept for a later process: port 0 takes one that no outgoing connection has meanwhile, where the system leaves
+/// such ports.
+///
+/// # Errors
+/// [`BindError`].
+pub async fn bind_lasting(address: &HostPort) -> Result<TcpListener, BindError> {
+    listen(address, true).await
+}
+
+async fn listen(address: &HostPort, lasting: bool) -> Result<TcpListener, BindError> {
     let named = || address.clone();
     let candidates: Vec<SocketAddr> = match address.as_socket_addr() {
         Some(literal) => vec![literal],
@@ -57,7 +70,7 @@ pub async fn bind(address: &HostPort) -> Result<TcpListener, BindError> {
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for candidate in candidates {
         let bound = match candidate.port() {
-            0 => free_port::bind(candidate).await,
+            0 if lasting => free_port::bind(candidate).await,
             _ => TcpListener::bind(candidate).await,
         };
         match bound {

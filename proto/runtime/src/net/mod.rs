@@ -11,7 +11,7 @@ mod target;
 
 pub use self::dial::{DialError, dial, dial_allowed};
 pub use self::half_open::{Evicted, HalfOpen, HalfOpenGuard, Source};
-pub use self::listen::{Accepted, Acceptor, BindError, bind};
+pub use self::listen::{Accepted, Acceptor, BindError, bind, bind_lasting};
 pub use self::options::SocketKind;
 pub use self::own_names::{OwnName, own_name};
 pub use self::preface::{PrefaceReadError, read_preface};
