@@ -2,9 +2,11 @@
 //! cache. (First-in-first-out cost 15 % of throughput in a prototype.)
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use postern_proto::record::{MAX_BODY, MAX_RECORD};
+use postern_runtime::memory;
 
 /// How many records a buffer of each size has room for. A read of sixteen costs every hop behind it a quarter of the wake-ups that a read of
 /// four does; but what is kept of a small read must not hold the room of a large one.
@@ -16,7 +18,56 @@ pub const MOST_RECORDS: usize = 16;
 /// Free buffers of each size that are kept: 16 MiB. Beyond that they are given back to the allocator.
 const MAX_FREE_BYTES: usize = 16 * 1024 * 1024;
 
-static FREE: [Mutex<Vec<Box<[u8]>>>; RECORDS.len()] = [const { Mutex::new(Vec::new()) }; RECORDS.len()];
+/// Free buffers that were not needed for so long are given back, too: what a busy moment took is not held for ever.
+const UNUSED: Duration = Duration::from_secs(10);
+
+static FREE: [Mutex<Free>; RECORDS.len()] = [const { Mutex::new(Free::new()) }; RECORDS.len()];
+
+/// Free buffers of one size.
+struct Free {
+    /// The one given back last stands last.
+    buffers: Vec<Box<[u8]>>,
+    /// How many of them, from the first, were not taken since [`Free::unused`] was called.
+    untouched: usize,
+}
+
+impl Free {
+    const fn new() -> Self {
+        Self { buffers: Vec::new(), untouched: 0 }
+    }
+
+    fn take(&mut self) -> Option<Box<[u8]>> {
+        let taken = self.buffers.pop();
+        self.untouched = self.untouched.min(self.buffers.len());
+        taken
+    }
+
+    fn give(&mut self, buffer: Box<[u8]>) {
+        if self.buffers.len() < MAX_FREE_BYTES / buffer.len() {
+            self.buffers.push(buffer);
+        }
+    }
+
+    /// Those that were not taken since the last call.
+    fn unused(&mut self) -> Vec<Box<[u8]>> {
+        let unused = self.buffers.drain(..self.untouched).collect();
+        self.untouched = self.buffers.len();
+        unused
+    }
+}
+
+/// Gives back what is not used any more, until it is cancelled by being dropped.
+pub async fn give_back_unused() {
+    loop {
+        tokio::time::sleep(UNUSED).await;
+        // Dropped behind the locks, which streams wait for.
+        let unused: Vec<_> = FREE.iter().flat_map(|free| free.lock().unwrap_or_else(PoisonError::into_inner).unused()).collect();
+        if !unused.is_empty() {
+            drop(unused);
+            memory::give_back();
+        }
+    }
+}
 
 /// How large a buffer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,7 +126,7 @@ impl Buffer {
     /// Takes a free buffer, or makes one.
     #[must_use]
     pub fn take(size: Size) -> Self {
-        let free = free(size).pop();
+        let free = free(size).take();
         Self { size, bytes: Some(free.unwrap_or_else(|| vec![0; size.bytes()].into_boxed_slice())) }
     }
 
@@ -85,7 +136,7 @@ impl Buffer {
     }
 }
 
-fn free(size: Size) -> std::sync::MutexGuard<'static, Vec<Box<[u8]>>> {
+fn free(size: Size) -> MutexGuard<'static, Free> {
     FREE[size.0].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -112,10 +163,7 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(buffer) = self.bytes.take() {
-            let mut free = free(self.size);
-            if free.len() < MAX_FREE_BYTES / buffer.len() {
-                free.push(buffer);
-            }
+            free(self.size).give(buffer);
         }
     }
 }
@@ -123,6 +171,24 @@ impl Drop for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_busy_moment_took_is_given_back() {
+        let mut free = Free::new();
+        let buffer = |mark| vec![mark; 1024].into_boxed_slice();
+        (0..8).for_each(|mark| free.give(buffer(mark)));
+        assert!(free.unused().is_empty(), "they came since the last look");
+        // Two at a time are enough for what goes on now.
+        for _ in 0..3 {
+            let (one, other) = (free.take().unwrap(), free.take().unwrap());
+            assert_eq!((one[0], other[0]), (7, 6), "the one that was given back last");
+            free.give(other);
+            free.give(one);
+        }
+        let unused = free.unused();
+        assert_eq!(unused.iter().map(|buffer| buffer[0]).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+        assert!(free.take().is_some() && free.unused().len() == 1 && free.unused().is_empty() && free.take().is_none());
+    }
 
     #[test]
     fn reads_grow_while_they_are_filled_and_fit_what_comes() {

@@ -174,6 +174,7 @@ impl Engine {
         shared.spawn("choice of relays", async move { choosing.relays.run(&choosing).await });
         let keeping = Arc::clone(&shared);
         shared.spawn("static keys", async move { keeping.trust.statics.keep(period, || keeping.trust.now()).await });
+        shared.spawn("unused buffers", buffers::give_back_unused());
         shared.spawn("credential expiry", Arc::clone(&shared).watch_expiry());
         let stop = shared.stop.child_token();
         shared.spawn_worker("direct listener", direct::listen(Arc::clone(&shared), acceptor, stop));

@@ -12,6 +12,7 @@ pub mod files;
 pub mod home;
 pub mod lock;
 pub mod membership;
+pub mod memory;
 pub mod metrics;
 pub mod net;
 pub mod open_files;
