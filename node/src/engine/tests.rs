@@ -43,7 +43,9 @@ impl TestHome {
             clock: Arc::new(clock),
             supervisor: Supervisor::new(),
         };
-        Engine::start(settings).await.unwrap()
+        let engine = Engine::start(settings).await.unwrap();
+        engine.shared.trust.watch_own().wait_for(Option::is_some).await.unwrap();
+        engine
     }
 }
 

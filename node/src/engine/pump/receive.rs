@@ -5,6 +5,7 @@ use std::net::Shutdown;
 
 use postern_proto::record::{HEADER_LEN, Kind, PREFIX_LEN, ResetCode};
 use postern_proto::stream::{Received, StreamError};
+use rustix::io::Errno;
 use socket2::SockRef;
 use tokio::time::Instant;
 use tracing::debug;
@@ -105,9 +106,10 @@ impl State<'_> {
             for (slice, (start, end)) in slices.iter_mut().zip(pieces) {
                 *slice = IoSlice::new(&buffer[*start..*end]);
             }
-            match self.application.try_write_vectored(&slices[..pieces.len()]) {
+            // Not by the reactor: of a socket that has just been connected it does not know yet that there is room.
+            match rustix::io::writev(self.application, &slices[..pieces.len()]) {
                 Ok(count) => written = count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(Errno::AGAIN) => {}
                 Err(_) => return Err(self.give_up(ResetCode::Application)),
             }
         }

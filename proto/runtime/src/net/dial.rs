@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use postern_proto::address::HostPort;
-use socket2::SockRef;
-use tokio::net::{TcpSocket, TcpStream};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -224,13 +225,30 @@ async fn until(moment: Option<Instant>) {
 
 async fn connect(address: SocketAddr, kind: SocketKind) -> Result<TcpStream, DialError> {
     let failed = |source| DialError::of_attempt(address, source);
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP)).map_err(failed)?;
     kind.apply(&SockRef::from(&socket), address).map_err(failed)?;
-    let stream = socket.connect(address).await.map_err(failed)?;
+    let stream = established(socket, address).await.map_err(failed)?;
     // A dial to a free port of this machine's own ephemeral range can meet itself (TCP's simultaneous open).
     let own = stream.local_addr().map_err(failed)?;
     if own.port() == address.port() && own == stream.peer_addr().map_err(failed)? {
         return Err(DialError::Refused { address });
+    }
+    Ok(stream)
+}
+
+/// A connection to `address`. Whoever listens on this machine has answered before the system call returns, and is not waited for: what is written
+/// to it next finds it before it has slept again.
+async fn established(socket: Socket, address: SocketAddr) -> io::Result<TcpStream> {
+    match socket.connect(&address.into()) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::INPROGRESS) => {}
+        begun => begun?,
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    if stream.peer_addr().is_err() {
+        stream.writable().await?;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
     }
     Ok(stream)
 }
@@ -317,6 +335,19 @@ mod tests {
         drop(listener);
         let refused = dial(&HostPort::new("127.0.0.1", port).unwrap(), SocketKind::Link, 5 * SECOND).await;
         assert!(matches!(refused, Err(DialError::Refused { .. })), "{refused:?}");
+    }
+
+    /// The reactor is not asked.
+    #[tokio::test]
+    async fn what_this_machine_answers_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = HostPort::from(listener.local_addr().unwrap());
+        let stream = tokio::select! {
+            biased;
+            dialled = dial(&to, SocketKind::Application, SECOND) => dialled.unwrap(),
+            () = std::future::ready(()) => panic!("it was waited for"),
+        };
+        assert_eq!(stream.peer_addr().unwrap(), listener.local_addr().unwrap());
     }
 
     #[tokio::test]
