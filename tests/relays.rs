@@ -171,6 +171,10 @@ fn lets_its_streams_finish(stops: &str) {
     std::thread::scope(|scope| {
         let stop = scope.spawn(|| home.run(&["node", "stop", stops]));
         eventually(PATIENCE, "nothing new is taken", || echoes(portal.inlet, b"new").is_err().then_some(()));
+        let shown = home.json(&["node", "show", stops]);
+        assert_eq!((&shown["status"], shown["pid"].is_u64()), (&json!("stopping"), true), "{shown}");
+        let status = home.run(&["status", "--output", "plain"]).exits(1).stdout;
+        assert!(status.contains("stopping; it lets its streams finish"), "{status}");
         assert!(pings(&mut ends) && pings(&mut stays) && !stop.is_finished(), "what lives goes on");
         ends.shutdown(Shutdown::Write).expect("an open stream");
         assert_eq!(ends.read(&mut [0]).expect("a clean end"), 0);
@@ -306,6 +310,66 @@ fn an_inlet_shares_its_connections_among_outlets() {
     let half = customer.json(&["tcp-inlet", "show", "half"]);
     assert_eq!(half["outlets"][1]["failing"], true, "{half}");
     assert_eq!((&half["outlets"][0]["connections"], &half["outlets"][1]["connections"]), (&json!(10), &json!(0)), "{half}");
+}
+
+#[test]
+fn an_outlet_that_fails_at_all_nodes_is_passed_over() {
+    let service = says(b'1');
+    let project = Project::new(POSTERN);
+    let vendor = project.member(&["--relay", "shop"]);
+    for name in ["n0", "n1"] {
+        let configuration = format!("{{name: {name}, relay: shop, tcp-outlet: {{from: ratings-v1, to: {}}}}}", service.port());
+        vendor.ok(&["node", "create", "--configuration", &configuration]);
+    }
+    let customer = project.member(&[]);
+    let outlets = ["--to", "ratings-v1=1", "--to", "none=1"];
+    let inlet = customer.ok(&[&["tcp-inlet", "create", "--alias", "half", "--via", "shop"], &outlets[..]].concat());
+    assert_eq!(split(&inlet, 10, [b'1']), [10]);
+    let half = customer.json(&["tcp-inlet", "show", "half"]);
+    assert_eq!((&half["outlets"][0]["failing"], &half["outlets"][1]["failing"]), (&json!(false), &json!(true)), "{half}");
+    // At each node once; from then on it is asked in the background.
+    let refusals = customer.json(&["explain"]);
+    let refused: Vec<&Value> = refusals.as_array().expect("a list").iter().map(|refusal| &refusal["outlet"]).collect();
+    assert_eq!(refused, ["none", "none"], "{refusals}");
+}
+
+/// However many outlets an inlet has, their look-ups wait together for a relay that may come back.
+#[test]
+fn without_a_relay_a_connection_waits_once() {
+    let service = says(b'1');
+    let project = Project::new(POSTERN);
+    let vendor = project.member(&["--relay", "shop"]);
+    let configuration = format!("{{name: n0, relay: shop, tcp-outlet: {{from: service, to: {}}}}}", service.port());
+    vendor.ok(&["node", "create", "--configuration", &configuration]);
+    let customer = project.member(&[]);
+    let outlets = ["--to", "service=1", "--to", "b=1", "--to", "c=1", "--to", "d=1"];
+    let inlet = customer.ok(&[&["tcp-inlet", "create", "--via", "shop"], &outlets[..]].concat());
+    eventually(PATIENCE, "bytes", || asked(&inlet).ok());
+    project.kill(project.servers_pid());
+    // One that its node still takes for connected may be tried.
+    let _ = asked(&inlet);
+    let begun = Instant::now();
+    assert!(asked(&inlet).is_err());
+    let waited = begun.elapsed();
+    assert!(waited < Duration::from_secs(5), "{waited:?}");
+    println!("refused after {waited:?}");
+}
+
+#[test]
+fn a_relay_name_that_is_held_keeps_what_is_not_given_anew() {
+    let project = Project::new(POSTERN);
+    let vendor = project.member(&["--relay", "shop"]);
+    vendor.ok(&["relay", "create", "shop", "--weight", "3"]);
+    let at = vendor.json(&["relay", "show", "shop"])["servers"][0]["address"].as_str().expect("an address").to_owned();
+    let created = |arguments: &[&str]| {
+        vendor.ok(&[&["relay", "create", "shop"], arguments].concat());
+        let shown = vendor.json(&["relay", "show", "shop"]);
+        (shown["at"].as_str().expect("a place").to_owned(), shown["weight"].clone())
+    };
+    assert_eq!(created(&["--at", &at]), (at.clone(), json!(3)));
+    assert_eq!(created(&["--weight", "4"]), (at.clone(), json!(4)));
+    assert_eq!(created(&[]), (at.clone(), json!(4)));
+    assert_eq!(created(&["--at", "/project/default", "--weight", "1"]), ("/project/default".to_owned(), json!(1)));
 }
 
 #[test]

@@ -25,6 +25,7 @@ const REMEMBERED: usize = 256;
 pub struct Balance<K> {
     entries: HashMap<K, Entry>,
     rule: Rule,
+    turns: u64,
 }
 
 /// What "by weights" means.
@@ -41,6 +42,8 @@ struct Entry {
     live: u32,
     /// How much of its share it has coming: smooth weighted round robin.
     credit: i64,
+    /// The last turn in which it could be chosen.
+    turn: u64,
     failing: Option<Failing>,
 }
 
@@ -53,7 +56,7 @@ struct Failing {
 impl<K: Eq + Hash + Clone> Balance<K> {
     #[must_use]
     pub fn new(rule: Rule) -> Self {
-        Self { entries: HashMap::new(), rule }
+        Self { entries: HashMap::new(), rule, turns: 0 }
     }
 
     /// The order in which to try `candidates`, by their places: the one whose turn it is, then the others that work, then those that fail, the
@@ -62,8 +65,9 @@ impl<K: Eq + Hash + Clone> Balance<K> {
         if self.entries.len() > REMEMBERED {
             self.entries.retain(|key, entry| entry.live > 0 || candidates.iter().any(|(candidate, _)| candidate == key));
         }
+        self.turns += 1;
         for (key, _) in candidates {
-            self.entries.entry(key.clone()).or_default();
+            self.entries.entry(key.clone()).or_default().turn = self.turns;
         }
         let entry = |place: &usize| candidates.get(*place).and_then(|(key, _)| self.entries.get(key));
         let failing = |place: &usize| entry(place).and_then(|entry| entry.failing).filter(|failing| failing.until > now);
@@ -149,6 +153,12 @@ impl<K: Eq + Hash + Clone> Balance<K> {
         self.entries.get(key).and_then(|entry| entry.failing).is_some_and(|failing| failing.until > now)
     }
 
+    /// Whether each that could be chosen in the last turn is being passed over.
+    #[must_use]
+    pub fn all_fail(&self, now: Instant) -> bool {
+        self.entries.iter().filter(|(_, entry)| entry.turn == self.turns).all(|(key, _)| self.is_failing(key, now))
+    }
+
     /// How many streams go to all of them.
     #[must_use]
     pub fn live(&self) -> u32 {
@@ -212,9 +222,13 @@ mod tests {
         assert_eq!(balance.failed(&0, at(0)), None, "once for one fault");
         assert_eq!(counts(&mut balance, &candidates, 10), [0, 5, 5]);
         balance.failed(&1, at(500));
+        assert!(!balance.all_fail(at(500)));
         assert_eq!(balance.turn(&candidates, at(500)), [2, 0, 1], "those that fail come last, the first to be asked again first");
         assert_eq!(balance.fails_still(&0, at(1_000)), SHORTEST * 2);
         assert_eq!(counts(&mut balance, &candidates, 10), [0, 0, 10]);
+        // The third is gone.
+        balance.turn(&candidates[..2], at(1_000));
+        assert!(balance.all_fail(at(1_000)));
         balance.served(&0);
         balance.served(&1);
         assert!(counts::<3>(&mut balance, &candidates, 9).iter().all(|count| *count >= 2), "nothing is made up for at once");

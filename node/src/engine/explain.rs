@@ -18,7 +18,7 @@ use super::failure::{Failure, Step};
 use super::inlet::{Inlet, ask};
 use super::outlet_target::{self, Unreached};
 use super::policy::{Resource, Rule};
-use super::relays::Gone;
+use super::relays::{Gone, Patience};
 use super::shared::Shared;
 use super::status::{RelayState, relay_status};
 use crate::code::Code;
@@ -248,7 +248,7 @@ async fn outlet_target(shared: &Shared, question: &Question, policy: Verdict) ->
 }
 
 async fn inlet_side(shared: &Arc<Shared>, question: &Question) -> Vec<Told> {
-    let candidates = match shared.peers.candidates(shared, &question.route, &Gone::default(), false).await {
+    let candidates = match shared.peers.candidates(shared, &question.route, &Gone::default(), Patience::for_an_answer()).await {
         Ok(candidates) => candidates,
         Err(failure) => return vec![look_up_failed(&failure)],
     };

@@ -30,7 +30,7 @@ use super::policy::Resource;
 use super::pump::{self, End, Outcome, Pump, reset_application};
 use super::refusals::Refusal;
 use super::shared::Shared;
-use super::target::{Opened, Place, Targets, open};
+use super::target::{Opened, Picked, Place, Targets, open};
 use crate::stream_log::{OpenStream, Side};
 
 /// How long the outlet's node may take to answer a probe: its dial's deadline, and the way there and back.
@@ -64,14 +64,14 @@ impl Inlet {
     }
 
     /// The names of its outlets, for what is written of a connection that came to none.
-    fn outlets(&self) -> String {
+    fn outlets(&self, between: &str) -> String {
         let names: Vec<&str> = self.spec.to.iter().map(|to| to.outlet.as_str()).collect();
-        names.join(",")
+        names.join(between)
     }
 
     /// What is to be written down of an attempt to carry a connection.
     fn line(&self, shared: &Shared) -> Box<OpenStream> {
-        shared.stream_log.open(Side::Inlet, self.spec.alias.as_str(), &self.outlets(), shared.trust.identifier)
+        shared.stream_log.open(Side::Inlet, self.spec.alias.as_str(), &self.outlets(","), shared.trust.identifier)
     }
 
     fn note(&self, failure: Option<Failure>) {
@@ -128,7 +128,7 @@ pub(super) async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, applicati
         Ok(opened) => opened,
         Err(failure) => {
             counted.ends(Cause::Refused);
-            refuse(&shared, &inlet, None, &mut counted, failure);
+            refuse(&shared, &inlet, (None, None), &mut counted, failure);
             reset_application(begun.application);
             return None;
         }
@@ -179,9 +179,16 @@ async fn broken_off(application: &TcpStream) {
     }
 }
 
+/// Where something is refused: the channel, and which of the inlet's outlets, where it came so far.
+type At<'a> = (Option<&'a Channel>, Option<&'a OutletName>);
+
+fn at<'a>(channel: &'a Channel, picked: &'a Picked) -> At<'a> {
+    (Some(channel), Some(picked.outlet()))
+}
+
 /// A connection of an application is not carried.
-fn refuse(shared: &Shared, inlet: &Inlet, channel: Option<&Channel>, counted: &mut Counted, failure: Failure) {
-    refused(inlet, counted, note_refusal(shared, inlet, channel, failure));
+fn refuse(shared: &Shared, inlet: &Inlet, at: At<'_>, counted: &mut Counted, failure: Failure) {
+    refused(inlet, counted, note_refusal(shared, inlet, at, failure));
 }
 
 /// A connection of an application is not carried, for a reason that is kept already.
@@ -193,7 +200,7 @@ fn refused(inlet: &Inlet, counted: &mut Counted, failure: Failure) {
 
 /// Keeps why nothing was opened, under the id that whoever refused gave it, or a new one. What this node's policy refuses is kept where
 /// that was decided.
-fn note_refusal(shared: &Shared, inlet: &Inlet, channel: Option<&Channel>, mut failure: Failure) -> Failure {
+fn note_refusal(shared: &Shared, inlet: &Inlet, (channel, outlet): At<'_>, mut failure: Failure) -> Failure {
     if failure.denial.is_some() && failure.refusal.is_some() {
         return failure;
     }
@@ -207,13 +214,12 @@ fn note_refusal(shared: &Shared, inlet: &Inlet, channel: Option<&Channel>, mut f
             Some(code::DENIED.as_str())
         }
     };
-    let outlets: Vec<String> = inlet.spec.to.iter().map(|to| to.outlet.to_string()).collect();
     shared.refusals.note(Refusal {
         id,
         at: shared.trust.now(),
         by,
         through: Some(Through::Inlet(inlet.spec.alias.clone())),
-        outlet: Some(outlets.join(", ")),
+        outlet: Some(outlet.map_or_else(|| inlet.outlets(", "), ToString::to_string)),
         peer: channel.map(Channel::peer),
         code: failure.code,
         told,
@@ -231,7 +237,9 @@ pub fn judge(shared: &Shared, inlet: &Inlet, channel: &Channel) -> Result<(), Fa
     let credential = channel.credential();
     shared.trust.recheck(&credential).map_err(|error| Failure::new(Step::Channel, error.code(), error.to_string()))?;
     let resource = Resource::inlet(inlet.spec.alias.as_str(), inlet.spec.allow.as_ref());
-    shared.decide(&resource, &credential).map_err(|denial| note_refusal(shared, inlet, Some(channel), Failure::denied(denial)))
+    shared
+        .decide(&resource, &credential)
+        .map_err(|denial| note_refusal(shared, inlet, (Some(channel), None), Failure::denied(denial)))
 }
 
 /// A new stream with the frame that opens it.
@@ -256,11 +264,11 @@ async fn carry(
 ) -> Carried {
     counted.ends(Cause::Refused);
     let mark = shared.dialled.taken(&application);
-    let open = Open { outlet: picked.target.share.to.outlet.clone(), probe: false, hops: shared.dialled.hops(mark), mark };
+    let open = Open { outlet: picked.outlet().clone(), probe: false, hops: shared.dialled.hops(mark), mark };
     let (id, mut stream, first) = match begin(&channel, &open) {
         Ok(begun) => begun,
         Err(error) => {
-            refuse(shared, inlet, Some(&channel), counted, Failure::new(Step::Outlet, code::INTERNAL, error.to_string()));
+            refuse(shared, inlet, at(&channel, &picked), counted, Failure::new(Step::Outlet, code::INTERNAL, error.to_string()));
             reset_application(application);
             return Carried::Over;
         }
@@ -268,12 +276,12 @@ async fn carry(
     let peer = channel.peer();
     if let Some(written) = &mut counted.written {
         written.with(channel.id(), id, peer);
-        written.through(picked.target.share.to.outlet.as_str());
+        written.through(picked.outlet().as_str());
     }
     let live = shared.live.enter(&channel, id, Through::Inlet(inlet.spec.alias.clone()));
     // From here on a change reaches it; one that came while its path was made has not.
     if let Err(failure) = judge(shared, inlet, &channel) {
-        refuse(shared, inlet, Some(&channel), counted, failure);
+        refuse(shared, inlet, at(&channel, &picked), counted, failure);
         reset_application(application);
         return Carried::Over;
     }
@@ -314,13 +322,13 @@ async fn carry(
             let may_go_on = others && failure.code != code::LOOP && tried.len() < MOST_TRIED;
             let early = if may_go_on { channel.take_back(id, sealed, stream.sent()).ok() } else { None };
             let Some(early) = early else {
-                refuse(shared, inlet, Some(&channel), counted, failure);
+                refuse(shared, inlet, at(&channel, &picked), counted, failure);
                 reset_application(application);
                 return Carried::Over;
             };
             // Nobody waits for the stream that is over: not whoever revokes its peer, nor a node that stops.
             drop((live, path));
-            let failure = note_refusal(shared, inlet, Some(&channel), failure);
+            let failure = note_refusal(shared, inlet, at(&channel, &picked), failure);
             counted.attempt_refused(failure.code, failure.refusal);
             match elsewhere(shared, inlet, &application, &tried).await {
                 Some(next) => {
@@ -335,7 +343,7 @@ async fn carry(
             picked.failed(shared, inlet);
             // The answer may be what got lost: the peer's node may have reached the target and would wait for another path.
             channel.say_reset(id, ResetCode::Timeout);
-            refuse(shared, inlet, Some(&channel), counted, *failure);
+            refuse(shared, inlet, at(&channel, &picked), counted, *failure);
         }
         End::Protocol(StreamError::UnexpectedKind(Kind::NoChannel)) => {
             // The peer's node forgot the channel; the next connection makes a new one.
@@ -343,7 +351,7 @@ async fn carry(
             refuse(
                 shared,
                 inlet,
-                Some(&channel),
+                at(&channel, &picked),
                 counted,
                 Failure::new(Step::Channel, code::NO_CHANNEL, "the peer's node no longer knows the channel; try again"),
             );
@@ -388,14 +396,15 @@ pub async fn probe(shared: &Arc<Shared>, inlet: &Arc<Inlet>) -> Result<KeyExchan
                 break Err(refused.or(none.err()).unwrap_or_else(nowhere));
             }
         };
-        let failure = match ask_again(shared, &picked.target.share.to.outlet, &channel, link.take()).await {
+        let failure = match ask_again(shared, picked.outlet(), &channel, link.take()).await {
             Ok(()) => break Ok(channel.exchange()),
             Err(failure) => failure,
         };
         let others = picked.failed(shared, inlet);
         tried.push(picked.place());
         let may_go_on = others && failure.code != code::LOOP && tried.len() < MOST_TRIED;
-        let failure = if failure.refusal.is_some() { note_refusal(shared, inlet, Some(&channel), failure) } else { failure };
+        let failure =
+            if failure.refusal.is_some() { note_refusal(shared, inlet, at(&channel, &picked), failure) } else { failure };
         if !may_go_on {
             break Err(failure);
         }

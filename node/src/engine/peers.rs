@@ -17,7 +17,7 @@ use super::code;
 use super::failure::{Failure, Step};
 use super::link::Link;
 use super::metrics::LinkKind;
-use super::relays::Gone;
+use super::relays::{Gone, Patience};
 use super::shared::Shared;
 use super::target::NodeKey;
 use super::trust::PublishedPeer;
@@ -141,7 +141,7 @@ impl Peers {
     }
 
     /// The nodes that may be the peer of `route`; those in `gone` are passed over. Waits for an answer of the
-    /// relays where one is about to come, and `patiently` also for a peer that may be restarting.
+    /// relays where one is about to come.
     ///
     /// # Errors
     /// The step that failed.
@@ -150,7 +150,7 @@ impl Peers {
         shared: &Arc<Shared>,
         route: &PeerRoute,
         gone: &Gone,
-        patiently: bool,
+        patience: Patience,
     ) -> Result<Vec<Candidate>, Failure> {
         first_credential(shared).await?;
         let name = match route {
@@ -164,7 +164,7 @@ impl Peers {
         };
         let mut candidates = Vec::new();
         let mut failure = None;
-        for instance in shared.relays.instances(shared, name, gone, patiently).await? {
+        for instance in shared.relays.instances(shared, name, gone, patience).await? {
             match shared.trust.verify_published(&instance, Some(name)) {
                 Ok(peer) => candidates.push(Candidate::Registered(peer, instance.weight.unwrap_or_default())),
                 Err(error) => {

@@ -71,6 +71,23 @@ struct State {
     withdrawn: bool,
 }
 
+/// How long a look-up waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Since when its connection waits: that is over after [`FIRST_ANSWER`], however many look-ups it takes.
+    pub begun: Instant,
+    /// Waits also for a peer that may be restarting.
+    pub returns: bool,
+}
+
+impl Patience {
+    /// As long as it takes to hear from a relay.
+    #[must_use]
+    pub fn for_an_answer() -> Self {
+        Self { begun: Instant::now(), returns: false }
+    }
+}
+
 /// What a look-up at all relays came to.
 enum Found {
     Instances(Vec<Instance>),
@@ -215,7 +232,7 @@ impl RelayLinks {
     }
 
     /// Who is registered under `name`, at any relay, each run of a node once; those in `gone` are passed over. Waits for an answer where one
-    /// is about to come, and `patiently` also for a peer that may be restarting.
+    /// is about to come.
     ///
     /// # Errors
     /// Where no relay could be asked.
@@ -224,14 +241,14 @@ impl RelayLinks {
         shared: &Shared,
         name: &RelayName,
         gone: &Gone,
-        patiently: bool,
+        patience: Patience,
     ) -> Result<Vec<Instance>, Failure> {
         self.watch(name);
-        let begun = Instant::now();
+        let asked = Instant::now();
         let mut ticks = shared.ticks.subscribe();
         loop {
             ticks.mark_unchanged();
-            match self.look_up(name, gone, begun, patiently) {
+            match self.look_up(name, gone, asked, patience) {
                 Found::Instances(found) => return Ok(found),
                 Found::Wait(until) => {
                     // The sender is a part of `shared`; late or not, it is looked again.
@@ -243,7 +260,7 @@ impl RelayLinks {
         }
     }
 
-    fn look_up(&self, name: &RelayName, gone: &Gone, begun: Instant, patiently: bool) -> Found {
+    fn look_up(&self, name: &RelayName, gone: &Gone, asked: Instant, patience: Patience) -> Found {
         let (links, further) = {
             let state = lock(&self.state);
             // Relays at which this node does not look yet: it begins to in a moment ([`LOOK_FURTHER`]).
@@ -267,11 +284,11 @@ impl RelayLinks {
         let now = Instant::now();
         // A relay that has failed is waited for only where there is no other.
         let pending = links.iter().any(|link| link.instances(name).is_none() && !link.has_failed());
-        if (pending || !answered) && now < begun + FIRST_ANSWER {
+        if (pending || !answered) && now < patience.begun + FIRST_ANSWER {
             if !answered {
                 links.iter().for_each(|link| link.hurry());
             }
-            return Found::Wait(begun + FIRST_ANSWER);
+            return Found::Wait(patience.begun + FIRST_ANSWER);
         }
         if !answered {
             let down: Vec<_> = links.iter().filter(|link| !link.is_up()).cloned().collect();
@@ -280,11 +297,11 @@ impl RelayLinks {
                 false => all_down(&down),
             });
         }
-        if further && now < begun + 2 * (LOOK_FURTHER + REVIEW) {
-            return Found::Wait(begun + 2 * (LOOK_FURTHER + REVIEW));
+        if further && now < asked + 2 * (LOOK_FURTHER + REVIEW) {
+            return Found::Wait(asked + 2 * (LOOK_FURTHER + REVIEW));
         }
         let deserted = links.iter().filter_map(|link| link.deserted(name)).chain(gone.since).max();
-        match deserted.map(|since| since.min(begun) + RETURN).filter(|until| patiently && now < *until) {
+        match deserted.map(|since| since.min(asked) + RETURN).filter(|until| patience.returns && now < *until) {
             Some(until) => Found::Wait(until),
             None => Found::Nobody,
         }

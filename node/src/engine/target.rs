@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use postern_proto::id::{Identifier, InstanceId};
-use postern_proto::name::RelayName;
+use postern_proto::name::{OutletName, RelayName};
 use postern_proto::spec::{Destinations, PeerRoute, Share};
 use postern_proto::weight::Weight;
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ use super::inlet::{Inlet, ask, judge};
 use super::link::Prepared;
 use super::peers::Candidate;
 use super::relay_link::lock;
-use super::relays::Gone;
+use super::relays::{Gone, Patience};
 use super::shared::Shared;
 
 /// A run of a node; `None` for whoever is reached directly, who is one.
@@ -122,10 +122,11 @@ pub async fn open(shared: &Arc<Shared>, inlet: &Arc<Inlet>) -> Result<Opened, Fa
     let order = inlet.targets.turn();
     let several = order.len() > 1;
     let mut first = None;
+    let begun = Instant::now();
     // Nobody waits for the return of one outlet's nodes while another one is there.
-    for patiently in if several { &[false, true][..] } else { &[true][..] } {
+    for returns in if several { &[false, true][..] } else { &[true][..] } {
         for target in &order {
-            match target.open(shared, inlet, *patiently).await {
+            match target.open(shared, inlet, Patience { begun, returns: *returns }).await {
                 Ok(opened) => return Ok(opened),
                 Err(failure) => {
                     if several {
@@ -146,12 +147,22 @@ enum Part {
     Whole,
 }
 
+impl Part {
+    /// The member whose node it is, where it is one node that relays know.
+    fn node(self) -> Option<impl tracing::Value> {
+        match self {
+            Self::Node(Some((identifier, _))) => Some(tracing::field::display(identifier)),
+            Self::Node(None) | Self::Whole => None,
+        }
+    }
+}
+
 impl Target {
-    async fn open(self: &Arc<Self>, shared: &Arc<Shared>, inlet: &Arc<Inlet>, patiently: bool) -> Result<Opened, Failure> {
+    async fn open(self: &Arc<Self>, shared: &Arc<Shared>, inlet: &Arc<Inlet>, patience: Patience) -> Result<Opened, Failure> {
         let mut gone = Gone::default();
         let mut last = None;
         loop {
-            let candidates = match shared.peers.candidates(shared, &self.share.to.peer, &gone, patiently).await {
+            let candidates = match shared.peers.candidates(shared, &self.share.to.peer, &gone, patience).await {
                 Ok(candidates) => candidates,
                 Err(failure) => return Err(last.unwrap_or(failure)),
             };
@@ -194,17 +205,18 @@ impl Target {
             Part::Whole => lock(&inlet.targets.turns).failed(&self.place, now),
         };
         if let Some(delay) = delay {
-            info!(inlet = %inlet.spec.alias, to = %self.share.to, ?part, "passed over until it works again");
+            info!(inlet = %inlet.spec.alias, to = %self.share.to, at = part.node(), "passed over until it works again");
             shared.spawn("probe of what failed", probe(Arc::clone(shared), Arc::clone(inlet), Arc::clone(self), part, delay));
         }
     }
 
     /// Asks whether a stream would be opened. `None`: there is nothing to ask any more.
     async fn works(&self, shared: &Arc<Shared>, inlet: &Inlet, part: Part) -> Option<Result<(), Failure>> {
-        let mut candidates = match shared.peers.candidates(shared, &self.share.to.peer, &Gone::default(), false).await {
-            Ok(candidates) => candidates,
-            Err(failure) => return matches!(part, Part::Whole).then_some(Err(failure)),
-        };
+        let mut candidates =
+            match shared.peers.candidates(shared, &self.share.to.peer, &Gone::default(), Patience::for_an_answer()).await {
+                Ok(candidates) => candidates,
+                Err(failure) => return matches!(part, Part::Whole).then_some(Err(failure)),
+            };
         if let Part::Node(node) = part {
             candidates.retain(|candidate| candidate.key() == node);
         }
@@ -215,7 +227,11 @@ impl Target {
                 Err(failure) => Err(failure),
             };
             match asked {
-                Ok(()) => return Some(Ok(())),
+                Ok(()) => {
+                    // No connection is to meet one that fails before it.
+                    lock(&self.nodes).served(&candidate.key());
+                    return Some(Ok(()));
+                }
                 Err(failure) => last = Some(Err(failure)),
             }
         }
@@ -277,19 +293,26 @@ impl Picked {
     }
 
     #[must_use]
+    pub fn outlet(&self) -> &OutletName {
+        &self.target.share.to.outlet
+    }
+
+    #[must_use]
     pub fn place(&self) -> Place {
         (self.target.place, self.node)
     }
 
-    /// The stream was not opened there: others are preferred from now on. Returns whether there are any.
+    /// The stream was not opened there: others are preferred from now on, and other outlets where it fails at all nodes. Returns whether there
+    /// are any.
     pub fn failed(&self, shared: &Arc<Shared>, inlet: &Arc<Inlet>) -> bool {
-        let several = inlet.targets.len() > 1;
         if self.others {
             self.target.failed(shared, inlet, Part::Node(self.node));
-        } else if several {
+        }
+        let several = inlet.targets.len() > 1;
+        if several && (!self.others || lock(&self.target.nodes).all_fail(Instant::now())) {
             self.target.failed(shared, inlet, Part::Whole);
         }
-        self.others || several
+        several || self.others
     }
 }
 
