@@ -208,9 +208,9 @@ fn a_node_that_is_stopping_is_waited_for_and_started() {
         let held = live(address(&home, "i").as_str());
         let before = home.node_pid("n");
         postern_test_support::signal(before, Signal::TERM);
-        eventually(PATIENCE, "the node to be called stopped", || {
+        eventually(PATIENCE, "the node to be called stopping", || {
             let shown = home.run(&["node", "show", "n"]);
-            (shown.status == 0 && shown.json()["status"] == "stopped").then_some(())
+            (shown.status == 0 && shown.json()["status"] == "stopping").then_some(())
         });
         let starting = home.invoke(["node"]).args(start).spawn();
         starting.line_with("the node `n` is stopping", PATIENCE);

@@ -47,11 +47,8 @@ pub fn runs(context: &Context, node: &NodeHome) -> Result<bool, CliError> {
     let deadline = Instant::now() + stop::DRAIN;
     let mut told = false;
     loop {
-        if node.running()?.is_none() {
-            return Ok(false);
-        }
-        if !node.is_stopping()? {
-            return Ok(true);
+        if node.stopping()?.is_none() {
+            return Ok(node.running()?.is_some());
         }
         if Instant::now() >= deadline {
             let what = format!("the node `{name}` is stopping, and has not ended after {} s", stop::DRAIN.as_secs());

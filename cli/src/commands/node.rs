@@ -7,7 +7,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::Duration;
 
 use clap::Subcommand;
-use postern_node::control::document::{FreshnessDocument, NodeDocument, NodeState};
+use postern_node::control::document::{FreshnessDocument, NodeDocument};
 use postern_node::daemon::Start;
 use postern_node::store::Stored;
 use postern_proto::name::NodeName;
@@ -126,7 +126,8 @@ pub fn document(context: &Context, home: &Home, node: &NodeHome) -> Result<NodeD
 pub fn stopped(home: &Home, node: &NodeHome) -> Result<NodeDocument, CliError> {
     let stored = Stored::load(node).map_err(|error| CliError::from(postern_node::control::fault::Fault::from(error)))?;
     let is_default = home.default_node()?.as_ref() == Some(node.name());
-    Ok(NodeDocument::stopped(node.name(), is_default, &stored))
+    let ending = node.stopping()?.map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+    Ok(NodeDocument::stopped(node.name(), is_default, &stored, ending))
 }
 
 fn list(context: &Context, home: &Home) -> Result<(), CliError> {
@@ -138,7 +139,7 @@ fn list(context: &Context, home: &Home) -> Result<(), CliError> {
             let default = if node.is_default { "yes" } else { "" };
             vec![
                 node.name.clone(),
-                state(node).to_owned(),
+                node.status.as_str().to_owned(),
                 default.to_owned(),
                 count(node.inlets.len()),
                 count(node.outlets.len()),
@@ -147,13 +148,6 @@ fn list(context: &Context, home: &Home) -> Result<(), CliError> {
         };
         table(&["NAME", "STATUS", "DEFAULT", "INLETS", "OUTLETS", "RELAYS"], &documents.iter().map(row).collect::<Vec<_>>())
     })
-}
-
-fn state(node: &NodeDocument) -> &'static str {
-    match node.status {
-        NodeState::Running => "running",
-        NodeState::Stopped => "stopped",
-    }
 }
 
 fn show(context: &Context, home: &Home, name: Option<&NodeName>) -> Result<(), CliError> {
@@ -173,7 +167,7 @@ fn heard(FreshnessDocument { heard_at, max_staleness, seconds_left }: &Freshness
 pub fn plain(node: &NodeDocument) -> String {
     let mut text = fields(&[
         ("name", node.name.clone()),
-        ("status", state(node).to_owned()),
+        ("status", node.status.as_str().to_owned()),
         ("identity", node.identity_name.clone()),
         ("default", if node.is_default { "yes" } else { "" }.to_owned()),
         ("pid", node.pid.map(|pid| pid.to_string()).unwrap_or_default()),

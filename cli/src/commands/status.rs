@@ -109,22 +109,23 @@ async fn look(home: &Home) -> Result<Look, CliError> {
     Ok(Look { document, nodes: shown })
 }
 
-/// A node that does not run: none of its portals can pass a byte.
+/// A node that does not run, or is about to end: none of its portals takes a connection.
 fn stopped(node: &NodeDocument) -> NodeStatusDocument {
+    let how = if node.status == NodeState::Stopping { "is being stopped" } else { "does not run" };
     let portal = |inlet: &String| PortalDocument {
         inlet: inlet.clone(),
         ok: false,
         key_exchange: None,
         step: Some("node".to_owned()),
         code: Some(postern_node::engine::code::NODE_STOPPED.into()),
-        reason: Some(format!("the node `{}` does not run; start it: postern node start {}", node.name, node.name)),
+        reason: Some(format!("the node `{}` {how}; start it: postern node start {}", node.name, node.name)),
         refusal: None,
     };
     NodeStatusDocument {
         api_version: node.api_version,
         name: node.name.clone(),
-        status: NodeState::Stopped,
-        pid: None,
+        status: node.status,
+        pid: node.pid,
         authority: None,
         waiting: Vec::new(),
         open_to_every_member: node.open_to_every_member.clone(),
@@ -136,11 +137,17 @@ fn stopped(node: &NodeDocument) -> NodeStatusDocument {
 
 fn servers_of(home: &Home) -> Result<Vec<ServersDocument>, CliError> {
     let Some(settings) = Settings::load(home)? else { return Ok(Vec::new()) };
-    let holder = Lock::holder(&home.servers()?, servers::LOCK)?;
+    let dir = home.servers()?;
+    let holder = Lock::holder(&dir, servers::LOCK)?;
+    let status = match holder {
+        None => NodeState::Stopped,
+        Some(_) if Lock::is_stopping(&dir, servers::LOCK)? => NodeState::Stopping,
+        Some(_) => NodeState::Running,
+    };
     Ok(vec![ServersDocument {
         roles: settings.roles.names(),
-        pid: holder.and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()),
-        status: if holder.is_some() { NodeState::Running } else { NodeState::Stopped },
+        pid: holder.map(|pid| pid.as_raw_nonzero().get().unsigned_abs()),
+        status,
         advertised: settings.advertised(),
         told_elsewhere: settings.told_elsewhere(),
         address: settings.listen,
@@ -159,7 +166,7 @@ fn is_no_member(waiting: &WaitingDocument) -> bool {
 fn well(document: &Document, nodes: &[NodeDocument]) -> bool {
     let empty = |node: &NodeDocument| node.inlets.is_empty() && node.outlets.is_empty() && node.relays.is_empty();
     let node_is_well = |node: &NodeDocument| match node.status {
-        NodeState::Stopped => empty(node),
+        NodeState::Stopping | NodeState::Stopped => empty(node),
         NodeState::Running => {
             node.relays.iter().all(|relay| relay.connection_status == Connection::Up)
                 && node.waiting.iter().all(|waiting| waiting.what != ENROLMENT && waiting.what != AUDIT && !is_no_member(waiting))
@@ -170,24 +177,17 @@ fn well(document: &Document, nodes: &[NodeDocument]) -> bool {
         && nodes.iter().all(node_is_well)
 }
 
-const fn state(state: NodeState) -> &'static str {
-    match state {
-        NodeState::Running => "running",
-        NodeState::Stopped => "stopped",
-    }
-}
-
 fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
     let mut text = String::new();
     for servers in &document.servers {
         let roles = servers.roles.join(" and ");
         text.push_str(&format!(
             "{roles}: {} on {}, told to others as {}{}\n",
-            state(servers.status),
+            servers.status.as_str(),
             servers.address,
             servers.advertised,
             match servers.status {
-                NodeState::Running => "",
+                NodeState::Running | NodeState::Stopping => "",
                 NodeState::Stopped if servers.roles.contains(&"authority") => "; start them: postern enroll",
                 NodeState::Stopped => "; start it: postern serve",
             }
@@ -199,9 +199,10 @@ fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
     for node in &document.nodes {
         let hint = match node.status {
             NodeState::Running => String::new(),
+            NodeState::Stopping => "; it lets its streams finish, and takes no more".to_owned(),
             NodeState::Stopped => format!("; start it: postern node start {}", node.name),
         };
-        text.push_str(&format!("node {}: {}{hint}\n", node.name, state(node.status)));
+        text.push_str(&format!("node {}: {}{hint}\n", node.name, node.status.as_str()));
         let away = |waiting: &WaitingDocument| waiting.what == AUTHORITY && !is_no_member(waiting);
         if let Some(authority) = node.authority.as_ref().filter(|_| node.waiting.iter().any(away)) {
             let FreshnessDocument { heard_at, max_staleness, seconds_left } = authority;

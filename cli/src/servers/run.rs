@@ -65,7 +65,7 @@ pub async fn run(
     ready: impl FnOnce(&Ready),
 ) -> Result<(), CliError> {
     let mut signals = Signals::new()?;
-    let _lock = match Lock::acquire(&home.servers()?, servers::LOCK) {
+    let lock = match Lock::acquire(&home.servers()?, servers::LOCK) {
         Ok(lock) => lock,
         Err(LockError::File(error)) => return Err(error.into()),
         Err(held @ LockError::Held { .. }) => {
@@ -130,6 +130,9 @@ pub async fn run(
     told_to_stop(&mut signals).await;
 
     tracing::info!("stopping");
+    if let Err(error) = lock.say_stopping() {
+        tracing::warn!(%error, "`status` takes these servers for ones that run until they have ended");
+    }
     let end = async {
         serving.stopping().cancel();
         // Both at once: a node that is told to go by its relay asks the authority nothing any more.

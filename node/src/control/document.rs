@@ -45,7 +45,20 @@ impl<'de> Deserialize<'de> for ApiVersion {
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
     Running,
+    /// It was told to stop, and lets its streams finish. It takes no connections and answers no commands any more.
+    Stopping,
     Stopped,
+}
+
+impl NodeState {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -367,17 +380,17 @@ pub struct NodeFacts {
 }
 
 impl NodeDocument {
-    /// A node that does not run, as it is stored.
+    /// A node that takes no commands, as it is stored; `ending` is the process that ran it, while that lets its streams finish.
     #[must_use]
-    pub fn stopped(name: &NodeName, is_default: bool, stored: &Stored) -> Self {
+    pub fn stopped(name: &NodeName, is_default: bool, stored: &Stored, ending: Option<u32>) -> Self {
         let specs = &stored.specs;
         Self {
             api_version: ApiVersion,
             name: name.to_string(),
             identity_name: stored.identity.to_string(),
             is_default,
-            status: NodeState::Stopped,
-            pid: None,
+            status: if ending.is_some() { NodeState::Stopping } else { NodeState::Stopped },
+            pid: ending,
             http_server_address: None,
             tcp_listener_address: stored.options.tcp_listener_address.as_ref().map(ToString::to_string),
             authority: None,
@@ -632,7 +645,7 @@ mod tests {
         let text = "name: n\nrelay: r\ntcp-outlet: {from: db, to: 5432, allow: a}\n\
                     tcp-inlet: {alias: web, from: 7000, via: other, to: x}\npolicy: {resource-type: tcp-inlet, allow: b}\n";
         let stored = Stored::from_config(&load("f", text, &Variables::default(), None).unwrap(), "me".parse().unwrap());
-        let document = NodeDocument::stopped(&"n".parse().unwrap(), true, &stored);
+        let document = NodeDocument::stopped(&"n".parse().unwrap(), true, &stored, None);
         let expected = serde_json::json!({
             "api_version": "1", "name": "n", "identity_name": "me", "is_default": true, "status": "stopped", "pid": null,
             "http_server_address": null, "tcp_listener_address": null, "authority": null, "waiting": [], "open_to_every_member": [], "policy_findings": [], "guardrails": [],

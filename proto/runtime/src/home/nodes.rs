@@ -242,13 +242,13 @@ impl NodeHome {
         Ok(Lock::holder(&self.dir, node::LOCK)?)
     }
 
-    /// Whether the process that runs this node was told to stop and has not ended yet; means nothing where [`NodeHome::running`]
-    /// finds none.
+    /// The process that runs this node, where it was told to stop and has not ended yet.
     ///
     /// # Errors
     /// Where the lock cannot be looked at.
-    pub fn is_stopping(&self) -> Result<bool, HomeError> {
-        Ok(Lock::is_stopping(&self.dir, node::LOCK)?)
+    pub fn stopping(&self) -> Result<Option<Pid>, HomeError> {
+        let Some(running) = self.running()? else { return Ok(None) };
+        Ok(Lock::is_stopping(&self.dir, node::LOCK)?.then_some(running))
     }
 
     /// Where to bind or connect the control socket; good while this value lives.
