@@ -7,6 +7,7 @@ use postern_node::config::resource::{RelayArguments, relay};
 use postern_node::control::document::{Connection, RelayDocument, RelayServerDocument};
 use postern_node::control::fault::Fault;
 use postern_proto::name::{NodeName, RelayName};
+use postern_proto::weight::Weight;
 
 use crate::args::Yes;
 use crate::authority::check_project;
@@ -26,6 +27,8 @@ pub enum Command {
     #[command(after_help = "\
 The ticket with which the node joined must have named it: postern project ticket --relay NAME
 
+Of a name that the node holds already, what is not given stays as it is.
+
 Examples:
   postern relay create
   postern relay create acme-relay --to n1")]
@@ -40,7 +43,7 @@ Examples:
         #[arg(long, value_name = "ROUTE")]
         at: Option<String>,
         /// Its share of new connections beside other nodes under the name: a number from 1 to 1000 [default: 1]
-        #[arg(long, value_name = "NUMBER")]
+        #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
         weight: Option<String>,
     },
     /// List the relay names of a node
@@ -88,11 +91,26 @@ pub fn run(context: &Context, command: Command) -> Result<(), CliError> {
     let home = if matches!(command, Command::Create { .. }) { context.home_or_new()? } else { context.home()? };
     match command {
         Command::Create { name, to, at, weight } => {
-            let spec = relay(RelayArguments { name: Some(&name), at: at.as_deref(), weight: weight.as_deref() })
+            let mut spec = relay(RelayArguments { name: Some(&name), at: at.as_deref(), weight: weight.as_deref() })
                 .map_err(|errors| Fault::usage(&errors))?;
             check_project(&home, at.as_deref().unwrap_or_default())?;
             let node = existing_or_made(context, &home, to.as_ref(), Need::Project)?;
-            let made = ask(context, &node, async |client| client.create_relay(&spec, WAIT).await)?;
+            let made = ask(context, &node, async |client| {
+                // Of a name that is held already, what is not given stays as it is.
+                if let Some(held) = client.relays().await?.into_iter().find(|held| held.name == spec.name.as_str()) {
+                    if at.is_none()
+                        && let Ok(at) = held.at.parse()
+                    {
+                        spec.at = at;
+                    }
+                    if weight.is_none()
+                        && let Ok(weight) = Weight::try_from(held.weight)
+                    {
+                        spec.weight = weight;
+                    }
+                }
+                client.create_relay(&spec, WAIT).await
+            })?;
             match made.connection_status {
                 Connection::Up => {
                     context.output().say(format_args!("node `{}` can be found as `{name}` at the relays", node.name()))
