@@ -18,12 +18,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use postern_proto::address::HostPort;
 use postern_runtime::metrics::CONTENT_TYPE;
-use postern_runtime::net::{Acceptor, SocketKind, bind};
+use postern_runtime::net::{Acceptor, BindError, SocketKind, bind};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::control::code;
 use crate::control::document::{AUDIT, AUTHORITY, NodeStatusDocument};
 use crate::control::fault::Fault;
 use crate::keeper::Keeper;
@@ -49,7 +50,14 @@ impl Local {
     /// # Errors
     /// Where it cannot be listened on.
     pub async fn bind(port: u16) -> Result<Self, Fault> {
-        let listener = bind(&HostPort::from(SocketAddr::from(([127, 0, 0, 1], port)))).await?;
+        let listener = bind(&HostPort::from(SocketAddr::from(([127, 0, 0, 1], port)))).await.map_err(|error| match error {
+            BindError::InUse { address } => {
+                Fault::new(code::ADDRESS_IN_USE, format!("{address}, the `http-server-port`, is in use"))
+                    .because("another program listens there")
+                    .try_this("choose another port, or 0 for a free one")
+            }
+            other => other.into(),
+        })?;
         let address = listener.local_addr().map_err(|error| Fault::from(crate::engine::EngineError::Address(error)))?;
         Ok(Self { listener, address })
     }

@@ -355,7 +355,7 @@ impl Service {
         let Some(left_out) = noted else { return };
         let mut reason = refusal.to_string();
         // No line where there is no row: whoever is refused again and again does not fill the log.
-        tracing::info!(actor = ?actor, %action, subject, %reason, left_out, "refused");
+        tracing::info!(actor = actor.map(tracing::field::display), %action, subject, %reason, left_out, "refused");
         if left_out > 0 {
             reason.push_str(&format!(" (and {left_out} more since the last row)"));
         }

@@ -5,7 +5,7 @@ mod service;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output as ProcessOutput, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -234,13 +234,15 @@ impl<'a> Stage<'a> {
         self.root.join(home)
     }
 
-    fn command(&self, home: &Path, arguments: &[&str]) -> std::io::Result<ProcessOutput> {
-        Command::new(&self.postern).args(arguments).env("POSTERN_HOME", home).env("NO_INPUT", "1").stdin(Stdio::null()).output()
+    fn command(&self, home: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.postern);
+        command.args(arguments).env("POSTERN_HOME", home).env("NO_INPUT", "1").stdin(Stdio::null());
+        command
     }
 
     /// Runs a command of the story; its standard output.
     fn postern(&self, home: &str, arguments: &[&str]) -> Result<String, CliError> {
-        let output = self.command(&self.home(home), arguments)?;
+        let output = self.command(&self.home(home), arguments).output()?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
         }
@@ -250,7 +252,7 @@ impl<'a> Stage<'a> {
 
     /// Runs a command that has to fail; the first line of what it tells.
     fn fails(&self, home: &str, arguments: &[&str]) -> Result<String, CliError> {
-        let output = self.command(&self.home(home), arguments)?;
+        let output = self.command(&self.home(home), arguments).output()?;
         let told = String::from_utf8_lossy(&output.stderr);
         if output.status.success() {
             return Err(CliError::new(code::DEMO, format!("`postern {}` should have been refused", arguments.join(" "))));
@@ -314,19 +316,24 @@ impl<'a> Stage<'a> {
 
     /// Ends every process of the story and removes its files.
     fn clear(&self) {
-        for home in ["third", "copy", "customer", "vendor", "initech"] {
-            let home = self.home(home);
-            if home.exists() {
-                // A home that cannot be reset is told of below, when its directory cannot be removed or a process is seen.
-                if let Ok(output) = self.command(&home, &["reset", "-y"])
-                    && !output.status.success()
-                {
-                    self.context.output().warn(String::from_utf8_lossy(&output.stderr).trim());
-                }
-            }
-        }
+        // The nodes at once: each leaves its peers a moment to hear that it goes. The servers come last, which tell them.
+        self.reset(&["third", "copy", "customer", "vendor"]);
+        self.reset(&["initech"]);
         if let Err(error) = std::fs::remove_dir_all(&self.root) {
             self.context.output().warn(format!("{} was not removed: {error}", self.root.display()));
+        }
+    }
+
+    fn reset(&self, homes: &[&str]) {
+        let homes = homes.iter().map(|home| self.home(home)).filter(|home| home.exists());
+        let reset = |home: PathBuf| self.command(&home, &["reset", "-y"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        // A home that cannot be reset is told of by `clear`, when its directory cannot be removed or a process is seen.
+        for child in homes.filter_map(|home| reset(home).ok()).collect::<Vec<_>>() {
+            if let Ok(output) = child.wait_with_output()
+                && !output.status.success()
+            {
+                self.context.output().warn(String::from_utf8_lossy(&output.stderr).trim());
+            }
         }
     }
 }
