@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use postern_test_support::{
-    EchoServer, PATIENCE, Project, Reserved, Signal, TestHome, echoes, eventually, http_get, json, live, pings, signal, skipped,
+    EchoServer, PATIENCE, Portal, Project, Reserved, Signal, TestHome, echoes, eventually, http_get, json, live, pings, signal,
+    skipped,
 };
 
 fn home() -> TestHome {
@@ -316,4 +317,22 @@ fn an_authority_that_stays_away_ends_streams_a_minute_after_their_credential() {
     let portal = &status["portals"][0];
     assert_eq!((&portal["step"], &portal["code"]), (&json!("credential"), &json!("NO_CREDENTIAL")), "{status}");
     assert!(portal["reason"].as_str().is_some_and(|reason| reason.contains("credential")), "{status}");
+}
+
+/// Told to stop, a relay lets the streams that pass it finish first: who starts the servers meanwhile wants them to run afterwards.
+#[test]
+fn servers_that_are_stopping_are_waited_for_and_started() {
+    let service = EchoServer::start();
+    let portal = Portal::to(env!("CARGO_BIN_EXE_postern"), service.port());
+    let held = live(portal.inlet);
+    let before = portal.project.servers_pid();
+    signal(before, Signal::TERM);
+    eventually(PATIENCE, "the servers to be called stopping", || {
+        let shown = portal.project.run(&["status"]).json();
+        (shown["servers"][0]["status"] == "stopping").then_some(())
+    });
+    portal.project.run(&["enroll"]).success().says("the process of the servers is stopping");
+    let shown = portal.project.json(&["status"]);
+    assert!(shown["servers"][0]["status"] == "running" && portal.project.servers_pid() != before, "{shown}");
+    drop(held);
 }

@@ -1,6 +1,6 @@
 //! The process of a node: started in the background from here, or run as this process.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postern_node::control::document::NodeDocument;
 use postern_node::daemon::{self, Start};
@@ -13,16 +13,12 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::background::{self, Background};
-use crate::code;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::stop;
 
 /// How long a node may take beyond the time that it was told to wait for its peers.
 const START_DEADLINE: Duration = Duration::from_secs(30);
-
-/// How often a node that is stopping is looked at: a lock tells nobody when it is free.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// What the background process is told in private.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,29 +33,14 @@ pub struct DaemonArgs {
     name: NodeName,
 }
 
-/// Whether a process runs the node, and goes on to. One that was told to stop lets its streams finish first: it is waited for, so
-/// that whoever wants the node to run can start it.
+/// Whether a process runs the node, and goes on to; one that was told to stop is waited for.
 ///
 /// # Errors
 /// Where it is stopping and does not end.
 pub fn runs(context: &Context, node: &NodeHome) -> Result<bool, CliError> {
     let name = node.name();
-    let deadline = Instant::now() + stop::DRAIN;
-    let mut told = false;
-    loop {
-        if node.stopping()?.is_none() {
-            return Ok(node.running()?.is_some());
-        }
-        if Instant::now() >= deadline {
-            let what = format!("the node `{name}` is stopping, and has not ended after {} s", stop::DRAIN.as_secs());
-            return Err(CliError::new(code::RUNNING, what).try_this(format!("end it at once: postern node stop {name}")));
-        }
-        if !told {
-            context.output().say(format_args!("the node `{name}` is stopping; waiting until it has ended"));
-            told = true;
-        }
-        std::thread::sleep(LOOK);
-    }
+    let hint = format!("end it at once: postern node stop {name}");
+    stop::goes_on(context, (node.dir(), node::LOCK), &format!("the node `{name}` is stopping"), hint)
 }
 
 /// Starts a node in the background and waits until it says that it is up, or why not.

@@ -83,7 +83,8 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             .warn(format_args!("{odd}: unless something leads from there to here, nobody finds them (--advertise HOST[:PORT])"));
     }
 
-    let running = Lock::holder(&servers, files::LOCK)?.is_some();
+    let hint = "end it at once: postern serve stop".to_owned();
+    let running = stop::goes_on(context, (&servers, files::LOCK), "the process of the servers is stopping", hint)?;
     let changed = kept.as_ref() != Some(&settings);
     if running && changed {
         context.output().say("restarting the servers with the new settings");

@@ -141,7 +141,7 @@ fn servers_of(home: &Home) -> Result<Vec<ServersDocument>, CliError> {
     let holder = Lock::holder(&dir, servers::LOCK)?;
     let status = match holder {
         None => NodeState::Stopped,
-        Some(_) if Lock::is_stopping(&dir, servers::LOCK)? => NodeState::Stopping,
+        Some(_) if Lock::stopping(&dir, servers::LOCK)?.is_some() => NodeState::Stopping,
         Some(_) => NodeState::Running,
     };
     Ok(vec![ServersDocument {
@@ -199,7 +199,7 @@ fn plain(document: &Document, nodes: &[NodeDocument]) -> String {
     for node in &document.nodes {
         let hint = match node.status {
             NodeState::Running => String::new(),
-            NodeState::Stopping => "; it lets its streams finish, and takes no more".to_owned(),
+            NodeState::Stopping => "; it lets its streams finish".to_owned(),
             NodeState::Stopped => format!("; start it: postern node start {}", node.name),
         };
         text.push_str(&format!("node {}: {}{hint}\n", node.name, node.status.as_str()));

@@ -45,7 +45,7 @@ impl<'de> Deserialize<'de> for ApiVersion {
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
     Running,
-    /// It was told to stop, and lets its streams finish. It takes no connections and answers no commands any more.
+    /// It was told to stop, and lets its streams finish. It answers no commands any more.
     Stopping,
     Stopped,
 }

@@ -45,6 +45,8 @@ struct Entry {
     /// The last turn in which it could be chosen.
     turn: u64,
     failing: Option<Failing>,
+    /// It is being asked again, until [`Balance::probed`].
+    probing: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -127,7 +129,12 @@ impl<K: Eq + Hash + Clone> Balance<K> {
 
     /// It did not serve: it is passed over, and to be asked again after the time that is returned. `None` where that is under way already.
     pub fn failed(&mut self, key: &K, now: Instant) -> Option<Duration> {
-        (!self.is_failing(key, now)).then(|| self.fails_still(key, now))
+        if self.is_failing(key, now) {
+            return None;
+        }
+        let delay = self.fails_still(key, now);
+        let entry = self.entries.get_mut(key)?;
+        (!std::mem::replace(&mut entry.probing, true)).then_some(delay)
     }
 
     /// It was asked again, and does not serve: to be asked after that time.
@@ -140,7 +147,15 @@ impl<K: Eq + Hash + Clone> Balance<K> {
         delay
     }
 
-    /// It served.
+    /// It was asked again, and serves, or there is nothing to ask any more.
+    pub fn probed(&mut self, key: &K) {
+        self.served(key);
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.probing = false;
+        }
+    }
+
+    /// It serves, as somebody else has found who asked.
     pub fn served(&mut self, key: &K) {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.failing = None;
@@ -230,8 +245,11 @@ mod tests {
         balance.turn(&candidates[..2], at(1_000));
         assert!(balance.all_fail(at(1_000)));
         balance.served(&0);
-        balance.served(&1);
+        assert_eq!(balance.failed(&0, at(1_500)), None, "it is being asked already");
+        balance.probed(&0);
+        balance.probed(&1);
         assert!(counts::<3>(&mut balance, &candidates, 9).iter().all(|count| *count >= 2), "nothing is made up for at once");
+        assert_eq!(balance.failed(&0, at(1_800)), Some(SHORTEST), "another fault");
         for _ in 0..10 {
             assert!(balance.fails_still(&0, at(2_000)) <= LONGEST);
         }

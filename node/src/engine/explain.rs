@@ -248,7 +248,7 @@ async fn outlet_target(shared: &Shared, question: &Question, policy: Verdict) ->
 }
 
 async fn inlet_side(shared: &Arc<Shared>, question: &Question) -> Vec<Told> {
-    let candidates = match shared.peers.candidates(shared, &question.route, &Gone::default(), Patience::for_an_answer()).await {
+    let candidates = match shared.peers.candidates(shared, &question.route, &Gone::default(), &mut Patience::default()).await {
         Ok(candidates) => candidates,
         Err(failure) => return vec![look_up_failed(&failure)],
     };

@@ -142,6 +142,12 @@ pub(super) async fn connection(shared: Arc<Shared>, inlet: Arc<Inlet>, applicati
     }
 }
 
+/// A stream was not opened for `failure`: whether there is another place to try, which is preferred from now on. A circle of portals has as many
+/// ends as there are ways through it, and who is a part of it says how long it is: that tells nothing of the place.
+fn passed_over(picked: &Picked, failure: &Failure, shared: &Arc<Shared>, inlet: &Arc<Inlet>) -> bool {
+    failure.code != code::LOOP && picked.failed(shared, inlet)
+}
+
 /// What became of a connection.
 enum Carried {
     Over,
@@ -229,17 +235,17 @@ fn note_refusal(shared: &Shared, inlet: &Inlet, (channel, outlet): At<'_>, mut f
     failure
 }
 
-/// This node's decision about a stream to the peer of `channel`.
+/// This node's decision about a stream to `outlet` of the peer of `channel`.
 ///
 /// # Errors
 /// Why not.
-pub fn judge(shared: &Shared, inlet: &Inlet, channel: &Channel) -> Result<(), Failure> {
+pub fn judge(shared: &Shared, inlet: &Inlet, channel: &Channel, outlet: &OutletName) -> Result<(), Failure> {
     let credential = channel.credential();
     shared.trust.recheck(&credential).map_err(|error| Failure::new(Step::Channel, error.code(), error.to_string()))?;
     let resource = Resource::inlet(inlet.spec.alias.as_str(), inlet.spec.allow.as_ref());
     shared
         .decide(&resource, &credential)
-        .map_err(|denial| note_refusal(shared, inlet, (Some(channel), None), Failure::denied(denial)))
+        .map_err(|denial| note_refusal(shared, inlet, (Some(channel), Some(outlet)), Failure::denied(denial)))
 }
 
 /// A new stream with the frame that opens it.
@@ -280,7 +286,7 @@ async fn carry(
     }
     let live = shared.live.enter(&channel, id, Through::Inlet(inlet.spec.alias.clone()));
     // From here on a change reaches it; one that came while its path was made has not.
-    if let Err(failure) = judge(shared, inlet, &channel) {
+    if let Err(failure) = judge(shared, inlet, &channel, picked.outlet()) {
         refuse(shared, inlet, at(&channel, &picked), counted, failure);
         reset_application(application);
         return Carried::Over;
@@ -316,10 +322,9 @@ async fn carry(
         }
         End::Rejected(reject) => {
             let failure = Failure::rejected(&reject);
-            let others = picked.failed(shared, inlet);
+            let others = passed_over(&picked, &failure, shared, inlet);
             tried.push(picked.place());
-            // A circle of portals has as many ends as there are ways through it.
-            let may_go_on = others && failure.code != code::LOOP && tried.len() < MOST_TRIED;
+            let may_go_on = others && tried.len() < MOST_TRIED;
             let early = if may_go_on { channel.take_back(id, sealed, stream.sent()).ok() } else { None };
             let Some(early) = early else {
                 refuse(shared, inlet, at(&channel, &picked), counted, failure);
@@ -400,9 +405,9 @@ pub async fn probe(shared: &Arc<Shared>, inlet: &Arc<Inlet>) -> Result<KeyExchan
             Ok(()) => break Ok(channel.exchange()),
             Err(failure) => failure,
         };
-        let others = picked.failed(shared, inlet);
+        let others = passed_over(&picked, &failure, shared, inlet);
         tried.push(picked.place());
-        let may_go_on = others && failure.code != code::LOOP && tried.len() < MOST_TRIED;
+        let may_go_on = others && tried.len() < MOST_TRIED;
         let failure =
             if failure.refusal.is_some() { note_refusal(shared, inlet, at(&channel, &picked), failure) } else { failure };
         if !may_go_on {

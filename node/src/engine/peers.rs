@@ -150,7 +150,7 @@ impl Peers {
         shared: &Arc<Shared>,
         route: &PeerRoute,
         gone: &Gone,
-        patience: Patience,
+        patience: &mut Patience,
     ) -> Result<Vec<Candidate>, Failure> {
         first_credential(shared).await?;
         let name = match route {

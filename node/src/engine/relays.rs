@@ -71,21 +71,13 @@ struct State {
     withdrawn: bool,
 }
 
-/// How long a look-up waits.
-#[derive(Debug, Clone, Copy)]
+/// How long the look-ups of one attempt wait.
+#[derive(Debug, Default)]
 pub struct Patience {
-    /// Since when its connection waits: that is over after [`FIRST_ANSWER`], however many look-ups it takes.
-    pub begun: Instant,
+    /// Until when a relay's answer is waited for, once one had to be: [`FIRST_ANSWER`] is for all look-ups together.
+    answer: Option<Instant>,
     /// Waits also for a peer that may be restarting.
     pub returns: bool,
-}
-
-impl Patience {
-    /// As long as it takes to hear from a relay.
-    #[must_use]
-    pub fn for_an_answer() -> Self {
-        Self { begun: Instant::now(), returns: false }
-    }
 }
 
 /// What a look-up at all relays came to.
@@ -241,7 +233,7 @@ impl RelayLinks {
         shared: &Shared,
         name: &RelayName,
         gone: &Gone,
-        patience: Patience,
+        patience: &mut Patience,
     ) -> Result<Vec<Instance>, Failure> {
         self.watch(name);
         let asked = Instant::now();
@@ -260,7 +252,7 @@ impl RelayLinks {
         }
     }
 
-    fn look_up(&self, name: &RelayName, gone: &Gone, asked: Instant, patience: Patience) -> Found {
+    fn look_up(&self, name: &RelayName, gone: &Gone, asked: Instant, patience: &mut Patience) -> Found {
         let (links, further) = {
             let state = lock(&self.state);
             // Relays at which this node does not look yet: it begins to in a moment ([`LOOK_FURTHER`]).
@@ -284,11 +276,14 @@ impl RelayLinks {
         let now = Instant::now();
         // A relay that has failed is waited for only where there is no other.
         let pending = links.iter().any(|link| link.instances(name).is_none() && !link.has_failed());
-        if (pending || !answered) && now < patience.begun + FIRST_ANSWER {
-            if !answered {
-                links.iter().for_each(|link| link.hurry());
+        if pending || !answered {
+            let until = *patience.answer.get_or_insert(now + FIRST_ANSWER);
+            if now < until {
+                if !answered {
+                    links.iter().for_each(|link| link.hurry());
+                }
+                return Found::Wait(until);
             }
-            return Found::Wait(patience.begun + FIRST_ANSWER);
         }
         if !answered {
             let down: Vec<_> = links.iter().filter(|link| !link.is_up()).cloned().collect();

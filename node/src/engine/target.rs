@@ -122,11 +122,12 @@ pub async fn open(shared: &Arc<Shared>, inlet: &Arc<Inlet>) -> Result<Opened, Fa
     let order = inlet.targets.turn();
     let several = order.len() > 1;
     let mut first = None;
-    let begun = Instant::now();
+    let mut patience = Patience::default();
     // Nobody waits for the return of one outlet's nodes while another one is there.
     for returns in if several { &[false, true][..] } else { &[true][..] } {
+        patience.returns = *returns;
         for target in &order {
-            match target.open(shared, inlet, Patience { begun, returns: *returns }).await {
+            match target.open(shared, inlet, &mut patience).await {
                 Ok(opened) => return Ok(opened),
                 Err(failure) => {
                     if several {
@@ -158,7 +159,12 @@ impl Part {
 }
 
 impl Target {
-    async fn open(self: &Arc<Self>, shared: &Arc<Shared>, inlet: &Arc<Inlet>, patience: Patience) -> Result<Opened, Failure> {
+    async fn open(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        inlet: &Arc<Inlet>,
+        patience: &mut Patience,
+    ) -> Result<Opened, Failure> {
         let mut gone = Gone::default();
         let mut last = None;
         loop {
@@ -171,7 +177,7 @@ impl Target {
             let others = candidates.len() > 1;
             let mut again = false;
             for candidate in order.into_iter().filter_map(|place| candidates.get(place)) {
-                match reach(shared, inlet, candidate).await {
+                match reach(shared, inlet, self, candidate).await {
                     Ok((channel, link)) => {
                         let picked = Picked::new(Arc::clone(self), candidate.key(), others);
                         return Ok(Opened { channel, link, picked });
@@ -213,7 +219,7 @@ impl Target {
     /// Asks whether a stream would be opened. `None`: there is nothing to ask any more.
     async fn works(&self, shared: &Arc<Shared>, inlet: &Inlet, part: Part) -> Option<Result<(), Failure>> {
         let mut candidates =
-            match shared.peers.candidates(shared, &self.share.to.peer, &Gone::default(), Patience::for_an_answer()).await {
+            match shared.peers.candidates(shared, &self.share.to.peer, &Gone::default(), &mut Patience::default()).await {
                 Ok(candidates) => candidates,
                 Err(failure) => return matches!(part, Part::Whole).then_some(Err(failure)),
             };
@@ -222,7 +228,7 @@ impl Target {
         }
         let mut last = None;
         for candidate in &candidates {
-            let asked = match reach(shared, inlet, candidate).await {
+            let asked = match reach(shared, inlet, self, candidate).await {
                 Ok((channel, link)) => ask(&self.share.to.outlet, &channel, link.take()).await,
                 Err(failure) => Err(failure),
             };
@@ -258,17 +264,28 @@ async fn probe(shared: Arc<Shared>, inlet: Arc<Inlet>, target: Arc<Target>, part
         delay = match (part, failed) {
             (Part::Node(node), true) => lock(&target.nodes).fails_still(&node, now),
             (Part::Whole, true) => lock(&inlet.targets.turns).fails_still(&target.place, now),
-            (Part::Node(node), false) => return lock(&target.nodes).served(&node),
-            (Part::Whole, false) => return lock(&inlet.targets.turns).served(&target.place),
+            (Part::Node(node), false) => {
+                if works.is_some() {
+                    // A node that serves is enough for the outlet.
+                    lock(&inlet.targets.turns).served(&target.place);
+                }
+                return lock(&target.nodes).probed(&node);
+            }
+            (Part::Whole, false) => return lock(&inlet.targets.turns).probed(&target.place),
         };
     }
 }
 
 /// A channel with one node, this node's decision about it, and a path to it.
-async fn reach(shared: &Arc<Shared>, inlet: &Inlet, candidate: &Candidate) -> Result<(Arc<Channel>, Prepared), Failure> {
+async fn reach(
+    shared: &Arc<Shared>,
+    inlet: &Inlet,
+    target: &Target,
+    candidate: &Candidate,
+) -> Result<(Arc<Channel>, Prepared), Failure> {
     let channel = shared.peers.channel(shared, candidate).await?;
     channel.settled().await;
-    judge(shared, inlet, &channel)?;
+    judge(shared, inlet, &channel, &target.share.to.outlet)?;
     let link = match channel.take_idle() {
         Some(link) => link,
         None => shared.peers.path(shared, &channel).await?,

@@ -52,11 +52,8 @@ impl TestHome {
 /// The channel to the peer of an inlet, made where there is none.
 async fn channel_of(engine: &Engine, inlet: &InletSpec) -> Arc<super::channel::Channel> {
     let shared = &engine.shared;
-    let candidates = shared
-        .peers
-        .candidates(shared, &inlet.to.first().peer, &Default::default(), super::relays::Patience::for_an_answer())
-        .await
-        .unwrap();
+    let candidates =
+        shared.peers.candidates(shared, &inlet.to.first().peer, &Default::default(), &mut Default::default()).await.unwrap();
     shared.peers.channel(shared, &candidates[0]).await.unwrap()
 }
 

@@ -62,7 +62,7 @@ impl Lock {
         }
     }
 
-    /// Says in the file that this process is about to end, for [`Lock::is_stopping`]. To be called once.
+    /// Says in the file that this process is about to end, for [`Lock::stopping`]. To be called once.
     ///
     /// # Errors
     /// Where it cannot be written.
@@ -71,14 +71,15 @@ impl Lock {
         (&self.file).write_all(format!("{STOPPING}\n").as_bytes())
     }
 
-    /// Whether the process that holds the lock `name` in `dir` has said that it is about to end. Where nobody holds the lock, that
-    /// means nothing: the file stays as its last holder left it.
+    /// The process that holds the lock `name` in `dir`, where it has said that it is about to end.
     ///
     /// # Errors
     /// Where the file cannot be looked at.
-    pub fn is_stopping(dir: &Dir, name: &str) -> Result<bool, FileError> {
-        let Some(mut file) = dir.open_to_look(name)? else { return Ok(false) };
-        Ok(read_line(&mut file, 2).is_some_and(|line| line == STOPPING))
+    pub fn stopping(dir: &Dir, name: &str) -> Result<Option<Pid>, FileError> {
+        // Where nobody holds the lock, the file stays as its last holder left it.
+        let Some(holder) = Self::holder(dir, name)? else { return Ok(None) };
+        let Some(mut file) = dir.open_to_look(name)? else { return Ok(None) };
+        Ok(read_line(&mut file, 2).is_some_and(|line| line == STOPPING).then_some(holder))
     }
 
     /// The process that holds the lock `name` in `dir`, if one does.
@@ -230,15 +231,16 @@ mod tests {
     #[test]
     fn a_holder_says_that_it_stops_and_the_next_one_does_not() {
         let (_scratch, dir) = scratch();
-        assert!(!Lock::is_stopping(&dir, "lock").unwrap());
+        let us = Pid::from_raw(std::process::id() as i32);
+        assert_eq!(Lock::stopping(&dir, "lock").unwrap(), None);
         let held = Lock::acquire(&dir, "lock").unwrap();
-        assert!(!Lock::is_stopping(&dir, "lock").unwrap());
+        assert_eq!(Lock::stopping(&dir, "lock").unwrap(), None);
         held.say_stopping().unwrap();
-        assert!(Lock::is_stopping(&dir, "lock").unwrap());
-        assert_eq!(Lock::holder(&dir, "lock").unwrap(), Pid::from_raw(std::process::id() as i32));
+        assert_eq!((Lock::stopping(&dir, "lock").unwrap(), Lock::holder(&dir, "lock").unwrap()), (us, us));
         drop(held);
+        assert_eq!(Lock::stopping(&dir, "lock").unwrap(), None, "what the file says is left of one that ended");
         let _next = Lock::acquire(&dir, "lock").unwrap();
-        assert!(!Lock::is_stopping(&dir, "lock").unwrap());
+        assert_eq!(Lock::stopping(&dir, "lock").unwrap(), None);
     }
 
     #[test]

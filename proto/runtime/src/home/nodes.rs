@@ -247,8 +247,7 @@ impl NodeHome {
     /// # Errors
     /// Where the lock cannot be looked at.
     pub fn stopping(&self) -> Result<Option<Pid>, HomeError> {
-        let Some(running) = self.running()? else { return Ok(None) };
-        Ok(Lock::is_stopping(&self.dir, node::LOCK)?.then_some(running))
+        Ok(Lock::stopping(&self.dir, node::LOCK)?)
     }
 
     /// Where to bind or connect the control socket; good while this value lives.
