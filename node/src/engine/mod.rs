@@ -161,7 +161,9 @@ impl Engine {
         let workers = Workers::start().map_err(EngineError::Workers)?;
         let shared = Arc::new(Shared::new(settings, workers, open_files, stream_log, refusals));
         match shared.node_home.dir().try_clone() {
-            Ok(dir) => shared.supervisor.spawn("log of streams", writer.run(dir, shared.stop.child_token())),
+            Ok(dir) => {
+                shared.supervisor.spawn("log of streams", writer.run(dir, shared.stop.child_token()));
+            }
             Err(error) => tracing::error!(%error, "the log of streams cannot be written"),
         }
         if let Some(sender) = sender {

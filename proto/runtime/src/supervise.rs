@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -76,8 +77,9 @@ impl Supervisor {
     }
 
     /// Runs `task` under this node. It is expected to heed [`Self::stopping`]. A panic in it ends it alone, and is counted.
-    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.spawn_boxed(name, self.abort.clone(), Box::pin(task));
+    /// What is returned drops it.
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.spawn_boxed(name, self.abort.clone(), Box::pin(task))
     }
 
     /// As [`Self::spawn`], for a task that need not heed anything: it is dropped when `stop` is cancelled, which is
@@ -89,7 +91,7 @@ impl Supervisor {
 
     /// The task stands in an allocation of its own: a future that is handed on by value through several others takes its room once in
     /// each of them, for as long as it lives.
-    fn spawn_boxed(&self, name: &'static str, end: CancellationToken, mut task: BoxedTask) {
+    fn spawn_boxed(&self, name: &'static str, end: CancellationToken, mut task: BoxedTask) -> AbortHandle {
         // Tracked by every node above, so that a parent drains when its children have.
         let tracked: Box<[_]> = self.lineage.iter().map(TaskTracker::token).collect();
         let panics = Arc::clone(&self.panics);
@@ -103,7 +105,7 @@ impl Supervisor {
             }
             drop(tracked);
         };
-        tokio::spawn(task.instrument(tracing::Span::current()));
+        tokio::spawn(task.instrument(tracing::Span::current())).abort_handle()
     }
 
     /// Tasks that run now, children's included.

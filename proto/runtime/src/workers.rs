@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use pin_project_lite::pin_project;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::AbortHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::supervise::Supervisor;
@@ -189,12 +190,17 @@ impl Workers {
     }
 
     /// Runs `task`, a piece of work, under `supervisor`: on the thread that has the fewest; on the one that calls, if there is none with fewer, or
-    /// while work is brief.
-    pub fn spawn(&self, supervisor: &Supervisor, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    /// while work is brief. What is returned drops it.
+    pub fn spawn(
+        &self,
+        supervisor: &Supervisor,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> AbortHandle {
         let worker = self.next();
         let task = Carried { task, _load: self.load(worker) };
         let _context = worker.handle.enter();
-        supervisor.spawn(name, task);
+        supervisor.spawn(name, task)
     }
 
     /// As [`Self::spawn`]; the task is dropped when `stop` is cancelled.

@@ -1,20 +1,29 @@
 //! The joins that live, by whom they join: those of a revoked member are cut, whatever its node does.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use postern_proto::id::Identifier;
 use slab::Slab;
-use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
-/// Both ends of a join.
-type Ends = (Identifier, Identifier);
-
-/// Who joins, and how the join hears that it must end.
-type Table = Slab<(Ends, Option<oneshot::Sender<()>>)>;
-
-/// All joins of a relay. One that was cut has no sender any more, and keeps its number until it leaves.
+/// All joins of a relay.
 #[derive(Debug, Default)]
 pub(super) struct Cuts(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    joins: Slab<Join>,
+    /// Everyone who joins, once: a member has few nodes, and each may have thousands of joins.
+    members: HashSet<Arc<Identifier>>,
+}
+
+#[derive(Debug)]
+struct Join {
+    ends: [Arc<Identifier>; 2],
+    /// None once it was cut: it keeps its number until it leaves.
+    task: Option<AbortHandle>,
+}
 
 /// The place of a join among them; leaves it when dropped.
 #[derive(Debug)]
@@ -24,19 +33,24 @@ pub(super) struct Place {
 }
 
 impl Cuts {
-    /// A join begins. The receiver hears when it must end.
-    pub(super) fn enter(self: &Arc<Self>, ends: Ends) -> (Place, oneshot::Receiver<()>) {
-        let (cut, is_cut) = oneshot::channel();
-        let number = self.lock().insert((ends, Some(cut)));
-        (Place { cuts: Arc::clone(self), number }, is_cut)
+    /// A join begins, and is the work of `task`, which drops the place when it ends.
+    pub(super) fn enter(self: &Arc<Self>, ends: [Identifier; 2], task: AbortHandle) -> Place {
+        let mut table = self.lock();
+        let ends = ends.map(|end| table.member(end));
+        let number = table.joins.insert(Join { ends, task: Some(task) });
+        Place { cuts: Arc::clone(self), number }
     }
 
     /// Ends the joins with an end that `is_out`; returns whose they are.
-    pub(super) fn cut(&self, is_out: impl Fn(&Identifier) -> bool) -> Vec<Ends> {
-        let mut table = self.lock();
-        let out = table.iter_mut().filter(|(_, ((one, other), _))| is_out(one) || is_out(other));
-        // Dropping the sender says it.
-        out.filter_map(|(_, (ends, cut))| cut.take().map(|_| *ends)).collect()
+    pub(super) fn cut(&self, is_out: impl Fn(&Identifier) -> bool) -> Vec<[Identifier; 2]> {
+        let out = |join: &mut Join| {
+            let task = join.ends.iter().any(|end| is_out(end)).then(|| join.task.take())??;
+            Some((join.ends.each_ref().map(|end| **end), task))
+        };
+        let cut: Vec<_> = self.lock().joins.iter_mut().filter_map(|(_, join)| out(join)).collect();
+        // Without the lock, which a task that ends takes.
+        cut.iter().for_each(|(_, task)| task.abort());
+        cut.into_iter().map(|(ends, _)| ends).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -44,29 +58,70 @@ impl Cuts {
     }
 }
 
+impl Table {
+    fn member(&mut self, identifier: Identifier) -> Arc<Identifier> {
+        if let Some(known) = self.members.get(&identifier) {
+            return Arc::clone(known);
+        }
+        let member = Arc::new(identifier);
+        self.members.insert(Arc::clone(&member));
+        member
+    }
+
+    fn leave(&mut self, number: usize) {
+        let Some(Join { ends, .. }) = self.joins.try_remove(number) else { return };
+        for end in ends {
+            // This one, and the one among the members.
+            if Arc::strong_count(&end) == 2 {
+                self.members.remove(&end);
+            }
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        self.cuts.lock().try_remove(self.number);
+        self.cuts.lock().leave(self.number);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::task::JoinHandle;
+
     use super::*;
 
-    #[test]
-    fn the_joins_of_one_who_is_out_are_cut_and_no_others() {
+    #[tokio::test]
+    async fn the_joins_of_one_who_is_out_are_cut_and_no_others() {
         let cuts = Arc::new(Cuts::default());
         let who = |number| Identifier::from_bytes([number; 32]);
-        let (one, mut first) = cuts.enter((who(1), who(2)));
-        let (two, mut second) = cuts.enter((who(3), who(1)));
-        let (three, mut third) = cuts.enter((who(3), who(2)));
-        assert_eq!(cuts.cut(|end| *end == who(1)), [(who(1), who(2)), (who(3), who(1))]);
-        let open = oneshot::error::TryRecvError::Empty;
-        assert!(first.try_recv() != Err(open.clone()) && second.try_recv() != Err(open.clone()));
-        assert_eq!(third.try_recv(), Err(open));
-        assert_eq!(cuts.cut(|end| *end == who(1)), []);
-        drop((one, two, three));
-        assert!(cuts.lock().is_empty());
+        let counts = || {
+            let table = cuts.lock();
+            (table.joins.len(), table.members.len())
+        };
+        let enter = |ends: [u8; 2]| -> JoinHandle<()> {
+            let (tell, place) = tokio::sync::oneshot::channel::<Place>();
+            let task = tokio::spawn(async move {
+                let _place = place.await;
+                std::future::pending().await
+            });
+            tell.send(cuts.enter(ends.map(who), task.abort_handle())).unwrap();
+            task
+        };
+        let (first, second, third) = (enter([1, 2]), enter([3, 1]), enter([3, 2]));
+        assert_eq!(counts(), (3, 3));
+        assert_eq!(cuts.cut(|end| *end == who(1)), [[who(1), who(2)], [who(3), who(1)]]);
+        assert!(cuts.cut(|end| *end == who(1)).is_empty(), "once");
+        assert!(first.await.unwrap_err().is_cancelled() && second.await.unwrap_err().is_cancelled());
+        assert!(!third.is_finished());
+        assert_eq!(counts(), (1, 2));
+        assert_eq!(cuts.cut(|_| true).len(), 1);
+        assert!(third.await.unwrap_err().is_cancelled());
+        assert_eq!(counts(), (0, 0));
+    }
+
+    #[test]
+    fn a_join_takes_little_room() {
+        assert_eq!(size_of::<Join>(), 24);
     }
 }

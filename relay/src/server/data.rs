@@ -9,6 +9,7 @@ use postern_proto::id::{Identifier, SessionId};
 use postern_proto::link::{Frame, LinkFrames, Opening, Refusal};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::Shared;
@@ -108,7 +109,7 @@ async fn carry_out(shared: &Arc<Shared>, mut opened: Opened, verdict: Verdict) -
             if opened.say(&joined(parked_by)).await.is_err() {
                 return Some(DropReason::Closed);
             }
-            shared.join((dialled_by.identifier, parked_by.identifier), opened.link, parked.link);
+            shared.join([dialled_by.identifier, parked_by.identifier], opened.link, parked.link);
             None
         }
     }
@@ -149,36 +150,40 @@ async fn refuse(mut opened: Opened, reason: Refusal) {
 
 impl Shared {
     /// Splices two links, in a task of its own: what their tasks needed until here is freed.
-    fn join(self: &Arc<Self>, whose: (Identifier, Identifier), dialler: Link, parked: Link) {
-        let beginning = Box::pin(begin(Arc::clone(self), whose, [dialler, parked]));
-        self.workers.spawn(&self.supervisor, "relay: join", async move {
+    fn join(self: &Arc<Self>, whose: [Identifier; 2], dialler: Link, parked: Link) {
+        let (tell, task) = oneshot::channel();
+        let beginning = Box::pin(begin(Arc::clone(self), task, whose, [dialler, parked]));
+        let task = self.workers.spawn(&self.supervisor, "relay: join", async move {
             // A join holds nothing of how it began.
             if let Some(joined) = beginning.await {
                 joined.await;
             }
         });
+        // Where nobody hears it, the join has ended before.
+        let _ = tell.send(task);
     }
 }
 
-/// Takes two links to the calling thread. `None` where one cannot be taken, or its member is revoked: both are closed, and their nodes dial
+/// Takes two links to the calling thread, where their `task` runs. `None` where one cannot be taken, or its member is revoked: both are closed, and their nodes dial
 /// anew.
-async fn begin(shared: Arc<Shared>, whose: (Identifier, Identifier), links: [Link; 2]) -> Option<Joined> {
+async fn begin(
+    shared: Arc<Shared>,
+    task: oneshot::Receiver<AbortHandle>,
+    whose: [Identifier; 2],
+    links: [Link; 2],
+) -> Option<Joined> {
     let [Ok(one), Ok(other)] = links.map(Link::adopted) else { return None };
-    let (place, is_cut) = shared.cuts.enter(whose);
+    let place = shared.cuts.enter(whose, task.await.ok()?);
     // A revocation cuts what has entered, and this one may have been under way when it came.
     let voided = Arc::clone(&shared.trust().voided);
-    if voided.is_revoked(&whose.0) || voided.is_revoked(&whose.1) {
+    if whose.iter().any(|end| voided.is_revoked(end)) {
         return None;
     }
     let carrying = Box::pin(shared.splicer.join(one.accepted.stream, other.accepted.stream));
     let held = [(one.accepted.permit, one.counted), (other.accepted.permit, other.counted)];
     Some(Box::pin(async move {
         let mut counted = shared.metrics.join();
-        let report = tokio::select! {
-            biased;
-            report = carrying => report,
-            _ = is_cut => return,
-        };
+        let report = carrying.await;
         counted.ended(&report.end);
         drop((place, held));
         let (to_parked, to_dialler) = (report.forward, report.backward);

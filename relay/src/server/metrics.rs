@@ -10,7 +10,7 @@ use crate::splice::End;
 const RESULT: Label = Label { name: "result", values: "`ok` or `failed`" };
 const CAUSE: Label = Label {
     name: "cause",
-    values: "`closed` (by one of the two nodes), `failed` (one of the two links broke), `cut` (the relay was stopped)",
+    values: "`closed` (by one of the two nodes), `failed` (one of the two links broke), `cut` (the relay was stopped, or one of the two was revoked)",
 };
 const TO: Label = Label { name: "to", values: "`parked` (from the node that dialled) or `dialler` (back to it)" };
 const REFUSAL: Label = Label { name: "reason", values: "[why](#why-a-relay-refuses)" };

@@ -383,7 +383,7 @@ async fn follow_trust(shared: Arc<Shared>) {
         }
         shared.pass_on(&trust, before.map(|before| &before.statements));
         shared.enforced.send_if_modified(|epoch| std::mem::replace(epoch, trust.voided.epoch()) != trust.voided.epoch());
-        for (one, other) in cut {
+        for [one, other] in cut {
             tracing::info!(%one, %other, epoch = trust.voided.epoch(), "a join was cut: one of them was revoked");
         }
         known = Some(trust);
