@@ -16,6 +16,7 @@ pub mod memory;
 pub mod metrics;
 pub mod net;
 pub mod open_files;
+mod scheduling;
 pub mod session;
 pub mod statics;
 pub mod supervise;

@@ -2,7 +2,7 @@
 //! all belong to one of them wakes that thread and no other, and its buffers stay in one cache. (With threads that share their work,
 //! a wake-up of one wakes another to look for work that is not there: figures in `docs/adr/0010-threads-that-move-bytes.md`.)
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::future::Future;
 use std::io;
 use std::num::NonZero;
@@ -19,6 +19,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::AbortHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::scheduling::Scheduling;
 use crate::supervise::Supervisor;
 
 /// What runs everything of a daemon but the bytes: half as many threads as the machine runs at once, for those that share their work wake
@@ -49,6 +50,19 @@ const BUSY: Duration = Duration::from_millis(100);
 thread_local! {
     /// When something kept this thread busy last, and what work it is used to, where it is one of [`Workers`].
     static HERE: OnceCell<(Arc<Moment>, Arc<Habit>)> = const { OnceCell::new() };
+
+    /// How this thread is scheduled, where that changes.
+    static SCHEDULING: RefCell<Option<Scheduling>> = const { RefCell::new(None) };
+}
+
+/// Before this thread sleeps.
+fn review_scheduling() {
+    SCHEDULING.with_borrow_mut(|scheduling| {
+        if let Some(Err(error)) = scheduling.as_mut().map(Scheduling::review) {
+            tracing::debug!(%error, "how this thread is scheduled cannot be changed");
+            *scheduling = None;
+        }
+    });
 }
 
 /// Milliseconds since the first of them; 0 is never.
@@ -155,24 +169,25 @@ impl Workers {
     /// # Errors
     /// Where the operating system gives no thread or no reactor.
     pub fn start() -> io::Result<Arc<Self>> {
-        Self::of(thread::available_parallelism().map_or(1, NonZero::get))
+        Self::of(thread::available_parallelism().map_or(1, NonZero::get), false)
     }
 
-    /// Starts half as many, for a relay: one thread splices more than two nodes seal and open on a core each.
+    /// Starts half as many, for a relay: one thread splices more than two nodes seal and open on a core each. They give way to other threads while
+    /// those keep them waiting for short times only.
     ///
     /// # Errors
     /// As [`Self::start`].
     pub fn start_half() -> io::Result<Arc<Self>> {
-        Self::of(thread::available_parallelism().map_or(1, NonZero::get).div_ceil(2))
+        Self::of(thread::available_parallelism().map_or(1, NonZero::get).div_ceil(2), true)
     }
 
-    fn of(count: usize) -> io::Result<Arc<Self>> {
+    fn of(count: usize, give_way: bool) -> io::Result<Arc<Self>> {
         let stop = CancellationToken::new();
         let mut threads = Vec::new();
         let guard = stop.clone().drop_guard();
         let habit = Arc::<Habit>::default();
         for number in 0..count.min(MOST) {
-            let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+            let runtime = Builder::new_current_thread().enable_io().enable_time().on_thread_park(review_scheduling).build()?;
             let handle = runtime.handle().clone();
             let stop = stop.clone();
             let busy = Arc::<Moment>::default();
@@ -181,6 +196,9 @@ impl Workers {
                 HERE.with(|here| {
                     here.get_or_init(move || of_thread);
                 });
+                if give_way {
+                    SCHEDULING.set(Scheduling::of_this_thread());
+                }
                 runtime.block_on(stop.cancelled());
             };
             let thread = thread::Builder::new().name(format!("worker {number}")).spawn(run)?;
@@ -310,6 +328,7 @@ pub fn adopt(socket: TcpStream, home: ThreadId) -> io::Result<TcpStream> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
     use std::sync::mpsc;
     use std::time::Duration;
 
@@ -343,7 +362,7 @@ mod tests {
 
     #[test]
     fn work_that_lasts_is_spread_and_brief_work_stays_together() {
-        let workers = Workers::of(2).unwrap();
+        let workers = Workers::of(2, false).unwrap();
         assert!(workers.begin().is_none(), "this thread is none of them");
         let first = on(&workers, 0, |workers| workers.begin()).unwrap();
         assert_eq!((on(&workers, 0, next), on(&workers, 1, next)), (1, 1));
@@ -363,7 +382,7 @@ mod tests {
 
     #[test]
     fn brief_work_leaves_a_thread_that_is_crowded_or_busy() {
-        let workers = Workers::of(2).unwrap();
+        let workers = Workers::of(2, false).unwrap();
         several_brief(&workers);
         let crowd: Vec<Load> = (0..=CROWD).map(|_| on(&workers, 0, |workers| workers.begin()).unwrap()).collect();
         assert_eq!((on(&workers, 0, next), on(&workers, 0, better), on(&workers, 1, better)), (1, Some(1), None));
@@ -411,5 +430,51 @@ mod tests {
         assert_eq!(&word, b"word");
         let ran_on = tokio::task::spawn_blocking(move || ran.recv_timeout(Duration::from_secs(5)).unwrap()).await.unwrap();
         assert_ne!(ran_on, thread::current().id());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn threads_of_a_relay_give_way_but_not_to_who_computes() {
+        /// The scheduling policy among the numbers of a thread (proc_pid_stat(5)), the 39th behind the name.
+        const POLICY: usize = 38;
+        let workers = Workers::start_half().unwrap();
+        let supervisor = Supervisor::new();
+        let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        far.set_nonblocking(true).unwrap();
+        let (tell, thread) = mpsc::channel();
+        workers.spawn(&supervisor, "echo", async move {
+            tell.send(std::fs::canonicalize("/proc/thread-self").unwrap()).unwrap();
+            let mut far = tokio::net::UnixStream::from_std(far).unwrap();
+            let mut byte = [0];
+            while far.read_exact(&mut byte).await.is_ok() {
+                far.write_all(&byte).await.unwrap();
+            }
+        });
+        let stat = thread.recv_timeout(Duration::from_secs(5)).unwrap().join("stat");
+        // It looks before it sleeps, so it is woken until it has.
+        let mut until = |policy: libc::c_int| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            loop {
+                near.write_all(&[0]).unwrap();
+                near.read_exact(&mut [0]).unwrap();
+                let stat = std::fs::read_to_string(&stat).unwrap();
+                let (_, numbers) = stat.rsplit_once(") ").unwrap();
+                if numbers.split(' ').nth(POLICY).unwrap().parse() == Ok(policy) {
+                    return;
+                }
+                assert!(Instant::now() < deadline, "{stat} is not {policy}");
+            }
+        };
+        until(libc::SCHED_BATCH);
+        // Until they are told to stop, or this test has failed.
+        let (stop, deadline) = (AtomicUsize::new(0), Instant::now() + Duration::from_secs(60));
+        thread::scope(|scope| {
+            for _ in 0..thread::available_parallelism().unwrap().get() {
+                scope.spawn(|| while stop.load(Ordering::Relaxed) == 0 && Instant::now() < deadline {});
+            }
+            until(libc::SCHED_OTHER);
+            stop.store(1, Ordering::Relaxed);
+        });
+        until(libc::SCHED_BATCH);
     }
 }
