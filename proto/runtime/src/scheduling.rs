@@ -7,7 +7,9 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZero;
 use std::os::unix::fs::FileExt as _;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// As long a thread does something else between two looks: not much longer than the wait that it looks for, so that few other ones are counted with it.
@@ -16,8 +18,9 @@ const LOOK: Duration = Duration::from_millis(1);
 /// A wait for somebody who sleeps soon. Each turn on a core may have one.
 const SHORT: Duration = Duration::from_micros(100);
 
-/// Having waited so much longer between two looks is too long: who moves bytes leaves a core sooner, who computes has slices of one to four milliseconds.
-const LONG: Duration = Duration::from_millis(1);
+/// Having waited so much longer between two looks is a long wait, on a machine with one core. Who moves bytes leaves a core sooner; who computes has
+/// a slice of 0.7 ms at least. A slice is longer the more cores there are ([`long`]).
+const LONG: Duration = Duration::from_micros(500);
 
 /// One long wait in so many turns is nobody's fault: something of the system ran.
 const TURNS: u64 = 1000;
@@ -25,9 +28,17 @@ const TURNS: u64 = 1000;
 /// More long waits than this, beyond one for so many turns, and somebody computes.
 const TOLERATED: u64 = 2;
 
-/// How long a thread is normal after it has waited too long: twice as long each time, until it has given way for as long without it.
+/// How long a thread is normal before it gives way: at first, and after too many long waits; twice as long each time, while they go on.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+
+/// Without a long wait for so long, whoever computed has ended.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// What a long wait is, with so many cores: Linux makes slices longer by their logarithm, up to eight (kernel/sched/fair.c, `sysctl_sched_base_slice`).
+fn long(cores: usize) -> Duration {
+    LONG * (1 + cores.clamp(1, 8).ilog2())
+}
 
 /// Scheduling policies of threads (sched(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,14 +59,17 @@ struct Waits {
 /// Decides a thread's policy.
 #[derive(Debug)]
 struct Judge {
+    long: Duration,
     policy: Policy,
-    since: Instant,
+    /// When it began to give way, or waited for long since.
+    disturbed: Instant,
     /// When to look next.
     next: Instant,
     /// As of the last look.
     waits: Waits,
-    /// For how many turns there have been long waits already.
+    /// [`TURNS`] for each long wait, less one for each turn since.
     debt: u64,
+    /// How long the next time as a normal thread will be.
     pause: Duration,
 }
 
@@ -74,24 +88,31 @@ impl Scheduling {
             return None;
         }
         let statistics = File::open("/proc/thread-self/schedstat").ok()?;
-        Some(Self { statistics, judge: Judge::new(Instant::now()) })
+        // Fewer than the machine has, where this process may not use all: a wait is called long sooner.
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        Some(Self { statistics, judge: Judge::new(Instant::now(), long(cores)) })
     }
 
     /// Looks at how long this thread has waited, where it is time to, and changes its policy accordingly. To be called often, on the thread that made it.
     ///
     /// # Errors
-    /// Where the system does not permit it. The policy is the normal one then, or nothing was changed.
+    /// Where the system does not permit it, or does not tell how long threads wait any more (the policy is the normal one then), or somebody else has
+    /// changed the policy. It should not be called again then.
     pub(crate) fn review(&mut self) -> io::Result<()> {
         let now = Instant::now();
         if now < self.judge.next {
             return Ok(());
         }
-        let verdict = self.waits().map(|waits| self.judge.judge(now, waits));
-        if let Some(policy) = verdict.as_ref().map_or(Some(Policy::Normal), |verdict| *verdict) {
-            tracing::debug!(?policy, pause = ?self.judge.pause, "this thread is scheduled differently");
-            system::set_policy(policy)?;
+        if system::policy() != Some(self.judge.policy) {
+            return Err(io::Error::other("somebody else has set its scheduling policy"));
         }
-        verdict.map(|_| ())
+        let waits = match self.waits() {
+            Ok(waits) => waits,
+            Err(error) => return system::set_policy(Policy::Normal).and(Err(error)),
+        };
+        let Some(policy) = self.judge.judge(now, waits) else { return Ok(()) };
+        tracing::debug!(?policy, pause = ?self.judge.pause, "this thread is scheduled differently");
+        system::set_policy(policy)
     }
 
     fn waits(&self) -> io::Result<Waits> {
@@ -112,9 +133,9 @@ impl Waits {
 
 impl Judge {
     /// Of a thread that is normal.
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, long: Duration) -> Self {
         let waits = Waits { waited: Duration::ZERO, turns: 0 };
-        Self { policy: Policy::Normal, since: now, next: now + FIRST_PAUSE, waits, debt: 0, pause: FIRST_PAUSE }
+        Self { long, policy: Policy::Normal, disturbed: now, next: now + FIRST_PAUSE, waits, debt: 0, pause: FIRST_PAUSE }
     }
 
     /// Says what is to be another policy from now on.
@@ -125,27 +146,26 @@ impl Judge {
         match self.policy {
             // A kernel that counts nothing says that this thread never had a turn.
             Policy::Normal if turns == 0 => return None,
-            Policy::Normal => self.policy = Policy::Batch,
+            Policy::Normal => (self.policy, self.debt, self.disturbed) = (Policy::Batch, 0, now),
             Policy::Batch => {
                 self.debt = self.debt.saturating_sub(turns);
-                if waited >= LONG + SHORT * u32::try_from(turns).unwrap_or(u32::MAX) {
-                    self.debt += TURNS;
+                if waited >= self.long + SHORT * u32::try_from(turns).unwrap_or(u32::MAX) {
+                    (self.debt, self.disturbed) = (self.debt + TURNS, now);
+                } else if now - self.disturbed >= QUIET {
+                    self.pause = FIRST_PAUSE;
                 }
                 if self.debt <= TOLERATED * TURNS {
-                    if now - self.since >= self.pause {
-                        self.pause = FIRST_PAUSE;
-                    }
                     return None;
                 }
-                (self.policy, self.debt, self.next) = (Policy::Normal, 0, now + self.pause);
+                (self.policy, self.next) = (Policy::Normal, now + self.pause);
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             }
         }
-        self.since = now;
         Some(self.policy)
     }
 }
 
+/// By system calls: what the C library knows of a thread's policy is what it has set itself (pthread_getschedparam(3)), and musl's sets none.
 #[cfg(target_os = "linux")]
 mod system {
     use std::io;
@@ -153,31 +173,30 @@ mod system {
     use super::Policy;
 
     /// The calling thread's policy; `None` where it is none of these.
-    #[expect(unsafe_code, reason = "a function of C that no crate wraps")]
+    #[expect(unsafe_code, reason = "system calls that no crate here wraps")]
     pub(super) fn policy() -> Option<Policy> {
-        let mut policy = 0;
-        let mut parameters = libc::sched_param { sched_priority: 0 };
-        // SAFETY: both are written to and not kept, and the calling thread lives (pthread_getschedparam(3)).
-        let failed = unsafe { libc::pthread_getschedparam(libc::pthread_self(), &raw mut policy, &raw mut parameters) };
-        match policy {
-            libc::SCHED_OTHER if failed == 0 => Some(Policy::Normal),
-            libc::SCHED_BATCH if failed == 0 => Some(Policy::Batch),
+        // SAFETY: it takes the number of a thread, 0 for the calling one, and no memory (sched_getscheduler(2)).
+        let policy = unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) };
+        match i32::try_from(policy) {
+            Ok(libc::SCHED_OTHER) => Some(Policy::Normal),
+            Ok(libc::SCHED_BATCH) => Some(Policy::Batch),
             _ => None,
         }
     }
 
     /// Sets the calling thread's policy. Its nice value stays.
-    #[expect(unsafe_code, reason = "a function of C that no crate wraps")]
+    #[expect(unsafe_code, reason = "system calls that no crate here wraps")]
     pub(super) fn set_policy(policy: Policy) -> io::Result<()> {
         let policy = match policy {
             Policy::Normal => libc::SCHED_OTHER,
             Policy::Batch => libc::SCHED_BATCH,
         };
-        let parameters = libc::sched_param { sched_priority: 0 };
-        // SAFETY: the parameters are read and not kept, and the calling thread lives (pthread_setschedparam(3)).
-        match unsafe { libc::pthread_setschedparam(libc::pthread_self(), policy, &raw const parameters) } {
+        // `struct sched_param` of the kernel: a priority, which is 0 for these policies.
+        let parameters: libc::c_int = 0;
+        // SAFETY: it reads the parameters, which outlive it, and no other memory; 0 is the calling thread (sched_setscheduler(2)).
+        match unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const parameters) } {
             0 => Ok(()),
-            error => Err(io::Error::from_raw_os_error(error)),
+            _ => Err(io::Error::last_os_error()),
         }
     }
 }
@@ -211,7 +230,7 @@ mod tests {
     impl Court {
         fn new() -> Self {
             let now = Instant::now();
-            Self { judge: Judge::new(now), now, waits: Waits { waited: Duration::ZERO, turns: 1 } }
+            Self { judge: Judge::new(now, LONG), now, waits: Waits { waited: Duration::ZERO, turns: 1 } }
         }
 
         /// What is decided when it looks next, after so many turns with so long a wait before each.
@@ -221,9 +240,16 @@ mod tests {
             self.judge.judge(self.now, self.waits)
         }
 
-        /// What is decided after as many long waits as are too many.
-        fn kept_waiting(&mut self) -> Option<Policy> {
-            (0..=TOLERATED).map(|_| self.next(1, LONG + SHORT)).last().flatten()
+        /// After as many long waits as are too many, it is to be normal.
+        fn keep_waiting(&mut self) {
+            for _ in 0..TOLERATED {
+                assert_eq!(self.next(1, LONG + SHORT), None);
+            }
+            assert_eq!(self.next(1, LONG + SHORT), Some(Policy::Normal));
+        }
+
+        fn pause(&self) -> Duration {
+            self.judge.next - self.now
         }
     }
 
@@ -238,8 +264,14 @@ mod tests {
         assert_eq!(court.next(1, LONG + SHORT), None, "one that is long");
         assert_eq!(court.next(1, LONG + SHORT), None);
         assert_eq!(court.next(1, LONG + SHORT), Some(Policy::Normal), "several of few");
-        assert_eq!(court.judge.next - court.now, FIRST_PAUSE);
+        assert_eq!(court.pause(), FIRST_PAUSE);
         assert_eq!(court.next(0, SHORT), None, "nothing was done, so nobody can be in its way");
+    }
+
+    #[test]
+    fn waits_are_long_by_the_cores_of_the_machine() {
+        let of = |cores| long(cores).as_micros();
+        assert_eq!([0, 1, 2, 4, 7, 8, 200].map(of), [500, 500, 1000, 1500, 1500, 2000, 2000]);
     }
 
     #[test]
@@ -258,18 +290,35 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..8 {
             assert_eq!(court.next(10, SHORT), Some(Policy::Batch));
-            assert_eq!(court.next(10, SHORT), None, "a short while without long waits changes nothing");
-            assert_eq!(court.kept_waiting(), Some(Policy::Normal));
-            pauses.push((court.judge.next - court.now).as_millis());
+            court.keep_waiting();
+            pauses.push(court.pause().as_millis());
         }
         assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 8000, 8000, 8000]);
         assert_eq!(court.next(10, SHORT), Some(Policy::Batch));
         let batch = court.now;
-        while court.now - batch < LONGEST_PAUSE {
+        while court.now - batch < QUIET {
             assert_eq!(court.next(10, SHORT), None);
         }
-        assert_eq!(court.kept_waiting(), Some(Policy::Normal));
-        assert_eq!(court.judge.next - court.now, FIRST_PAUSE, "as long without long waits as the pause was");
+        court.keep_waiting();
+        assert_eq!(court.pause(), FIRST_PAUSE, "it was quiet meanwhile");
+    }
+
+    #[test]
+    fn messages_that_come_rarely_wait_as_rarely() {
+        for gap in [LOOK, Duration::from_millis(260), Duration::from_secs(1), QUIET, QUIET * 3] {
+            let mut court = Court::new();
+            let (mut long, mut messages) = (0, 0);
+            let end = court.now + Duration::from_secs(240);
+            while court.now < end {
+                messages += 1;
+                let next = court.judge.next;
+                court.judge.next = next.max(court.now + gap);
+                long += u32::from(court.judge.policy == Policy::Batch);
+                court.next(1, if court.judge.policy == Policy::Batch { LONG + SHORT } else { Duration::ZERO });
+            }
+            assert!(long <= 3 * (240 / 8 + 6), "{long} of {messages} every {gap:?}");
+            assert_eq!(court.judge.pause, LONGEST_PAUSE, "{gap:?}");
+        }
     }
 
     #[test]
@@ -293,17 +342,32 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn the_policy_of_a_thread_is_its_own() {
-        let thread = || {
+        if Scheduling::of_this_thread().is_none() {
+            println!(
+                "skipped: the system does not tell how long threads wait, or this process has a scheduling policy of its own"
+            );
+            return;
+        }
+        let test = || {
             assert_eq!(system::policy(), Some(Policy::Normal));
             system::set_policy(Policy::Batch).unwrap();
             assert_eq!(system::policy(), Some(Policy::Batch));
             assert!(Scheduling::of_this_thread().is_none(), "whoever set it may have had a reason");
             system::set_policy(Policy::Normal).unwrap();
-            system::policy()
+            assert_eq!(system::policy(), Some(Policy::Normal));
+            let mut scheduling = Scheduling::of_this_thread().unwrap();
+            assert!(scheduling.waits().unwrap().turns > 0);
+            scheduling.review().unwrap();
+            assert_eq!(system::policy(), Some(Policy::Normal), "it is not time yet");
+            scheduling.judge.next = Instant::now();
+            scheduling.review().unwrap();
+            assert_eq!(system::policy(), Some(Policy::Batch));
+            system::set_policy(Policy::Normal).unwrap();
+            scheduling.judge.next = Instant::now();
+            scheduling.review().unwrap_err();
+            assert_eq!(system::policy(), Some(Policy::Normal), "somebody else's choice stays");
         };
-        assert_eq!(std::thread::spawn(thread).join().unwrap(), Some(Policy::Normal));
+        thread::spawn(test).join().unwrap();
         assert_eq!(system::policy(), Some(Policy::Normal));
-        let scheduling = Scheduling::of_this_thread().unwrap();
-        assert!(scheduling.waits().unwrap().turns > 0);
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Instrument as _;
 
 /// How long aborted tasks get to be dropped. They end at their next await; one that computes is left to the end of the process.
@@ -77,7 +78,7 @@ impl Supervisor {
     }
 
     /// Runs `task` under this node. It is expected to heed [`Self::stopping`]. A panic in it ends it alone, and is counted.
-    /// What is returned drops it.
+    /// The handle aborts it: its state is dropped where it waits. Without that it makes no difference whether the handle is kept.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         self.spawn_boxed(name, self.abort.clone(), Box::pin(task))
     }
@@ -91,19 +92,22 @@ impl Supervisor {
 
     /// The task stands in an allocation of its own: a future that is handed on by value through several others takes its room once in
     /// each of them, for as long as it lives.
-    fn spawn_boxed(&self, name: &'static str, end: CancellationToken, mut task: BoxedTask) -> AbortHandle {
-        // Tracked by every node above, so that a parent drains when its children have.
-        let tracked: Box<[_]> = self.lineage.iter().map(TaskTracker::token).collect();
+    fn spawn_boxed(&self, name: &'static str, end: CancellationToken, task: BoxedTask) -> AbortHandle {
+        // Its state goes before its tokens, also where it is aborted: whoever waits for the end of tasks relies on that.
+        struct Tracked {
+            task: BoxedTask,
+            _tokens: Box<[TaskTrackerToken]>,
+        }
+        // By every node above, so that a parent drains when its children have.
+        let mut tracked = Tracked { task, _tokens: self.lineage.iter().map(TaskTracker::token).collect() };
         let panics = Arc::clone(&self.panics);
         let task = async move {
-            let ended = supervised(&mut task, &end).await;
-            // Its state goes first: whoever waits for the end of tasks relies on that.
-            drop(task);
+            let ended = supervised(&mut tracked.task, &end).await;
+            drop(tracked);
             if let Err(panic) = ended {
                 panics.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(task = name, panic = panic_text(panic.as_ref()), "a task panicked; only what it served is lost");
             }
-            drop(tracked);
         };
         tokio::spawn(task.instrument(tracing::Span::current())).abort_handle()
     }
@@ -195,6 +199,27 @@ mod tests {
         assert!(notice.await.is_err(), "the task was dropped");
         assert!(child.stopping().is_cancelled());
         assert_eq!(root.running(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_aborted_task_counts_until_its_state_is_gone() {
+        struct Notes(Supervisor, Option<oneshot::Sender<usize>>);
+        impl Drop for Notes {
+            fn drop(&mut self) {
+                self.1.take().unwrap().send(self.0.running()).unwrap();
+            }
+        }
+        let root = Supervisor::new();
+        let (note, noted) = oneshot::channel();
+        let state = Notes(root.clone(), Some(note));
+        let task = root.spawn("waits", async move {
+            let _state = state;
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+        task.abort();
+        assert_eq!(noted.await, Ok(1));
+        assert_eq!((root.shutdown(SECOND).await, root.panics()), (Shutdown::Drained, 0));
     }
 
     #[test]

@@ -43,14 +43,14 @@ impl Cuts {
 
     /// Ends the joins with an end that `is_out`; returns whose they are.
     pub(super) fn cut(&self, is_out: impl Fn(&Identifier) -> bool) -> Vec<[Identifier; 2]> {
-        let out = |join: &mut Join| {
-            let task = join.ends.iter().any(|end| is_out(end)).then(|| join.task.take())??;
-            Some((join.ends.each_ref().map(|end| **end), task))
-        };
-        let cut: Vec<_> = self.lock().joins.iter_mut().filter_map(|(_, join)| out(join)).collect();
+        let cut = self.lock().take(is_out);
         // Without the lock, which a task that ends takes.
-        cut.iter().for_each(|(_, task)| task.abort());
-        cut.into_iter().map(|(ends, _)| ends).collect()
+        cut.into_iter()
+            .map(|(ends, task)| {
+                task.abort();
+                ends
+            })
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -66,6 +66,16 @@ impl Table {
         let member = Arc::new(identifier);
         self.members.insert(Arc::clone(&member));
         member
+    }
+
+    /// The joins with an end that `is_out`, with the tasks of those that were not taken before.
+    fn take(&mut self, is_out: impl Fn(&Identifier) -> bool) -> Vec<([Identifier; 2], AbortHandle)> {
+        let out: HashSet<&Identifier> = self.members.iter().map(|member| &**member).filter(|member| is_out(member)).collect();
+        if out.is_empty() {
+            return Vec::new();
+        }
+        let of_out = self.joins.iter_mut().map(|(_, join)| join).filter(|join| join.ends.iter().any(|end| out.contains(&**end)));
+        of_out.filter_map(|join| Some((join.ends.each_ref().map(|end| **end), join.task.take()?))).collect()
     }
 
     fn leave(&mut self, number: usize) {
@@ -108,13 +118,16 @@ mod tests {
             tell.send(cuts.enter(ends.map(who), task.abort_handle())).unwrap();
             task
         };
-        let (first, second, third) = (enter([1, 2]), enter([3, 1]), enter([3, 2]));
-        assert_eq!(counts(), (3, 3));
+        let (first, second, third, own) = (enter([1, 2]), enter([3, 1]), enter([3, 2]), enter([4, 4]));
+        assert_eq!(counts(), (4, 4));
         assert_eq!(cuts.cut(|end| *end == who(1)), [[who(1), who(2)], [who(3), who(1)]]);
         assert!(cuts.cut(|end| *end == who(1)).is_empty(), "once");
         assert!(first.await.unwrap_err().is_cancelled() && second.await.unwrap_err().is_cancelled());
         assert!(!third.is_finished());
-        assert_eq!(counts(), (1, 2));
+        assert_eq!(counts(), (2, 3));
+        assert_eq!(cuts.cut(|end| *end == who(4)), [[who(4); 2]]);
+        assert!(own.await.unwrap_err().is_cancelled());
+        assert_eq!(counts(), (1, 2), "one member at both ends");
         assert_eq!(cuts.cut(|_| true).len(), 1);
         assert!(third.await.unwrap_err().is_cancelled());
         assert_eq!(counts(), (0, 0));
@@ -122,6 +135,6 @@ mod tests {
 
     #[test]
     fn a_join_takes_little_room() {
-        assert_eq!(size_of::<Join>(), 24);
+        assert_eq!(size_of::<Join>(), 3 * size_of::<usize>());
     }
 }

@@ -159,13 +159,13 @@ impl Shared {
                 joined.await;
             }
         });
-        // Where nobody hears it, the join has ended before.
+        // Where nobody hears it, the task has been dropped, with all others.
         let _ = tell.send(task);
     }
 }
 
-/// Takes two links to the calling thread, where their `task` runs. `None` where one cannot be taken, or its member is revoked: both are closed, and their nodes dial
-/// anew.
+/// Takes two links to the calling thread, where their `task` runs. `None` where one cannot be taken, or its member is revoked: both are
+/// closed, and their nodes dial anew.
 async fn begin(
     shared: Arc<Shared>,
     task: oneshot::Receiver<AbortHandle>,

@@ -9,6 +9,7 @@ use postern_proto::identity::Identity;
 use postern_proto::link::{Frame, FromRelay, Hello, LinkFrames, MAX_CONTROL_MESSAGE, ToRelay};
 use postern_proto::name::RelayName;
 use postern_proto::statement;
+use postern_runtime::metrics::Exposition;
 use postern_runtime::net::{Acceptor, SocketKind, bind, read_preface};
 use postern_runtime::session::{self, Connect, Session};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -153,6 +154,12 @@ impl Rig {
         while !what(&self.relay.status()) {
             tokio::task::yield_now().await;
         }
+    }
+
+    fn exposed(&self) -> String {
+        let mut out = Exposition::of_process("0.0.0", &Supervisor::new());
+        self.relay.expose(&mut out);
+        out.into_text()
     }
 
     fn dropped(&self, reason: DropReason) -> u64 {
@@ -589,6 +596,10 @@ fn a_revocation_cuts_what_is_joined() {
         assert_eq!(caller.hear().await, FromRelay::Closing { reason: Refusal::BadCredential });
         assert!(dialled.is_closed().await && parked.is_closed().await);
         rig.until(|status| status.joins == 1).await;
+        let cut = "postern_relay_joins_closed_total{cause=\"cut\"} 1\n";
+        while !rig.exposed().contains(cut) {
+            tokio::task::yield_now().await;
+        }
     });
 }
 
