@@ -93,21 +93,18 @@ impl Supervisor {
     /// The task stands in an allocation of its own: a future that is handed on by value through several others takes its room once in
     /// each of them, for as long as it lives.
     fn spawn_boxed(&self, name: &'static str, end: CancellationToken, task: BoxedTask) -> AbortHandle {
-        // Its state goes before its tokens, also where it is aborted: whoever waits for the end of tasks relies on that.
-        struct Tracked {
-            task: BoxedTask,
-            _tokens: Box<[TaskTrackerToken]>,
-        }
         // By every node above, so that a parent drains when its children have.
-        let mut tracked = Tracked { task, _tokens: self.lineage.iter().map(TaskTracker::token).collect() };
+        let mut tracked = Tracked { task, tokens: self.lineage.iter().map(TaskTracker::token).collect() };
         let panics = Arc::clone(&self.panics);
         let task = async move {
             let ended = supervised(&mut tracked.task, &end).await;
-            drop(tracked);
+            let tokens = tracked.without_task();
             if let Err(panic) = ended {
                 panics.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(task = name, panic = panic_text(panic.as_ref()), "a task panicked; only what it served is lost");
             }
+            // Behind the count: whoever has waited for the end of tasks knows of every panic.
+            drop(tokens);
         };
         tokio::spawn(task.instrument(tracing::Span::current())).abort_handle()
     }
@@ -140,6 +137,19 @@ impl Supervisor {
             tracing::error!(tasks = self.running(), "tasks do not end");
         }
         Shutdown::Aborted { tasks }
+    }
+}
+
+/// A task and what counts it. Its state goes first, also where it is aborted: whoever waits for the end of tasks relies on that.
+struct Tracked {
+    task: BoxedTask,
+    tokens: Box<[TaskTrackerToken]>,
+}
+
+impl Tracked {
+    /// What still counts it, when its state is gone.
+    fn without_task(self) -> Box<[TaskTrackerToken]> {
+        self.tokens
     }
 }
 
